@@ -1,0 +1,104 @@
+//! Feeds the service dataplane from watches of Services and EndpointSlices.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{Api, Client, runtime::watcher};
+use orlop_dataplane::{DataplaneConfig, Update};
+use orlop_model::event::Event;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use orlop::{config::Config, source, source::objects::ApiObjects};
+
+/// Updates waiting for the dataplane: it is faster than any watch, this only evens out bursts.
+const QUEUE: usize = 256;
+
+/// Runs until told to stop; the programs stay. `objects` also hears of every Service, so that one watch serves both.
+pub(super) async fn run(
+    config: &Config,
+    client: &Client,
+    objects: Option<Arc<ApiObjects>>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let (updates, received) = mpsc::channel(QUEUE);
+    let services =
+        source::watch(Api::<Service>::all(client.clone()), watcher::Config::default()).map(move |event| {
+            if let Some(objects) = &objects {
+                objects.apply_service(&event);
+            }
+            Update::Service(event.map(Arc::unwrap_or_clone))
+        });
+    let slices = source::watch(Api::<EndpointSlice>::all(client.clone()), watcher::Config::default());
+    let slices =
+        slices.map(|event: Event<Arc<EndpointSlice>>| Update::EndpointSlice(event.map(Arc::unwrap_or_clone)));
+    let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+    let zone = source::watch(Api::<Node>::all(client.clone()), own)
+        .filter_map(|event| std::future::ready(zone_of(&event)));
+    let mut merged = futures::stream::select(futures::stream::select(services, slices), zone);
+    let feed = async move {
+        while let Some(update) = merged.next().await {
+            if updates.send(update).await.is_err() {
+                return;
+            }
+        }
+    };
+    let dataplane = DataplaneConfig {
+        bpffs: config.bpffs.clone(),
+        cgroup: cgroup2_dir(&config.cgroup_root)?,
+        node_name: config.node_name.to_string(),
+    };
+    let (status, seen) = watch::channel(orlop_dataplane::Status::default());
+    tokio::select! {
+        () = report(seen) => Ok(()),
+        ended = orlop_dataplane::run(dataplane, received, status, stop) => ended.context("service dataplane"),
+        () = feed => Ok(()),
+    }
+}
+
+/// The zone of this node, which hints in EndpointSlices are about.
+fn zone_of(event: &Event<Arc<Node>>) -> Option<Update> {
+    let node = match event {
+        Event::Apply(node) => node,
+        Event::Reset(nodes) => nodes.first()?,
+        Event::Delete(_) => return None,
+    };
+    let labels = node.metadata.labels.as_ref();
+    Some(Update::Zone(labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")).cloned()))
+}
+
+/// Logs which services cannot be served, when that changes.
+async fn report(mut seen: watch::Receiver<orlop_dataplane::Status>) {
+    let mut known = BTreeMap::new();
+    while seen.changed().await.is_ok() {
+        let failures = seen.borrow_and_update().failures.clone();
+        if failures != known {
+            for (service, error) in &failures {
+                tracing::warn!(%service, error, "service cannot be served");
+            }
+            known = failures;
+        }
+    }
+    // The dataplane is ending, and says how itself.
+    std::future::pending().await
+}
+
+/// The node's directory in the cgroup v2 hierarchy, which the programs are attached to. Made if it is not there.
+fn cgroup2_dir(root: &str) -> Result<std::path::PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("read the mount table")?;
+    let mount = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (point, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then_some(point)
+    });
+    let mount = mount
+        .context("no cgroup v2 hierarchy is mounted: the service dataplane attaches its programs to one")?;
+    let dir = std::path::Path::new(mount).join(root);
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    Ok(dir)
+}

@@ -1,0 +1,114 @@
+//! The composition root: builds clients, spawns loops, drains in reverse order. Nothing else in the agent builds anything.
+//!
+//! ```text
+//!  standalone:  ApiServer ◀─in process─ controllers ─┐
+//!                   ▲────in process──────────────────┴─ node (agent, network, dataplane)
+//!  node:        kube::Client over TLS ──────────────────▶ node
+//!  dataplane:   kube::Client over TLS ──────────────────▶ dataplane alone
+//! ```
+
+mod dataplane;
+mod network;
+mod node;
+mod standalone;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use standalone::standalone;
+
+use orlop::config::Config;
+
+/// `orlop node`.
+///
+/// # Errors
+/// When the kubeconfig cannot be used or the node cannot be started.
+pub(crate) async fn node(config: Config, stop: CancellationToken) -> Result<()> {
+    let joined = connect(&config).await?;
+    node::run(config, joined.client, joined.ca, stop).await
+}
+
+/// `orlop dataplane`.
+///
+/// # Errors
+/// When the kubeconfig cannot be used or the programs cannot be loaded.
+pub(crate) async fn dataplane(config: Config, stop: CancellationToken) -> Result<()> {
+    let joined = connect(&config).await?;
+    std::fs::create_dir_all(&config.run_dir)
+        .with_context(|| format!("create {}", config.run_dir.display()))?;
+    dataplane::run(&config, &joined.client, None, stop).await
+}
+
+/// A control plane reached over TLS.
+struct Joined {
+    client: Client,
+    /// PEM of the cluster's CA, which also signs the clients of the kubelet API.
+    ca: Vec<u8>,
+}
+
+async fn connect(config: &Config) -> Result<Joined> {
+    let path = config.kubeconfig.as_deref().context("--kubeconfig is needed to join a control plane")?;
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
+    let ca = cluster_ca(&kubeconfig, path)?;
+    let client_config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let client_config = client_config.with_context(|| format!("kubeconfig {}", path.display()))?;
+    let client = Client::try_from(client_config).context("make a client of the kubeconfig")?;
+    Ok(Joined { client, ca })
+}
+
+/// The CA of the kubeconfig's current cluster.
+fn cluster_ca(kubeconfig: &Kubeconfig, path: &Path) -> Result<Vec<u8>> {
+    use base64::Engine as _;
+    let current = kubeconfig.current_context.as_deref();
+    let context = kubeconfig.contexts.iter().find(|named| Some(named.name.as_str()) == current);
+    let cluster = context.and_then(|named| named.context.as_ref()).map(|context| context.cluster.as_str());
+    let cluster = kubeconfig.clusters.iter().find(|named| Some(named.name.as_str()) == cluster);
+    let cluster = cluster.and_then(|named| named.cluster.as_ref());
+    let cluster = cluster
+        .with_context(|| format!("kubeconfig {}: no current context with a cluster", path.display()))?;
+    match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
+        (Some(data), _) => {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(data);
+            decoded.with_context(|| format!("kubeconfig {}: certificate-authority-data", path.display()))
+        }
+        (None, Some(file)) => {
+            let file = path.parent().unwrap_or(Path::new("/")).join(file);
+            std::fs::read(&file).with_context(|| format!("read the cluster CA {}", file.display()))
+        }
+        (None, None) => {
+            anyhow::bail!("kubeconfig {}: the cluster names no certificate authority", path.display())
+        }
+    }
+}
+
+/// Chooses ring for all TLS of the process; a second call changes nothing.
+pub(crate) fn tls_provider() {
+    let _already_chosen = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+///
+/// # Errors
+/// When no handler can be installed.
+pub(crate) fn stop_signal() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; pods and services go on");
+        cancelled.cancel();
+    });
+    Ok(stop)
+}

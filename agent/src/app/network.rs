@@ -1,0 +1,171 @@
+//! The pod network as it becomes available: after the node has its pod CIDR, and with routes to the other nodes.
+//!
+//! ```text
+//!  watch of Nodes ──own spec.podCIDR──▶ Network::open ──▶ workers that wait in attach()
+//!                 └─others' podCIDR + InternalIP──▶ Network::set_node_routes
+//! ```
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client, runtime::watcher};
+use orlop_cni::{Attachment, Ipv4Net, Network, NetworkConfig, NodeRoute};
+use orlop_model::event::Event;
+use tokio::{
+    sync::watch,
+    time::{interval, timeout},
+};
+
+use orlop::{
+    config::Config,
+    node::report::Health,
+    source,
+    wire::chain,
+    worker::ports::{self, Attached, Failure, PodRef},
+};
+
+/// Why pods cannot be attached before the CIDR is known, in the kubelet's words.
+pub(super) const NOT_READY: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+                                    message:no pod CIDR assigned to this node yet";
+
+/// How long a pod waits for the network before it says so.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often routes are looked at even when no Node changed.
+const ROUTES_AGAIN: Duration = Duration::from_secs(60);
+
+/// The network, once there is one.
+#[derive(Clone)]
+pub(super) struct LateNetwork {
+    opened: watch::Receiver<Option<Arc<Network>>>,
+}
+
+impl LateNetwork {
+    /// Waits for the network, but not for ever: the caller says why its pod waits, and asks again.
+    async fn get(&self) -> Result<Arc<Network>, Failure> {
+        let mut opened = self.opened.clone();
+        let network = timeout(PATIENCE, opened.wait_for(Option::is_some)).await;
+        let network = network.ok().and_then(Result::ok).and_then(|network| network.clone());
+        network.ok_or_else(|| Failure(NOT_READY.to_owned()))
+    }
+}
+
+/// Starts to follow the Nodes. `health` hears when the network is ready.
+pub(super) fn start(config: &Config, client: Client, health: watch::Sender<Health>) -> LateNetwork {
+    let (sender, opened) = watch::channel(None);
+    tokio::spawn(follow(config.clone(), client, sender, health));
+    LateNetwork { opened }
+}
+
+async fn follow(
+    config: Config,
+    client: Client,
+    sender: watch::Sender<Option<Arc<Network>>>,
+    health: watch::Sender<Health>,
+) {
+    let mut events = source::watch(Api::<Node>::all(client), watcher::Config::default());
+    let mut again = interval(ROUTES_AGAIN);
+    let (mut nodes, mut applied) = (BTreeMap::new(), None);
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => apply(&mut nodes, event),
+                None => return,
+            },
+            // The kernel drops routes whose link went down for a moment.
+            _ = again.tick() => applied = None,
+        }
+        if sender.borrow().is_none() {
+            let Some((cidr, _)) = nodes.get(config.node_name.as_str()).copied().flatten() else { continue };
+            match open(&config, cidr).await {
+                Ok(network) => {
+                    sender.send_replace(Some(Arc::new(network)));
+                    health.send_modify(|health| health.not_ready.clear());
+                }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "open the pod network");
+                    let why = format!("container runtime network not ready: {}", chain(&error));
+                    health.send_modify(|health| health.not_ready = vec![why]);
+                    continue;
+                }
+            }
+        }
+        let network = sender.borrow().clone();
+        let Some(network) = network else { continue };
+        let others = nodes.iter().filter(|(name, _)| name.as_str() != config.node_name.as_str());
+        let routes: Vec<(Ipv4Net, Ipv4Addr)> = others.filter_map(|(_, place)| *place).collect();
+        if applied.as_ref() == Some(&routes) {
+            continue;
+        }
+        let wanted = routes.iter().map(|&(pod_cidr, via)| NodeRoute { pod_cidr, via }).collect();
+        match network.set_node_routes(wanted).await {
+            Ok(()) => applied = Some(routes),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "routes to other nodes");
+            }
+        }
+    }
+}
+
+/// What of a Node matters here: its pods' addresses and its own.
+type Place = Option<(Ipv4Net, Ipv4Addr)>;
+
+fn apply(nodes: &mut BTreeMap<String, Place>, event: Event<Arc<Node>>) {
+    let entry = |node: &Arc<Node>| (node.metadata.name.clone().unwrap_or_default(), place(node));
+    match event {
+        Event::Reset(all) => *nodes = all.iter().map(entry).collect(),
+        Event::Apply(node) => {
+            let (name, place) = entry(&node);
+            nodes.insert(name, place);
+        }
+        Event::Delete(node) => {
+            nodes.remove(&entry(&node).0);
+        }
+    }
+}
+
+fn place(node: &Node) -> Place {
+    let cidr = node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
+    let addresses = node.status.as_ref()?.addresses.as_ref()?;
+    let internal = addresses.iter().find(|address| address.type_ == "InternalIP")?;
+    Some((cidr, internal.address.parse().ok()?))
+}
+
+async fn open(config: &Config, pod_cidr: Ipv4Net) -> Result<Network, orlop_cni::OpenError> {
+    Network::open(NetworkConfig {
+        state_dir: config.state_dir.join("network"),
+        pod_cidr,
+        cluster_cidr: config.cluster_cidr,
+        mtu: config.mtu,
+    })
+    .await
+}
+
+impl ports::Network for LateNetwork {
+    fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>> {
+        async move {
+            let attachment = Attachment {
+                uid: pod.uid.clone(),
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                netns: netns.to_owned(),
+            };
+            let attached = self.get().await?.attach(&attachment).await;
+            let attached = attached.map_err(|error| Failure(chain(&error)))?;
+            Ok(Attached { address: attached.address.into() })
+        }
+        .boxed()
+    }
+
+    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        async move { self.get().await?.detach(uid).await.map_err(|error| Failure(chain(&error))) }.boxed()
+    }
+
+    fn attached(&self) -> BoxFuture<'_, Vec<String>> {
+        async move {
+            let Ok(network) = self.get().await else { return Vec::new() };
+            network.attached().await.into_iter().map(|(uid, _)| uid).collect()
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,196 @@
+//! A node: everything between a `kube::Client` and the machine.
+//!
+//! ```text
+//!  watch pods ─────────▶ Manager ─▶ workers ─▶ runtime, images, network, volumes
+//!  runtime events ────────▲  ▲
+//!  changed ConfigMaps … ─────┘         statuses ─▶ Writer, events ─▶ Recorder
+//!  watch services, slices ─▶ dataplane      watch nodes ─▶ network, routes
+//!  facts, health ─▶ Registration, Lease     kubelet API ◀─ API server
+//! ```
+
+use std::{fs, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, runtime::watcher};
+use orlop_runtime::{
+    Runtime, RuntimeConfig,
+    image::{Images, PullOptions},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{dataplane, network};
+use orlop::{
+    config::Config,
+    events::Recorder,
+    node::{
+        facts, lease,
+        register::Registration,
+        report::{self, Facts, Health, Identity},
+    },
+    pod::settings::{Allocatable, Settings},
+    server::{Logs, Server},
+    source::{self, objects::ApiObjects},
+    status::Writer,
+    volume::Disk,
+    wire::{images::Store, logs::ContainerLogs, runtime::Containers},
+    worker::{
+        manager::{Inputs, Manager},
+        ports::{Clock, Ports},
+    },
+};
+
+/// Pod changes between the watch and the manager.
+const POD_QUEUE: usize = 64;
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// Runs the node until told to stop. Pods, networks and services go on without it.
+pub(super) async fn run(
+    config: Config,
+    client: Client,
+    client_ca: Vec<u8>,
+    stop: CancellationToken,
+) -> Result<()> {
+    for dir in [&config.state_dir, &config.run_dir, &config.log_dir] {
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    }
+    let facts = facts::read(&config.state_dir);
+    let images = Images::open(config.state_dir.join("images")).context("open the image store")?;
+    let (runtime, runtime_events) = Runtime::open(RuntimeConfig {
+        state_dir: config.state_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        shim: config.shim.clone(),
+        creator: std::env::current_exe().context("find the path of this program")?,
+    })
+    .await
+    .context("open the container runtime")?;
+    let source = Arc::new(ContainerLogs {
+        runtime: runtime.clone(),
+        client: client.clone(),
+        log_dir: config.log_dir.clone(),
+    });
+    let address = (config.node_ip, config.kubelet_port).into();
+    let server = Server::bind(address, config.node_name.as_str(), &client_ca, Logs::new(source)).await?;
+
+    let mut tasks = JoinSet::new();
+    let waiting = Health { not_ready: vec![network::NOT_READY.to_owned()], images: listed_images(&images) };
+    let (health, health_seen) = watch::channel(waiting);
+    let registration = Registration {
+        client: client.clone(),
+        identity: identity(&config),
+        state_dir: config.state_dir.clone(),
+        health: health_seen,
+    };
+    tasks.spawn(registration.run());
+    tasks.spawn(lease::run(client.clone(), config.node_name.to_string()));
+    let network = network::start(&config, client.clone(), health);
+
+    let (changes, changed) = mpsc::unbounded_channel();
+    let objects = Arc::new(ApiObjects::new(client.clone(), changes));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (recorder, _recording) =
+        Recorder::start(client.clone(), config.node_name.to_string(), Arc::clone(&clock));
+    let (written_to, written) = mpsc::unbounded_channel();
+    let settings = Arc::new(settings(&config, &facts));
+    let options = PullOptions { plain_http: config.plain_http_registries.clone(), ..PullOptions::default() };
+    let files = Disk::open(Arc::clone(&settings), Arc::clone(&objects) as _, Arc::clone(&clock))
+        .context("make the pods' directories ready")?;
+    let ports = Ports {
+        runtime: Arc::new(Containers(runtime)),
+        images: Arc::new(Store { images, options: Arc::new(options) }),
+        network: Arc::new(network),
+        files: Arc::new(files),
+        objects: Arc::clone(&objects) as _,
+        clock,
+        events: Arc::new(recorder),
+        statuses: Arc::new(Writer::new(client.clone(), written_to)),
+    };
+    let (pods_to, pods) = mpsc::channel(POD_QUEUE);
+    tasks.spawn(watch_pods(client.clone(), config.node_name.to_string(), pods_to));
+    let inputs = Inputs { pods, runtime: runtime_events, written, changed };
+    tasks.spawn(Manager::new(settings, ports).run(inputs));
+    tasks.spawn(server.run(stop.clone()));
+
+    let services = dataplane::run(&config, &client, Some(objects), stop.clone());
+    tracing::info!(node = %config.node_name, address = %config.node_ip, "node started");
+    let ended = tokio::select! {
+        ended = services => ended,
+        () = stop.cancelled() => Ok(()),
+        ended = tasks.join_next() => match ended {
+            Some(Err(panicked)) => Err(panicked).context("a part of the node ended unexpectedly"),
+            _ if stop.is_cancelled() => Ok(()),
+            _ => Err(anyhow::anyhow!("a part of the node ended unexpectedly")),
+        },
+    };
+    tasks.shutdown().await;
+    ended
+}
+
+async fn watch_pods(client: Client, node: String, pods: mpsc::Sender<orlop_model::event::Event<Arc<Pod>>>) {
+    let mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let mut events = source::watch(Api::<Pod>::all(client), mine);
+    while let Some(event) = events.next().await {
+        if pods.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn identity(config: &Config) -> Identity {
+    Identity {
+        name: config.node_name.to_string(),
+        address: config.node_ip,
+        kubelet_port: config.kubelet_port,
+        max_pods: config.max_pods,
+        labels: config.node_labels.clone(),
+    }
+}
+
+fn settings(config: &Config, facts: &Facts) -> Settings {
+    let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    Settings {
+        node_name: config.node_name.to_string(),
+        node_labels: report::labels(&identity(config), facts),
+        node_ips: vec![config.node_ip.into()],
+        state_dir: config.state_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        log_dir: config.log_dir.clone(),
+        seccomp_dir: config.state_dir.join("seccomp"),
+        cgroup_root: config.cgroup_root.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        cluster_dns: config.cluster_dns.clone(),
+        node_resolv: text("/etc/resolv.conf"),
+        node_hosts: text("/etc/hosts"),
+        allocatable: Allocatable {
+            cpu_milli: i64::from(facts.cpus) * 1000,
+            memory: bytes(facts.memory_bytes),
+            ephemeral_storage: bytes(facts.storage_bytes),
+            pods: i64::from(config.max_pods),
+        },
+        memory_capacity: bytes(facts.memory_bytes),
+        pod_pids_limit: None,
+        allowed_unsafe_sysctls: Vec::new(),
+    }
+}
+
+fn listed_images(images: &Images) -> Vec<(Vec<String>, u64)> {
+    let listed = images.list().unwrap_or_default();
+    listed
+        .into_iter()
+        .map(|image| (image.digests.into_iter().chain(image.tags).collect(), image.size))
+        .collect()
+}

@@ -1,0 +1,125 @@
+//! `orlop standalone`: the API server, the controllers and a node in one process.
+//!
+//! Everything inside talks to the API server through the same `kube::Client` as a remote node would, built over the
+//! server's own request path instead of a socket: one code path, no TLS to oneself, authorization all the same.
+
+use std::{
+    fs,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use kube::Client;
+use orlop_apiserver::{ApiServer, Identity};
+use orlop_controllers::{Controller, ControllersConfig};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::node;
+use orlop::config::Config;
+
+/// Runs until told to stop.
+///
+/// # Errors
+/// When a part cannot be started, or ends on its own.
+pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Result<()> {
+    private_dir(&config.state_dir)?;
+    let controllers = controllers_config(&config, String::new())?;
+    let api = ApiServer::open(orlop_apiserver::Config {
+        data_dir: config.state_dir.join("apiserver"),
+        listen: config.listen,
+        advertise_address: config.node_ip.into(),
+        service_cidr: config.service_cidr,
+        names: config.tls_san.iter().cloned().chain([config.node_name.to_string()]).collect(),
+    })
+    .await
+    .context("start the API server")?;
+    let url = format!("https://{}:{}", config.node_ip, api.address().port());
+    let admin = api.issue_kubeconfig("kubernetes-admin", &["system:masters".to_owned()], &url);
+    write_private(
+        &config.state_dir.join("admin.kubeconfig"),
+        &admin.context("make the admin's kubeconfig")?,
+    )?;
+    tracing::info!(%url, "API server ready");
+
+    let masters = |user: &str| identity(user, "system:masters");
+    let controllers = ControllersConfig { ca_pem: api.ca_pem().to_owned(), ..controllers };
+    let manager = client(&api, masters("system:kube-controller-manager"));
+    let agent = client(&api, identity(&format!("system:node:{}", config.node_name), "system:nodes"));
+    let client_ca = api.ca_pem().as_bytes().to_vec();
+    // Drained in reverse order: the node first, so that its last statuses find an API server.
+    let (serving, controlling) = (CancellationToken::new(), CancellationToken::new());
+    let server = {
+        let (api, serving) = (api.clone(), serving.clone());
+        Part::start(async move { api.serve(serving).await.context("API server") })
+    };
+    let control = orlop_controllers::run(manager, controllers, controlling.clone());
+    let control = Part::start(async move { control.await.context("controllers") });
+    let ended = tokio::select! {
+        ended = node::run(config, agent, client_ca, stop) => ended,
+        () = control.ended.cancelled() => Err(anyhow!("the controllers ended unexpectedly")),
+        () = server.ended.cancelled() => Err(anyhow!("the API server ended unexpectedly")),
+    };
+    controlling.cancel();
+    let controlled = control.task.await.context("wait for the controllers")?;
+    serving.cancel();
+    let served = server.task.await.context("wait for the API server")?;
+    // The cause of an early end is in what the part itself said.
+    controlled.and(served).and(ended)
+}
+
+/// A task that others can see ending, however it ends.
+struct Part {
+    task: JoinHandle<Result<()>>,
+    ended: CancellationToken,
+}
+
+impl Part {
+    fn start(work: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            let _guard = guard;
+            work.await
+        });
+        Self { task, ended }
+    }
+}
+
+fn controllers_config(config: &Config, ca_pem: String) -> Result<ControllersConfig> {
+    Ok(ControllersConfig {
+        cluster_cidr: config.cluster_cidr,
+        node_cidr_mask: config.node_cidr_mask,
+        ca_pem,
+        enabled: Controller::parse_list(config.controllers.iter().map(String::as_str))
+            .context("--controllers")?,
+    })
+}
+
+fn identity(user: &str, group: &str) -> Identity {
+    Identity::new(user, [group])
+}
+
+fn client(api: &ApiServer, identity: Identity) -> Client {
+    Client::new(api.client_service(identity), "default")
+}
+
+fn private_dir(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    let private = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(dir, private).with_context(|| format!("make {} private", dir.display()))
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write as _;
+    let tmp = path.with_extension("tmp");
+    let write = || {
+        let _stale = fs::remove_file(&tmp);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&tmp, path)
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}

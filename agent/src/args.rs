@@ -1,0 +1,218 @@
+//! The command line: the only place where flags exist.
+//!
+//! Every flag of the long-running modes is also an environment variable (`ORLOP_…`) and a field of the YAML file named
+//! by `--config` (camelCase). What is said closer to the process wins: flag, environment, file, default.
+//! Not for: what a value must be like; `config` turns these words into a [`crate::config::Config`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+
+/// A Kubernetes node in one program.
+#[derive(Debug, Parser)]
+#[command(name = "orlop", version, about, long_about = None, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// The words this process was started with. Prints help or the mistake and ends the process where that is the answer.
+    #[must_use]
+    pub fn from_words() -> Self {
+        Self::parse()
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cluster on this machine: API server, controllers, scheduler and a node.
+    Standalone(ModeArgs),
+    /// Join an existing control plane as a node.
+    Node(ModeArgs),
+    /// Run only the service load balancer, in kube-proxy's place.
+    Dataplane(ModeArgs),
+    /// Images on this machine.
+    Image {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ImageCommand,
+        /// Where they are.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// List the containers on this machine, without an API server.
+    Ps {
+        /// Also containers that ended.
+        #[arg(short, long)]
+        all: bool,
+        /// Where they are.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// Say in words what the service load balancer's maps in the kernel hold.
+    Services(DirArgs),
+    /// Print a kubeconfig with a new client certificate of the standalone cluster's CA.
+    Kubeconfig(KubeconfigArgs),
+    /// Remove what keeps running without an agent: pods, networks, mounts, programs in the kernel. Keeps state and images.
+    Reset {
+        /// Do it without asking; required when standard input is not a terminal.
+        #[arg(short, long)]
+        yes: bool,
+        /// The node's cgroup subtree.
+        #[arg(long, env = "ORLOP_CGROUP_ROOT", default_value = "orlop")]
+        cgroup_root: String,
+        /// Where the node is.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// Print version, target and the eBPF object built in.
+    Version,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Import an OCI layout directory, an OCI tar or a `docker save` tar.
+    Load {
+        /// The directories or archives.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Fetch an image from its registry.
+    Pull {
+        /// As in a pod: `nginx`, `registry.example/app:v1`, `name@sha256:…`.
+        reference: String,
+        /// Registry (`host:port`) that speaks plain HTTP; may be given several times.
+        #[arg(long, value_name = "HOST:PORT")]
+        plain_http: Vec<String>,
+        /// `user:password` for the registry.
+        #[arg(long, env = "ORLOP_REGISTRY_CREDENTIALS", hide_env_values = true)]
+        credentials: Option<String>,
+    },
+    /// List images.
+    Ls,
+    /// Remove images by name.
+    Rm {
+        /// The names, as `ls` prints them.
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+}
+
+/// Where a node keeps its things.
+#[derive(Clone, Debug, Args)]
+pub struct DirArgs {
+    /// What survives a reboot.
+    #[arg(long, env = "ORLOP_STATE_DIR", default_value = DEFAULT_STATE_DIR, global = true)]
+    pub state_dir: PathBuf,
+    /// What does not.
+    #[arg(long, env = "ORLOP_RUN_DIR", default_value = DEFAULT_RUN_DIR, global = true)]
+    pub run_dir: PathBuf,
+}
+
+/// Default of `--state-dir`.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/orlop";
+/// Default of `--run-dir`.
+pub const DEFAULT_RUN_DIR: &str = "/run/orlop";
+
+/// `orlop kubeconfig`.
+#[derive(Debug, Args)]
+pub struct KubeconfigArgs {
+    /// User name: the certificate's common name.
+    #[arg(long, default_value = "kubernetes-admin")]
+    pub user: String,
+    /// Groups: the certificate's organizations. `system:masters` may do everything.
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<String>,
+    /// Address of the API server; that of the admin kubeconfig if not given.
+    #[arg(long)]
+    pub server: Option<String>,
+    /// Where the cluster keeps its CA.
+    #[command(flatten)]
+    pub dirs: DirArgs,
+}
+
+/// A long-running mode.
+#[derive(Debug, Args)]
+pub struct ModeArgs {
+    /// YAML file with any of the flags below as camelCase fields (`stateDir: …`).
+    #[arg(long, env = "ORLOP_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The rest.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// Defines the flags once: as command line arguments, as environment variables, as fields of the file.
+macro_rules! flags {
+    ($($(#[$meta:meta])* $name:ident: $kind:ty, $env:literal;)*) => {
+        /// Flags of the long-running modes; `None` means not said.
+        #[derive(Clone, Debug, Default, Args, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+        pub struct Flags {
+            $($(#[$meta])* #[arg(long, env = $env)] pub $name: Option<$kind>,)*
+        }
+
+        impl Flags {
+            /// What `self` says, and where it says nothing what `file` says.
+            #[must_use]
+            pub fn or(self, file: Self) -> Self {
+                let Self { $($name),* } = self;
+                Self { $($name: $name.or(file.$name)),* }
+            }
+        }
+    };
+}
+
+flags! {
+    /// What survives a reboot [default: /var/lib/orlop].
+    state_dir: PathBuf, "ORLOP_STATE_DIR";
+    /// What does not [default: /run/orlop].
+    run_dir: PathBuf, "ORLOP_RUN_DIR";
+    /// Container logs [default: STATE_DIR/log/pods].
+    log_dir: PathBuf, "ORLOP_LOG_DIR";
+    /// Kubeconfig of the control plane to join (modes node and dataplane).
+    kubeconfig: PathBuf, "ORLOP_KUBECONFIG";
+    /// Name of this node [default: host name].
+    node_name: String, "ORLOP_NODE_NAME";
+    /// IPv4 address of this node [default: the source address of the default route].
+    node_ip: String, "ORLOP_NODE_IP";
+    /// Labels of this node: `key=value,key=value`.
+    node_labels: String, "ORLOP_NODE_LABELS";
+    /// Most pods on this node [default: 110].
+    max_pods: u32, "ORLOP_MAX_PODS";
+    /// Port of the kubelet API, on the node's address [default: 10250].
+    kubelet_port: u16, "ORLOP_KUBELET_PORT";
+    /// Cgroup subtree of this node, below each hierarchy's mount point [default: orlop].
+    cgroup_root: String, "ORLOP_CGROUP_ROOT";
+    /// Directory for pinned eBPF maps and links [default: RUN_DIR/bpf].
+    bpffs: PathBuf, "ORLOP_BPFFS";
+    /// The orlop-shim program [default: beside this program].
+    shim: PathBuf, "ORLOP_SHIM";
+    /// MTU of pod interfaces [default: 1500].
+    mtu: u32, "ORLOP_MTU";
+    /// Addresses of all pods of the cluster [default: 10.42.0.0/16].
+    cluster_cidr: String, "ORLOP_CLUSTER_CIDR";
+    /// Bits of each node's part of it (mode standalone) [default: 24].
+    node_cidr_mask: u8, "ORLOP_NODE_CIDR_MASK";
+    /// Cluster IPs of Services (mode standalone) [default: 10.43.0.0/16].
+    service_cidr: String, "ORLOP_SERVICE_CIDR";
+    /// Address and port of the API server (mode standalone) [default: 0.0.0.0:6443].
+    listen: String, "ORLOP_LISTEN";
+    /// More names and addresses for the API server's certificate, separated by commas.
+    tls_san: String, "ORLOP_TLS_SAN";
+    /// Controllers to run (mode standalone): `*` is all, `-name` leaves one out, `name` adds one [default: *].
+    controllers: String, "ORLOP_CONTROLLERS";
+    /// Registries (`host:port`) that speak plain HTTP, separated by commas.
+    plain_http_registries: String, "ORLOP_PLAIN_HTTP_REGISTRIES";
+    /// DNS servers for pods with dnsPolicy ClusterFirst, separated by commas.
+    cluster_dns: String, "ORLOP_CLUSTER_DNS";
+    /// Domain of the cluster [default: cluster.local].
+    cluster_domain: String, "ORLOP_CLUSTER_DOMAIN";
+    /// What to log, as in `info,orlop_dataplane=debug` [default: info].
+    log: String, "ORLOP_LOG";
+}

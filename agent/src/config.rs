@@ -1,0 +1,332 @@
+//! From words to a configuration that cannot be wrong: one clear error that names the flag and the value.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+};
+
+use orlop_model::{ids::NodeName, names, net::Ipv4Net};
+
+use crate::args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags, ModeArgs};
+
+/// The store's libraries tell how they work at `info`; operators want to know what changed.
+const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
+
+/// What every long-running mode needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What survives a reboot.
+    pub state_dir: PathBuf,
+    /// What does not.
+    pub run_dir: PathBuf,
+    /// Container logs.
+    pub log_dir: PathBuf,
+    /// Control plane to join.
+    pub kubeconfig: Option<PathBuf>,
+    /// This node.
+    pub node_name: NodeName,
+    /// Its address.
+    pub node_ip: Ipv4Addr,
+    /// Its labels besides those every node has.
+    pub node_labels: BTreeMap<String, String>,
+    /// Most pods here.
+    pub max_pods: u32,
+    /// Port of the kubelet API.
+    pub kubelet_port: u16,
+    /// Cgroup subtree, relative to every hierarchy's mount point.
+    pub cgroup_root: String,
+    /// Where eBPF maps and links are pinned.
+    pub bpffs: PathBuf,
+    /// The shim.
+    pub shim: PathBuf,
+    /// MTU of pod interfaces, bytes.
+    pub mtu: u32,
+    /// Addresses of all pods.
+    pub cluster_cidr: Ipv4Net,
+    /// Prefix length of a node's part.
+    pub node_cidr_mask: u8,
+    /// Cluster IPs.
+    pub service_cidr: Ipv4Net,
+    /// API server's address and port.
+    pub listen: SocketAddr,
+    /// Further names in its certificate.
+    pub tls_san: Vec<String>,
+    /// Controllers to run, in upstream's `*,-name` form.
+    pub controllers: Vec<String>,
+    /// Registries without TLS.
+    pub plain_http_registries: Vec<String>,
+    /// DNS servers of the cluster.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster.
+    pub cluster_domain: String,
+    /// What to log.
+    pub log: String,
+}
+
+/// A flag, an environment variable or a field of the configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the configuration file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("configuration file {path}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_norway::Error,
+    },
+    /// A value cannot be used.
+    #[error("--{flag} {value:?}: {reason}")]
+    Value {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A value is missing and cannot be found out.
+    #[error("--{flag} is needed: {reason}")]
+    Missing {
+        /// The flag.
+        flag: &'static str,
+        /// Why there is no default.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads the file, if one is named, and checks everything.
+    ///
+    /// # Errors
+    /// The first value that cannot be used, with the flag's name.
+    pub fn load(args: ModeArgs) -> Result<Self, ConfigError> {
+        let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        Self::try_from(args.flags.or(file))
+    }
+}
+
+fn read_file(path: &Path) -> Result<Flags, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    if text.trim().is_empty() {
+        return Ok(Flags::default());
+    }
+    serde_norway::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+}
+
+impl TryFrom<Flags> for Config {
+    type Error = ConfigError;
+
+    fn try_from(flags: Flags) -> Result<Self, ConfigError> {
+        let Flags {
+            state_dir,
+            run_dir,
+            log_dir,
+            kubeconfig,
+            node_name,
+            node_ip,
+            node_labels,
+            max_pods,
+            kubelet_port,
+            cgroup_root,
+            bpffs,
+            shim,
+            mtu,
+            cluster_cidr,
+            node_cidr_mask,
+            service_cidr,
+            listen,
+            tls_san,
+            controllers,
+            plain_http_registries,
+            cluster_dns,
+            cluster_domain,
+            log,
+        } = flags;
+        let state_dir = absolute("state-dir", state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()))?;
+        let run_dir = absolute("run-dir", run_dir.unwrap_or_else(|| DEFAULT_RUN_DIR.into()))?;
+        let cluster_cidr: Ipv4Net =
+            parse("cluster-cidr", cluster_cidr.unwrap_or_else(|| "10.42.0.0/16".to_owned()))?;
+        let service_cidr: Ipv4Net =
+            parse("service-cidr", service_cidr.unwrap_or_else(|| "10.43.0.0/16".to_owned()))?;
+        let node_cidr_mask = node_cidr_mask.unwrap_or(24);
+        if node_cidr_mask < cluster_cidr.prefix() || node_cidr_mask > 30 {
+            let reason = format!("must lie between the cluster CIDR's {} and 30", cluster_cidr.prefix());
+            return Err(value("node-cidr-mask", node_cidr_mask, reason));
+        }
+        Ok(Self {
+            log_dir: absolute("log-dir", log_dir.unwrap_or_else(|| state_dir.join("log/pods")))?,
+            bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
+            shim: shim.map_or_else(shim_beside_us, Ok)?,
+            node_name: parse_node_name(node_name)?,
+            node_ip: node_ip.map_or_else(default_address, |text| parse("node-ip", text))?,
+            node_labels: parse_labels(&node_labels.unwrap_or_default())?,
+            max_pods: max_pods.unwrap_or(110),
+            kubelet_port: kubelet_port.unwrap_or(10250),
+            cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
+            mtu: parse_mtu(mtu.unwrap_or(1500))?,
+            listen: parse("listen", listen.unwrap_or_else(|| "0.0.0.0:6443".to_owned()))?,
+            tls_san: words(tls_san),
+            controllers: words(Some(controllers.unwrap_or_else(|| "*".to_owned()))),
+            plain_http_registries: words(plain_http_registries),
+            cluster_dns: words(cluster_dns)
+                .into_iter()
+                .map(|text| parse("cluster-dns", text))
+                .collect::<Result<_, _>>()?,
+            cluster_domain: cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
+            log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
+            state_dir,
+            run_dir,
+            kubeconfig,
+            cluster_cidr,
+            node_cidr_mask,
+            service_cidr,
+        })
+    }
+}
+
+fn value(flag: &'static str, value: impl ToString, reason: impl ToString) -> ConfigError {
+    ConfigError::Value { flag, value: value.to_string(), reason: reason.to_string() }
+}
+
+fn parse<T: std::str::FromStr<Err: ToString>>(flag: &'static str, text: String) -> Result<T, ConfigError> {
+    text.parse().map_err(|error: T::Err| value(flag, &text, error.to_string()))
+}
+
+fn words(list: Option<String>) -> Vec<String> {
+    let list = list.unwrap_or_default();
+    list.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+fn absolute(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() { Ok(path) } else { Err(value(flag, path.display(), "must be an absolute path")) }
+}
+
+fn parse_node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
+    let name = match given {
+        Some(name) => name,
+        None => rustix::system::uname().nodename().to_string_lossy().to_lowercase(),
+    };
+    NodeName::parse(&name).map_err(|reason| value("node-name", name, reason))
+}
+
+fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, label) = pair.split_once('=').unwrap_or((pair, ""));
+            names::is_label_key(key).map_err(|reason| value("node-labels", key, reason))?;
+            names::is_label_value(label).map_err(|reason| value("node-labels", label, reason))?;
+            Ok((key.to_owned(), label.to_owned()))
+        })
+        .collect()
+}
+
+fn parse_cgroup(path: String) -> Result<String, ConfigError> {
+    let part_ok = |part: &str| !part.is_empty() && part != "." && part != "..";
+    if path.split('/').all(part_ok) {
+        Ok(path)
+    } else {
+        Err(value(
+            "cgroup-root",
+            path,
+            "must be a relative path without `.` or `..`; the root itself is not allowed",
+        ))
+    }
+}
+
+fn parse_mtu(mtu: u32) -> Result<u32, ConfigError> {
+    // RFC 791: every host takes 576 bytes; 65535 is the largest IPv4 packet.
+    if (576..=65_535).contains(&mtu) {
+        Ok(mtu)
+    } else {
+        Err(value("mtu", mtu, "must lie between 576 and 65535"))
+    }
+}
+
+fn shim_beside_us() -> Result<PathBuf, ConfigError> {
+    let ours = std::env::current_exe().map_err(|error| ConfigError::Missing {
+        flag: "shim",
+        reason: format!("the path of this program is not known ({error})"),
+    })?;
+    Ok(ours.with_file_name("orlop-shim"))
+}
+
+/// The address that packets to the outside would carry. Connecting a UDP socket asks the routing table and sends nothing.
+fn default_address() -> Result<Ipv4Addr, ConfigError> {
+    let missing = |reason: String| ConfigError::Missing { flag: "node-ip", reason };
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(|error| missing(error.to_string()))?;
+    socket
+        .connect((Ipv4Addr::new(192, 0, 2, 1), 9))
+        .map_err(|error| missing(format!("no default route ({error})")))?;
+    match socket.local_addr() {
+        Ok(SocketAddr::V4(address)) => Ok(*address.ip()),
+        Ok(address) => Err(missing(format!("{address} is not IPv4"))),
+        Err(error) => Err(missing(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(yaml: &str, expected: expect_test::Expect) {
+        let flags: Result<Flags, _> = serde_norway::from_str(yaml);
+        let shown = match flags.map_err(|error| error.to_string()).map(Config::try_from) {
+            Ok(Ok(config)) => format!(
+                "{} {} {} {} {}",
+                config.node_name, config.node_ip, config.cgroup_root, config.cluster_cidr, config.listen
+            ),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error,
+        };
+        expected.assert_eq(&shown);
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_said() {
+        check(
+            "{nodeName: n1, nodeIp: 10.0.0.1, shim: /bin/true}",
+            expect_test::expect!["n1 10.0.0.1 orlop 10.42.0.0/16 0.0.0.0:6443"],
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_flag() {
+        check(
+            "{nodeName: n1, nodeIp: 10.0.0.300, shim: /s}",
+            expect_test::expect![[r#"--node-ip "10.0.0.300": invalid IPv4 address syntax"#]],
+        );
+    }
+
+    #[test]
+    fn the_root_cgroup_is_refused() {
+        check(
+            "{nodeName: n1, nodeIp: 10.0.0.3, shim: /s, cgroupRoot: /}",
+            expect_test::expect![[
+                r#"--cgroup-root "/": must be a relative path without `.` or `..`; the root itself is not allowed"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_file() {
+        let flag = Flags { max_pods: Some(7), ..Flags::default() };
+        let file = Flags { max_pods: Some(9), mtu: Some(1400), ..Flags::default() };
+        let merged = flag.or(file);
+        assert_eq!((merged.max_pods, merged.mtu), (Some(7), Some(1400)));
+    }
+}

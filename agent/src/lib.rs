@@ -1,0 +1,19 @@
+//! The node agent: what a kubelet, a container runtime, a CNI plugin and kube-proxy do together.
+//!
+//! `source` hears what should be, `worker` makes it so pod by pod (deciding in `pod`, a pure module), `status` and
+//! `events` say what is. `wire` connects the workers' doors to the real runtime, image store, network and API.
+//! `app` puts the parts together for each mode; nothing else builds anything.
+
+pub mod args;
+pub mod config;
+pub mod events;
+pub mod node;
+pub mod pod;
+pub mod probe;
+pub mod server;
+pub mod source;
+pub mod status;
+pub mod telemetry;
+pub mod volume;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,71 @@
+//! The multi-call entry: `orlop create` before any thread exists, everything else through the arguments.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+
+mod app;
+mod cli;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use orlop::{
+    args::{Cli, Command, ModeArgs},
+    config::Config,
+    telemetry,
+};
+
+fn main() -> ExitCode {
+    // The creator forks by raw clone3 and then allocates in the child: it must run with one thread (docs/runtime.md).
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "create") {
+        let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        orlop_runtime::create::create_main(&words);
+    }
+    match run(Cli::from_words().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("orlop: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Standalone(args) => serve(args, app::standalone),
+        Command::Node(args) => serve(args, app::node),
+        Command::Dataplane(args) => serve(args, app::dataplane),
+        Command::Image { command, dirs } => cli::images(command, &dirs),
+        Command::Ps { all, dirs } => cli::ps(all, &dirs),
+        Command::Services(dirs) => cli::services(&dirs),
+        Command::Kubeconfig(args) => cli::kubeconfig(&args),
+        Command::Reset { yes, cgroup_root, dirs } => cli::reset(yes, &cgroup_root, &dirs),
+        Command::Version => {
+            println!(
+                "orlop {} ({}-{})",
+                env!("CARGO_PKG_VERSION"),
+                std::env::consts::ARCH,
+                std::env::consts::OS
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Runs a long-running mode until SIGTERM or SIGINT.
+fn serve<F>(args: ModeArgs, mode: impl FnOnce(Config, tokio_util::sync::CancellationToken) -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let config = Config::load(args)?;
+    telemetry::start(&config.log)?;
+    app::tls_provider();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Work comes in short bursts; more threads than this cost memory and buy nothing on a small machine.
+        .worker_threads(2)
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    runtime.block_on(async { mode(config, app::stop_signal()?).await })
+}

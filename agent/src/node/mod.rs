@@ -1,0 +1,9 @@
+//! This machine as a Node object: what it is, that it lives, what state it is in.
+//!
+//! `facts` reads the machine, `report` makes the object of it, `register` and `lease` keep the API server informed.
+//! Not for: pods.
+
+pub mod facts;
+pub mod lease;
+pub mod register;
+pub mod report;

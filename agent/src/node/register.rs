@@ -1,0 +1,134 @@
+//! Keeps the Node object true: creates it, then writes its status when something changed, else every five minutes.
+//!
+//! ```text
+//!  facts ─┐
+//!  health ┴─▶ report::status ─changed?─▶ PATCH nodes/NAME/status
+//! ```
+//!
+//! Times are the kubelet's (`nodeStatusUpdateFrequency` 10 s, `nodeStatusReportFrequency` 5 min).
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::{
+    facts,
+    report::{self, Facts, Health, Identity},
+};
+
+const UPDATE_EVERY: Duration = Duration::from_secs(10);
+const REPORT_EVERY: Duration = Duration::from_secs(300);
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(7);
+
+/// The Node object's keeper.
+pub struct Registration {
+    /// To the API server.
+    pub client: Client,
+    /// Who we are.
+    pub identity: Identity,
+    /// The file system whose size is the node's ephemeral storage.
+    pub state_dir: PathBuf,
+    /// What changes.
+    pub health: watch::Receiver<Health>,
+}
+
+impl Registration {
+    /// Registers, then keeps the status true; ends when the sender of `health` is gone.
+    pub async fn run(mut self) {
+        let mut written = self.register().await;
+        let mut written_at = Instant::now();
+        loop {
+            tokio::select! {
+                changed = self.health.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(UPDATE_EVERY) => {}
+            }
+            let facts = facts::read(&self.state_dir);
+            let health = self.health.borrow_and_update().clone();
+            let before = written.conditions.clone().unwrap_or_default();
+            let status = report::status(&self.identity, &facts, &health, &before, Timestamp::now());
+            if !report::changed(&written, &status) && written_at.elapsed() < REPORT_EVERY {
+                continue;
+            }
+            match self.write_status(&status).await {
+                Ok(()) => (written, written_at) = (status, Instant::now()),
+                Err(kube::Error::Api(error)) if error.code == 404 => {
+                    tracing::warn!("the Node object is gone: registering again");
+                    written = self.register().await;
+                }
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "write node status"),
+            }
+        }
+    }
+
+    /// Creates the Node, or takes over the one of this name. Tries until it works.
+    async fn register(&self) -> NodeStatus {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let facts = facts::read(&self.state_dir);
+            let health = self.health.borrow().clone();
+            let wanted = report::node(&self.identity, &facts, &health, Timestamp::now());
+            match self.create_or_adopt(&wanted, &facts, &health).await {
+                Ok(status) => {
+                    tracing::info!(node = %self.identity.name, "registered");
+                    return status;
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, ?retry, "register the node")
+                }
+            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(LAST_RETRY);
+        }
+    }
+
+    async fn create_or_adopt(
+        &self,
+        wanted: &Node,
+        facts: &Facts,
+        health: &Health,
+    ) -> Result<NodeStatus, kube::Error> {
+        match self.api().create(&PostParams::default(), wanted).await {
+            Ok(_) => {
+                let status = wanted.status.clone().unwrap_or_default();
+                self.write_status(&status).await?;
+                Ok(status)
+            }
+            Err(kube::Error::Api(error)) if error.reason == "AlreadyExists" => {
+                let existing = self.api().get(&self.identity.name).await?;
+                let patch = json!({"metadata": {"labels": wanted.metadata.labels, "annotations": wanted.metadata.annotations}});
+                self.api().patch(&self.identity.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+                let known = existing.status.unwrap_or_default();
+                if !health.not_ready.is_empty() && report::is_ready(&known) {
+                    // A new agent of a node that works is no reason to call the node, and so its pods, not ready: it
+                    // takes a moment to find its network again. If it does not, the next report says so.
+                    return Ok(known);
+                }
+                let before = known.conditions.unwrap_or_default();
+                let status = report::status(&self.identity, facts, health, &before, Timestamp::now());
+                self.write_status(&status).await?;
+                Ok(status)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write_status(&self, status: &NodeStatus) -> Result<(), kube::Error> {
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.api().patch_status(&self.identity.name, &PatchParams::default(), &patch).await.map(drop)
+    }
+
+    fn api(&self) -> Api<Node> {
+        Api::all(self.client.clone())
+    }
+}

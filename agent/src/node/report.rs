@@ -1,0 +1,308 @@
+//! From facts about the machine to the Node object's status. Pure: time and facts are arguments.
+//!
+//! Source of fields, reasons and messages: kubelet 1.34 (`pkg/kubelet/nodestatus`).
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{
+        ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+        NodeStatus, NodeSystemInfo,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, Time},
+    },
+};
+
+/// What the machine is. Sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are named as in NodeSystemInfo and /proc/meminfo")]
+pub struct Facts {
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub swap_bytes: u64,
+    pub storage_bytes: u64,
+    pub machine_id: String,
+    pub system_uuid: String,
+    pub boot_id: String,
+    pub kernel_version: String,
+    pub os_image: String,
+    pub architecture: String,
+}
+
+/// What the agent knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Node name.
+    pub name: String,
+    /// Address.
+    pub address: Ipv4Addr,
+    /// Port of the kubelet API.
+    pub kubelet_port: u16,
+    /// Most pods.
+    pub max_pods: u32,
+    /// Labels from the configuration.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What changes while the node runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why pods cannot be started yet; empty when they can.
+    pub not_ready: Vec<String>,
+    /// Images here: names and size in bytes.
+    pub images: Vec<(Vec<String>, u64)>,
+}
+
+/// Kubernetes version whose behaviour this agent implements.
+pub const KUBELET_VERSION: &str = "v1.34.2+orlop";
+
+/// Hard eviction threshold for memory, which allocatable leaves out (kubelet default `memory.available<100Mi`).
+const RESERVED_MEMORY: u64 = 100 << 20;
+/// At most this many images are reported (`nodeStatusMaxImages`).
+const MAX_IMAGES: usize = 50;
+/// At most this many names of each.
+const MAX_IMAGE_NAMES: usize = 5;
+
+/// The Node as it is created.
+#[must_use]
+pub fn node(identity: &Identity, facts: &Facts, health: &Health, now: Timestamp) -> Node {
+    Node {
+        metadata: ObjectMeta {
+            name: Some(identity.name.clone()),
+            labels: Some(labels(identity, facts)),
+            annotations: Some(BTreeMap::from([(
+                "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+                "true".to_owned(),
+            )])),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec::default()),
+        status: Some(status(identity, facts, health, &[], now)),
+    }
+}
+
+/// The labels every node has, under those of the configuration.
+#[must_use]
+pub fn labels(identity: &Identity, facts: &Facts) -> BTreeMap<String, String> {
+    let own = [
+        ("beta.kubernetes.io/arch", facts.architecture.as_str()),
+        ("beta.kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", facts.architecture.as_str()),
+        ("kubernetes.io/hostname", identity.name.as_str()),
+        ("kubernetes.io/os", "linux"),
+    ];
+    let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    own.into_iter().chain(identity.labels.clone()).collect()
+}
+
+/// The status now; `before` are the conditions as the API server has them: a time of transition moves only when the
+/// status changes.
+#[must_use]
+pub fn status(
+    identity: &Identity,
+    facts: &Facts,
+    health: &Health,
+    before: &[NodeCondition],
+    now: Timestamp,
+) -> NodeStatus {
+    let capacity = resources(facts, identity.max_pods, 0);
+    let allocatable = resources(facts, identity.max_pods, RESERVED_MEMORY);
+    NodeStatus {
+        addresses: Some(vec![
+            NodeAddress { type_: "InternalIP".to_owned(), address: identity.address.to_string() },
+            NodeAddress { type_: "Hostname".to_owned(), address: identity.name.clone() },
+        ]),
+        capacity: Some(capacity),
+        allocatable: Some(allocatable),
+        conditions: Some(conditions(health, before, now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
+        }),
+        images: Some(images(health)),
+        node_info: Some(NodeSystemInfo {
+            architecture: facts.architecture.clone(),
+            boot_id: facts.boot_id.clone(),
+            container_runtime_version: format!("orlop://{}", env!("CARGO_PKG_VERSION")),
+            kernel_version: facts.kernel_version.clone(),
+            kubelet_version: KUBELET_VERSION.to_owned(),
+            machine_id: facts.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: facts.os_image.clone(),
+            system_uuid: facts.system_uuid.clone(),
+            ..NodeSystemInfo::default()
+        }),
+        ..NodeStatus::default()
+    }
+}
+
+fn resources(facts: &Facts, pods: u32, reserved: u64) -> BTreeMap<String, Quantity> {
+    let memory = facts.memory_bytes.saturating_sub(reserved) / 1024;
+    [
+        ("cpu", facts.cpus.to_string()),
+        ("ephemeral-storage", format!("{}Ki", facts.storage_bytes / 1024)),
+        ("memory", format!("{memory}Ki")),
+        ("pods", pods.to_string()),
+    ]
+    .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+    .into()
+}
+
+fn conditions(health: &Health, before: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
+    let ready = health.not_ready.is_empty();
+    let ready_message =
+        if ready { "kubelet is posting ready status".to_owned() } else { health.not_ready.join(", ") };
+    let quiet = |kind: &str, reason: &str, message: &str| {
+        (kind.to_owned(), "False", reason.to_owned(), message.to_owned())
+    };
+    let wanted = [
+        quiet("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        quiet("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        quiet("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        (
+            "Ready".to_owned(),
+            if ready { "True" } else { "False" },
+            if ready { "KubeletReady" } else { "KubeletNotReady" }.to_owned(),
+            ready_message,
+        ),
+    ];
+    wanted
+        .into_iter()
+        .map(|(type_, status, reason, message)| {
+            let same = before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+            let since =
+                same.and_then(|condition| condition.last_transition_time.clone()).unwrap_or(Time(now));
+            NodeCondition {
+                type_,
+                status: status.to_owned(),
+                reason: Some(reason),
+                message: Some(message),
+                last_heartbeat_time: Some(Time(now)),
+                last_transition_time: Some(since),
+            }
+        })
+        .collect()
+}
+
+fn images(health: &Health) -> Vec<ContainerImage> {
+    let mut images: Vec<_> = health.images.iter().collect();
+    images.sort_by(|(a_names, a), (b_names, b)| b.cmp(a).then_with(|| a_names.cmp(b_names)));
+    images
+        .into_iter()
+        .take(MAX_IMAGES)
+        .map(|(names, size)| ContainerImage {
+            names: Some(names.iter().take(MAX_IMAGE_NAMES).cloned().collect()),
+            size_bytes: i64::try_from(*size).ok(),
+        })
+        .collect()
+}
+
+/// Whether the status says that the node can run pods.
+#[must_use]
+pub fn is_ready(status: &NodeStatus) -> bool {
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Whether `new` says something that `old` did not, heartbeats aside.
+#[must_use]
+pub fn changed(old: &NodeStatus, new: &NodeStatus) -> bool {
+    let facts = |status: &NodeStatus| {
+        let quiet = status.conditions.iter().flatten().map(|condition| {
+            (
+                condition.type_.clone(),
+                condition.status.clone(),
+                condition.reason.clone(),
+                condition.message.clone(),
+            )
+        });
+        (
+            quiet.collect::<Vec<_>>(),
+            status.addresses.clone(),
+            status.capacity.clone(),
+            status.allocatable.clone(),
+            status.images.clone(),
+            status.node_info.clone(),
+            status.daemon_endpoints.clone(),
+        )
+    };
+    facts(old) != facts(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            name: "n1".to_owned(),
+            address: Ipv4Addr::new(10, 0, 0, 1),
+            kubelet_port: 10250,
+            max_pods: 110,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            cpus: 2,
+            memory_bytes: 4 << 30,
+            storage_bytes: 10 << 30,
+            architecture: "amd64".to_owned(),
+            ..Facts::default()
+        }
+    }
+
+    fn shown(status: &NodeStatus) -> String {
+        let conditions = status.conditions.iter().flatten().map(|condition| {
+            let since = condition.last_transition_time.as_ref().map(|time| time.0.as_second());
+            format!(
+                "{}={} since {:?}: {}",
+                condition.type_,
+                condition.status,
+                since,
+                condition.message.clone().unwrap_or_default()
+            )
+        });
+        conditions.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_time_of_transition_moves_only_with_the_status() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let waiting = Health {
+            not_ready: vec!["container runtime network not ready: no pod CIDR".to_owned()],
+            ..Health::default()
+        };
+        let first = status(&identity(), &facts(), &waiting, &[], at(1));
+        let second =
+            status(&identity(), &facts(), &Health::default(), &first.conditions.clone().unwrap(), at(5));
+        expect![[r"
+            MemoryPressure=False since Some(1): kubelet has sufficient memory available
+            DiskPressure=False since Some(1): kubelet has no disk pressure
+            PIDPressure=False since Some(1): kubelet has sufficient PID available
+            Ready=True since Some(5): kubelet is posting ready status"]]
+        .assert_eq(&shown(&second));
+        assert!(changed(&first, &second));
+        let third =
+            status(&identity(), &facts(), &Health::default(), &second.conditions.clone().unwrap(), at(9));
+        assert!(!changed(&second, &third), "a heartbeat alone is no change");
+    }
+
+    #[test]
+    fn allocatable_leaves_out_the_eviction_threshold() {
+        let status = status(&identity(), &facts(), &Health::default(), &[], Timestamp::UNIX_EPOCH);
+        let memory = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref().unwrap()["memory"].0.clone();
+        assert_eq!(
+            (memory(&status.capacity), memory(&status.allocatable)),
+            ("4194304Ki".into(), "4091904Ki".into())
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! Whether this node takes a pod at all: resources, node selection, sysctls.
+//!
+//! The scheduler has asked the same before; this is for pods that came another way or met others on theirs. A refused
+//! pod stays in the API as Failed. Not for: eviction.
+
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Sysctl};
+
+use super::{desired::Desired, resources::requests_of_pod, settings::Settings};
+
+/// Why a pod is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// `OutOfcpu` …
+    pub reason: String,
+    /// Text for users.
+    pub text: String,
+}
+
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Decides; `others` are the pods that are here already.
+pub fn admit(settings: &Settings, desired: &Desired, others: &[Desired]) -> Result<(), Refused> {
+    sysctls(settings, desired)?;
+    selected(settings, desired)?;
+    let active = || others.iter().filter(|other| !other.told_terminal());
+    let room = &settings.allocatable;
+    let count = i64::try_from(active().count()).unwrap_or(i64::MAX);
+    if room.pods > 0 && count >= room.pods {
+        return Err(out_of("pods", 1, count, room.pods));
+    }
+    let used = active()
+        .map(|other| requests_of_pod(other.spec()))
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let (cpu, memory) = requests_of_pod(desired.spec());
+    if cpu > 0 && cpu + used.0 > room.cpu_milli {
+        return Err(out_of("cpu", cpu, used.0, room.cpu_milli));
+    }
+    if memory > 0 && memory + used.1 > room.memory {
+        return Err(out_of("memory", memory, used.1, room.memory));
+    }
+    Ok(())
+}
+
+/// Event reasons are known words; a refusal is one of them.
+pub fn event_reason(reason: &str) -> &'static str {
+    match reason {
+        "OutOfcpu" => "OutOfcpu",
+        "OutOfmemory" => "OutOfmemory",
+        "OutOfpods" => "OutOfpods",
+        "NodeAffinity" => "NodeAffinity",
+        "SysctlForbidden" => "SysctlForbidden",
+        _ => "UnexpectedAdmissionError",
+    }
+}
+
+fn out_of(resource: &str, requested: i64, used: i64, capacity: i64) -> Refused {
+    Refused {
+        reason: format!("OutOf{resource}"),
+        text: format!(
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        ),
+    }
+}
+
+/// `nodeSelector` and required node affinity; static pods are where they are.
+fn selected(settings: &Settings, desired: &Desired) -> Result<(), Refused> {
+    let spec = desired.spec();
+    let labels = &settings.node_labels;
+    let simple = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required =
+        affinity.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
+    let fits = required
+        .is_none_or(|selector| selector.node_selector_terms.iter().any(|term| term_fits(settings, term)));
+    if desired.is_static() || (simple && fits) {
+        return Ok(());
+    }
+    Err(Refused {
+        reason: "NodeAffinity".into(),
+        text: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+    })
+}
+
+fn term_fits(settings: &Settings, term: &NodeSelectorTerm) -> bool {
+    let expressions = term.match_expressions.iter().flatten();
+    let mut by_label = expressions.map(|wish| wish_fits(wish, settings.node_labels.get(&wish.key)));
+    let fields = term.match_fields.iter().flatten();
+    let mut by_field = fields.map(|wish| wish_fits(wish, Some(&settings.node_name)));
+    // A term that asks nothing matches nothing.
+    let asks = term.match_expressions.as_ref().is_some_and(|list| !list.is_empty())
+        || term.match_fields.as_ref().is_some_and(|list| !list.is_empty());
+    asks && by_label.all(|fits| fits) && by_field.all(|fits| fits)
+}
+
+fn wish_fits(wish: &NodeSelectorRequirement, value: Option<&String>) -> bool {
+    let among = |value: &String| wish.values.iter().flatten().any(|wanted| wanted == value);
+    let number = |text: Option<&String>| text.and_then(|text| text.parse::<i64>().ok());
+    let bound = number(wish.values.iter().flatten().next());
+    match wish.operator.as_str() {
+        "In" => value.is_some_and(among),
+        "NotIn" => !value.is_some_and(among),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => number(value).zip(bound).is_some_and(|(value, bound)| value > bound),
+        "Lt" => number(value).zip(bound).is_some_and(|(value, bound)| value < bound),
+        _ => false,
+    }
+}
+
+fn sysctls(settings: &Settings, desired: &Desired) -> Result<(), Refused> {
+    let context = desired.spec().security_context.as_ref();
+    let wanted: &[Sysctl] = context.and_then(|context| context.sysctls.as_deref()).unwrap_or_default();
+    let allowed = |name: &str| {
+        SAFE_SYSCTLS.contains(&name)
+            || settings.allowed_unsafe_sysctls.iter().any(|allowed| match allowed.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => allowed == name,
+            })
+    };
+    match wanted.iter().find(|sysctl| !allowed(&sysctl.name)) {
+        Some(sysctl) => Err(Refused {
+            reason: "SysctlForbidden".into(),
+            text: format!("forbidden sysctl: \"{}\" not allowlisted", sysctl.name),
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Pod;
+
+    use super::*;
+
+    fn pod(spec: &str) -> Desired {
+        let pod = Pod { spec: Some(serde_norway::from_str(spec).unwrap()), ..Pod::default() };
+        Desired::new(Arc::new(pod))
+    }
+
+    #[test]
+    fn refusals_in_upstreams_words() {
+        let half = pod("{containers: [{name: c, resources: {requests: {cpu: 1500m}}}]}");
+        let settings = Settings::for_tests();
+        assert_eq!(admit(&settings, &half, &[]), Ok(()));
+        let refused = admit(&settings, &half, std::slice::from_ref(&half)).unwrap_err();
+        assert_eq!(refused.reason, "OutOfcpu");
+        assert_eq!(
+            refused.text,
+            "Node didn't have enough resource: cpu, requested: 1500, used: 1500, capacity: 2000"
+        );
+        assert_eq!(admit(&settings, &pod("{containers: [], nodeSelector: {disk: ssd}}"), &[]), Ok(()));
+        let elsewhere = pod(
+            "{containers: [], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: \
+             {nodeSelectorTerms: [{matchExpressions: [{key: disk, operator: NotIn, values: [ssd]}]}]}}}}",
+        );
+        assert_eq!(admit(&settings, &elsewhere, &[]).unwrap_err().reason, "NodeAffinity");
+        let sysctl =
+            pod("{containers: [], securityContext: {sysctls: [{name: kernel.msgmax, value: \"1\"}]}}");
+        let refused = admit(&settings, &sysctl, &[]).unwrap_err();
+        assert_eq!(refused.text, "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    }
+}

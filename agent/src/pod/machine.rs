@@ -1,0 +1,33 @@
+//! The words a pod's plan shares with the machine: what to run, what runs, how it ended.
+//!
+//! They are the runtime's own plain data types; only what the network adds is ours. Not for: behaviour.
+
+use std::net::IpAddr;
+
+pub use orlop_runtime::{
+    Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, Mount, PodRef, Propagation,
+    Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
+    image::{Image, ImageConfig},
+};
+
+/// Credentials for one registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryAuth {
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryAuth").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// The address a pod got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The pod's address.
+    pub address: IpAddr,
+}

@@ -1,0 +1,370 @@
+//! What is there of one pod, and what is under way.
+//!
+//! The planner reads it, the status is derived from it, and only `apply` and `started` (in `events`) change it.
+//! After a restart of the agent it is rebuilt by [`Observed::adopt`] (in `adopt`) from what the runtime finds; decisions
+//! are never stored. Not for: anything about other pods.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    backoff::BackOff,
+    desired::{Desired, Kind, RestartPolicy},
+    machine::{Container, ContainerState, Exit, Image, User},
+};
+
+/// Label of our containers: `uid:gid:group,group`, for `status.containerStatuses[].user`.
+pub const LABEL_USER: &str = "orlop/user";
+/// Label of our containers: the signal that stops them.
+pub const LABEL_STOP_SIGNAL: &str = "orlop/stop-signal";
+/// Label of our containers: the image's name as shown in the status.
+pub const LABEL_IMAGE: &str = "orlop/image";
+/// Label of our containers: the image's id as shown in the status.
+pub const LABEL_IMAGE_ID: &str = "orlop/image-id";
+
+/// Everything known about one pod on this node.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Namespaces, pod cgroup, shim.
+    pub sandbox: Step<Option<PathBuf>>,
+    /// Address; stays absent with the node's network.
+    pub network: Step<IpAddr>,
+    /// Volumes on the node's file system.
+    pub volumes: Step<Arc<Volumes>>,
+    /// By name; a container that was never touched may be missing.
+    /// Boxed: a map makes room for eleven at once, and most pods have one.
+    pub containers: BTreeMap<String, Box<Instances>>,
+    /// Pull back-off by image reference.
+    pub pulls: BTreeMap<String, BackOff>,
+    /// When this node first saw the pod.
+    pub started_at: Option<Timestamp>,
+    /// A terminal phase was told, which is for ever.
+    pub over: bool,
+    /// The API server confirmed a terminal phase with all containers ended.
+    pub told_end: bool,
+    /// Volumes, directories and logs of the pod are removed.
+    pub cleaned: bool,
+    /// Everything on the node is gone and the API object was asked to go.
+    pub delete_asked: bool,
+    /// The event about the deadline was sent.
+    pub told_deadline: bool,
+    /// The sandbox was lost; it has to be removed before a new one is made.
+    pub lost: bool,
+    /// The pod was refused: reason and text. Nothing was ever made for it.
+    pub refused: Option<(String, String)>,
+}
+
+/// Something that is made once and undone once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Step<T> {
+    /// Nothing there.
+    #[default]
+    Absent,
+    /// Being made.
+    Making {
+        /// How often it failed before, in a row.
+        tries: u32,
+    },
+    /// There.
+    Done(T),
+    /// Could not be made.
+    Failed {
+        /// For users.
+        message: String,
+        /// When to try again.
+        retry_at: Timestamp,
+        /// How often it failed in a row.
+        tries: u32,
+    },
+    /// Being removed.
+    Undoing,
+}
+
+impl<T> Step<T> {
+    /// The thing, if it is there.
+    pub fn done(&self) -> Option<&T> {
+        match self {
+            Step::Done(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Work is under way.
+    pub fn busy(&self) -> bool {
+        matches!(self, Step::Making { .. } | Step::Undoing)
+    }
+
+    /// Nothing is there and nothing is under way.
+    pub fn absent(&self) -> bool {
+        matches!(self, Step::Absent)
+    }
+
+    /// How often it failed in a row.
+    pub fn tries(&self) -> u32 {
+        match self {
+            Step::Failed { tries, .. } | Step::Making { tries } => *tries,
+            _ => 0,
+        }
+    }
+}
+
+/// Volumes made for a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Volumes {
+    /// Path on the node by volume name.
+    pub paths: BTreeMap<String, PathBuf>,
+    /// When their content has to be looked at again (token rotation).
+    pub refresh_at: Option<Timestamp>,
+}
+
+/// The instances of one container: the one that counts and the one before.
+#[derive(Clone, Debug, Default)]
+pub struct Instances {
+    /// The newest instance of this sandbox, running or ended.
+    pub current: Option<Instance>,
+    /// The last ended instance before `current`.
+    pub last: Option<Instance>,
+    /// Number of the next instance.
+    pub next_attempt: u32,
+    /// The image for the next instance.
+    pub image: ImageState,
+    /// A start is under way.
+    pub starting: bool,
+    /// The postStart hook of the current instance goes on; the next container waits for it, an end does not.
+    pub hook: bool,
+    /// Why the last start failed.
+    pub trouble: Option<Trouble>,
+    /// Restart back-off.
+    pub backoff: Option<BackOff>,
+    /// The back-off in force was told to users.
+    pub told_backoff: bool,
+    /// The grace period of the stop under way.
+    pub stopping: Option<Duration>,
+    /// Ended instances to be removed.
+    pub garbage: Vec<String>,
+    /// An older instance is being removed.
+    pub removing: bool,
+}
+
+/// The image for the next instance of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ImageState {
+    /// Not looked for since the last instance.
+    #[default]
+    Unknown,
+    /// Looked for, or pulled.
+    Ensuring {
+        /// What the pod asked for.
+        reference: String,
+    },
+    /// On this node.
+    Ready {
+        /// What the pod asked for.
+        reference: String,
+        /// What it resolved to.
+        image: Arc<Image>,
+        /// It was fetched just now, which users were told.
+        pulled: bool,
+    },
+    /// Not to be had.
+    Failed {
+        /// What the pod asked for.
+        reference: String,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// One run of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// 64 hex digits.
+    pub id: String,
+    /// Restart count.
+    pub attempt: u32,
+    /// What the pod asked for at the time.
+    pub image_ref: String,
+    /// For the status.
+    pub image: String,
+    /// For the status.
+    pub image_id: String,
+    /// Who its first process runs as.
+    pub user: Option<User>,
+    /// The signal that stops it, if the image names one.
+    pub stop_signal: Option<String>,
+    /// CRI log file.
+    pub log_path: PathBuf,
+    /// Running or ended.
+    pub life: Life,
+    /// The startup probe passed, or there is none.
+    pub started: bool,
+    /// Result of the readiness probe; `None` before its first result.
+    pub ready: Option<bool>,
+    /// A liveness or startup probe gave up on it.
+    pub unhealthy: Option<Unhealthy>,
+}
+
+/// Which probe gave up on a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unhealthy {
+    /// The liveness probe.
+    Liveness,
+    /// The startup probe.
+    Startup,
+    /// The postStart hook.
+    PostStart,
+}
+
+/// Running or ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It runs.
+    Running {
+        /// Since when.
+        started_at: Timestamp,
+    },
+    /// It ended.
+    Ended(Ended),
+}
+
+/// How an instance ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit status, signal, times.
+    pub exit: Exit,
+    /// `Completed`, `Error`, `OOMKilled`, `StartError`, `ContainerStatusUnknown`.
+    pub reason: String,
+    /// Termination message.
+    pub message: Option<String>,
+}
+
+/// Why a container does not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// `ErrImagePull`, `CreateContainerConfigError` …
+    pub reason: &'static str,
+    /// Text for users.
+    pub message: String,
+    /// When it happened.
+    pub at: Timestamp,
+    /// Not before this.
+    pub retry_at: Timestamp,
+    /// How often in a row.
+    pub tries: u32,
+}
+
+impl Instance {
+    /// Whether it runs.
+    pub fn running(&self) -> bool {
+        matches!(self.life, Life::Running { .. })
+    }
+
+    /// How it ended.
+    pub fn ended(&self) -> Option<&Ended> {
+        match &self.life {
+            Life::Ended(ended) => Some(ended),
+            Life::Running { .. } => None,
+        }
+    }
+}
+
+impl Ended {
+    /// With the reason that follows from the exit.
+    pub fn from_exit(exit: Exit, message: Option<String>) -> Ended {
+        let reason = match &exit {
+            Exit { oom_killed: true, code, .. } if *code != 0 => "OOMKilled",
+            Exit { code: 0, .. } => "Completed",
+            _ => "Error",
+        };
+        Ended { exit, reason: reason.into(), message }
+    }
+
+    /// An init container that ended like this lets the next one start.
+    pub fn succeeded(&self) -> bool {
+        self.exit.code == 0 && self.reason != "OOMKilled"
+    }
+}
+
+impl Instances {
+    /// The instance that speaks for the container. After the loss of a sandbox everything starts anew, except
+    /// what has ended well and must not run twice.
+    pub fn effective(&self, kind: Kind, policy: RestartPolicy) -> Option<&Instance> {
+        let done = || {
+            let keeps = kind == Kind::Regular && policy == RestartPolicy::OnFailure;
+            self.last.as_ref().filter(|last| keeps && last.ended().is_some_and(|end| end.exit.code == 0))
+        };
+        self.current.as_ref().or_else(done)
+    }
+
+    /// The running instance.
+    pub fn running(&self) -> Option<&Instance> {
+        self.current.as_ref().filter(|instance| instance.running())
+    }
+
+    /// How the newest instance ended, if it did.
+    pub fn ended(&self) -> Option<&Ended> {
+        self.current.as_ref()?.ended()
+    }
+}
+
+static UNTOUCHED: std::sync::LazyLock<Instances> = std::sync::LazyLock::new(Instances::default);
+
+impl Observed {
+    /// A container; one that was never touched looks untouched.
+    pub fn container(&self, name: &str) -> &Instances {
+        self.containers.get(name).map_or(&UNTOUCHED, |instances| &**instances)
+    }
+
+    /// Some container runs or may be about to.
+    pub fn anything_runs(&self) -> bool {
+        self.containers.values().any(|c| c.starting || c.running().is_some())
+    }
+}
+
+/// A container counts as started at once unless a startup probe has to say so.
+pub fn started_without_probe(desired: &Desired, kind: Option<Kind>, name: &str) -> bool {
+    let probed = kind != Some(Kind::Init)
+        && desired.container(name).is_some_and(|(_, container)| container.startup_probe.is_some());
+    !probed
+}
+
+impl Instance {
+    /// From what the runtime says.
+    pub fn new(container: Container, started: bool) -> Instance {
+        let Container { id, attempt, image_ref, image_id, log_path, state, mut labels, .. } = container;
+        let life = match state {
+            ContainerState::Created => Life::Running { started_at: Timestamp::UNIX_EPOCH },
+            ContainerState::Running { started_at, .. } => Life::Running { started_at },
+            ContainerState::Exited(exit) => Life::Ended(Ended::from_exit(exit, None)),
+        };
+        Instance {
+            id,
+            attempt,
+            image: labels.remove(LABEL_IMAGE).unwrap_or_else(|| image_ref.clone()),
+            image_id: labels.remove(LABEL_IMAGE_ID).unwrap_or(image_id),
+            image_ref,
+            user: labels.get(LABEL_USER).and_then(|text| parse_user(text)),
+            stop_signal: labels.remove(LABEL_STOP_SIGNAL),
+            log_path,
+            life,
+            started,
+            ready: None,
+            unhealthy: None,
+        }
+    }
+}
+
+/// The text of [`LABEL_USER`].
+pub fn user_label(user: &User) -> String {
+    let groups: Vec<_> = user.additional_gids.iter().map(u32::to_string).collect();
+    format!("{}:{}:{}", user.uid, user.gid, groups.join(","))
+}
+
+fn parse_user(text: &str) -> Option<User> {
+    let mut parts = text.splitn(3, ':');
+    let uid = parts.next()?.parse().ok()?;
+    let gid = parts.next()?.parse().ok()?;
+    let additional_gids = parts.next()?.split(',').filter_map(|group| group.parse().ok()).collect();
+    Some(User { uid, gid, additional_gids })
+}

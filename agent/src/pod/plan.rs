@@ -1,0 +1,186 @@
+//! What to do next for a pod: `plan(desired, observed, now)`.
+//!
+//! The answer names the actions that may start now, side by side, and when to look again if nothing happens before.
+//! What is under way is part of `observed`, so asking twice never starts anything twice. Not for: how an action is
+//! carried out, nor for the status.
+
+mod bring_up;
+mod wind_down;
+
+use std::{fmt, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    desired::{Desired, Kind, RestartPolicy},
+    observed::{Ended, Observed},
+};
+
+/// What to do now and when to look again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be started now, in this order, each on its own.
+    pub actions: Vec<Action>,
+    /// Look again at this time even if nothing happens.
+    pub wake_at: Option<Timestamp>,
+    /// Nothing is left on the node and nothing remains to be said: the worker may end.
+    pub finished: bool,
+}
+
+/// One step towards what is wanted; idempotent, named after its end state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make all volumes, or bring their content up to date.
+    MakeVolumes,
+    /// Namespaces, pod cgroup, shim.
+    CreateSandbox,
+    /// An address for the pod.
+    AttachNetwork,
+    /// The image for the next instance: look, pull by policy.
+    EnsureImage {
+        /// Container name.
+        container: String,
+        /// What the pod asks for.
+        image: String,
+    },
+    /// Start the container and run its postStart hook.
+    StartContainer {
+        /// Container name.
+        container: String,
+        /// Restart count.
+        attempt: u32,
+    },
+    /// preStop hook, signal, grace, SIGKILL.
+    StopContainer {
+        /// Container name.
+        container: String,
+        /// Container id.
+        id: String,
+        /// For hook and signal together.
+        grace: Duration,
+        /// Text of the `Killing` event.
+        why: String,
+        /// Run the preStop hook; not for a stop that only shortens an earlier one.
+        hook: bool,
+    },
+    /// Remove an old ended instance.
+    RemoveContainer {
+        /// Container name.
+        container: String,
+        /// Container id.
+        id: String,
+    },
+    /// Network, shim, namespaces, cgroup.
+    RemoveSandbox,
+    /// Unmount and delete the pod's directory and logs.
+    RemoveVolumes,
+    /// Delete the API object with grace 0.
+    DeleteObject,
+    /// Say that the container waits.
+    TellBackOff {
+        /// Container name.
+        container: String,
+        /// The back-off is for the pull of this image, not for the restart.
+        image: Option<String>,
+    },
+    /// Say that the deadline has passed.
+    TellDeadline,
+}
+
+/// An error is shown for at least this long before the text about waiting takes its place.
+pub const SHOW_ERROR: Duration = Duration::from_secs(2);
+
+/// Decides.
+pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    if observed.refused.is_some() && !desired.deleting() {
+        return plan;
+    }
+    let deadline = desired.deadline(observed.started_at);
+    let overdue = deadline.is_some_and(|deadline| deadline <= now);
+    if overdue && !observed.told_deadline && !desired.deleting() && !desired.told_terminal() {
+        plan.actions.push(Action::TellDeadline);
+    }
+    let over = observed.over || desired.told_terminal() || overdue || finished(desired, observed);
+    if desired.deleting() || over {
+        wind_down::plan(desired, observed, now, &mut plan);
+    } else {
+        bring_up::plan(desired, observed, now, &mut plan);
+        plan.wake(deadline);
+    }
+    plan
+}
+
+/// The containers that count have ended and none of them will be started again.
+pub fn finished(desired: &Desired, observed: &Observed) -> bool {
+    let policy = desired.restart_policy();
+    if policy == RestartPolicy::Never && init_failed(desired, observed) {
+        return true;
+    }
+    let done = |container: &k8s_openapi::api::core::v1::Container| {
+        let instances = observed.container(&container.name);
+        let instance = instances.effective(Kind::Regular, policy);
+        // A sandbox that was lost took a Never container with it for good.
+        let lost = || {
+            let last = instances.last.as_ref().filter(|_| instances.current.is_none());
+            last.filter(|_| policy == RestartPolicy::Never)
+        };
+        let ended = instance.or_else(lost).and_then(|instance| instance.ended());
+        !instances.starting && ended.is_some_and(|end| !policy.restarts(end.exit.code))
+    };
+    desired.regular().next().is_some() && desired.regular().all(done)
+}
+
+fn init_failed(desired: &Desired, observed: &Observed) -> bool {
+    desired.init().filter(|(kind, _)| *kind == Kind::Init).any(|(_, container)| {
+        let instances = observed.container(&container.name);
+        !instances.starting && instances.ended().is_some_and(|ended| !Ended::succeeded(ended))
+    })
+}
+
+impl Plan {
+    fn wake(&mut self, at: Option<Timestamp>) {
+        self.wake_at = self.wake_at.into_iter().chain(at).min();
+    }
+
+    fn stop(&mut self, observed: &Observed, container: &str, grace: Duration, why: String) {
+        let instances = observed.container(container);
+        let Some(instance) = instances.running().filter(|_| !instances.starting) else { return };
+        // A stop under way can be shortened, never prolonged.
+        if instances.stopping.is_some_and(|running| running <= grace) {
+            return;
+        }
+        self.actions.push(Action::StopContainer {
+            container: container.into(),
+            id: instance.id.clone(),
+            grace,
+            why,
+            hook: instances.stopping.is_none(),
+        });
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::MakeVolumes => f.write_str("volumes"),
+            Action::CreateSandbox => f.write_str("sandbox"),
+            Action::AttachNetwork => f.write_str("network"),
+            Action::EnsureImage { container, image } => write!(f, "image {image} for {container}"),
+            Action::StartContainer { container, attempt } => write!(f, "start {container}#{attempt}"),
+            Action::StopContainer { container, grace, why, hook, .. } => {
+                let hook = if *hook { "" } else { " without hook" };
+                write!(f, "stop {container} within {}s{hook}: {why}", grace.as_secs())
+            }
+            Action::RemoveContainer { container, id } => write!(f, "remove {container} {id}"),
+            Action::RemoveSandbox => f.write_str("remove sandbox"),
+            Action::RemoveVolumes => f.write_str("remove volumes"),
+            Action::DeleteObject => f.write_str("delete object"),
+            Action::TellBackOff { container, image: None } => write!(f, "tell back-off of {container}"),
+            Action::TellBackOff { container, image: Some(image) } => {
+                write!(f, "tell pull back-off of {container} for {image}")
+            }
+            Action::TellDeadline => f.write_str("tell deadline"),
+        }
+    }
+}

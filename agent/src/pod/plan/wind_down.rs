@@ -1,0 +1,84 @@
+//! Towards an ended pod: containers, sidecars after them, then the sandbox; for a deleted pod also volumes and the
+//! API object. The order carries the safety: exit codes are written down before what they were read from is removed.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Action, Plan};
+use crate::pod::{
+    desired::{Desired, Kind},
+    observed::{Observed, Step},
+};
+
+pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan: &mut Plan) {
+    stop_containers(desired, observed, now, plan);
+    let running = observed.anything_runs();
+    if running || observed.sandbox.busy() || observed.network.busy() || observed.volumes.busy() {
+        return;
+    }
+    if !desired.gone && !observed.told_end {
+        return;
+    }
+    if !observed.sandbox.absent() {
+        return remove(&observed.sandbox, Action::RemoveSandbox, now, plan);
+    }
+    if !desired.deleting() {
+        return;
+    }
+    if !observed.cleaned {
+        return remove(&observed.volumes, Action::RemoveVolumes, now, plan);
+    }
+    if desired.gone {
+        plan.finished = true;
+    } else if !observed.delete_asked {
+        plan.actions.push(Action::DeleteObject);
+    }
+}
+
+/// A removal that failed is repeated after a while; whatever else the state is, there may be something to remove.
+fn remove<T>(step: &Step<T>, action: Action, now: Timestamp, plan: &mut Plan) {
+    match step {
+        Step::Failed { retry_at, .. } if *retry_at > now => plan.wake(Some(*retry_at)),
+        _ => plan.actions.push(action),
+    }
+}
+
+fn stop_containers(desired: &Desired, observed: &Observed, now: Timestamp, plan: &mut Plan) {
+    let grace = desired.grace();
+    let why = |name: &str| format!("Stopping container {name}");
+    let mut others_run = false;
+    for (_, container) in desired.containers().filter(|(kind, _)| *kind != Kind::Sidecar) {
+        let instances = observed.container(&container.name);
+        others_run |= instances.starting || instances.running().is_some();
+        plan.stop(observed, &container.name, grace, why(&container.name));
+    }
+    // Containers the spec does not know (an older spec, a debug container).
+    for name in observed.containers.keys().filter(|name| desired.container(name).is_none()) {
+        others_run |= observed.container(name).running().is_some();
+        plan.stop(observed, name, grace, why(name));
+    }
+    if others_run {
+        return;
+    }
+    for (_, sidecar) in desired.init().filter(|(kind, _)| *kind == Kind::Sidecar).rev() {
+        let instances = observed.container(&sidecar.name);
+        plan.stop(observed, &sidecar.name, left(desired, now), why(&sidecar.name));
+        if instances.starting || instances.running().is_some() {
+            // Reverse spec order, one after the other.
+            return;
+        }
+    }
+}
+
+/// Sidecars get what the others left of the grace period.
+fn left(desired: &Desired, now: Timestamp) -> Duration {
+    let ends = desired.pod.metadata.deletion_timestamp.as_ref().filter(|_| !desired.gone);
+    let left = ends.and_then(|ends| Duration::try_from(ends.0.duration_since(now)).ok());
+    match ends {
+        Some(_) => left.unwrap_or_default().clamp(LEAST, desired.grace().max(LEAST)),
+        None => desired.grace(),
+    }
+}
+
+const LEAST: Duration = Duration::from_secs(2);

@@ -1,0 +1,317 @@
+//! The status of one container.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{
+        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+        ContainerStatus, ContainerUser, LinuxContainerUser, PodStatus, ResourceRequirements,
+        VolumeMountStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::whole_seconds;
+use crate::pod::{
+    backoff::BackOff,
+    desired::{Desired, Kind},
+    observed::{Ended, Instance, Instances, Life, Observed, Trouble, Unhealthy},
+    plan::SHOW_ERROR,
+    words,
+};
+
+/// The scheme of container ids: `orlop://<id>`.
+pub const RUNTIME_NAME: &str = "orlop";
+
+/// `torn_down`: the pod is being deleted and nothing of it can be running any more.
+pub(super) fn status(
+    desired: &Desired,
+    observed: &Observed,
+    previous: &PodStatus,
+    kind: Kind,
+    container: &Container,
+    torn_down: bool,
+    now: Timestamp,
+) -> ContainerStatus {
+    let instances = observed.container(&container.name);
+    let instance = instances.effective(kind, desired.restart_policy());
+    let told = told(previous, &container.name);
+    let shown = State::of(desired, observed, kind, container, instances, instance, now);
+    let mut status = ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        volume_mounts: volume_mounts(container),
+        last_state: Some(last_state(instances, instance, &shown)),
+        restart_count: restart_count(instances, instance, told),
+        started: Some(instance.is_some_and(|i| i.running() && i.started && !instances.hook)),
+        ready: ready(kind, container, instance) && !instances.hook,
+        ..ContainerStatus::default()
+    };
+    // The instance that is shown: the one that counts, or the last one while waiting for the next.
+    if let Some(instance) = instance.or(instances.last.as_ref()) {
+        status.image = instance.image.clone();
+        status.image_id = instance.image_id.clone();
+        status.container_id = Some(container_id(&instance.id));
+        status.user = instance.user.as_ref().map(user);
+        status.resources = Some(applied(container.resources.clone().unwrap_or_default()));
+        status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
+    }
+    status.state = Some(shown.into_api());
+    vanished(desired, &mut status, told, instances, torn_down);
+    status
+}
+
+/// What a user sees of a container now.
+enum State<'a> {
+    Waiting { reason: &'static str, message: Option<String> },
+    Running { since: Timestamp },
+    Ended(&'a Instance, &'a Ended),
+}
+
+impl<'a> State<'a> {
+    fn of(
+        desired: &Desired,
+        observed: &Observed,
+        kind: Kind,
+        container: &Container,
+        instances: &'a Instances,
+        instance: Option<&'a Instance>,
+        now: Timestamp,
+    ) -> State<'a> {
+        let ended = match instance.map(|instance| (instance, &instance.life)) {
+            // A container is told to run only after its postStart hook.
+            Some(_) if instances.hook => {
+                return State::Waiting { reason: default_waiting(desired, kind), message: None };
+            }
+            Some((instance, Life::Running { .. })) if instance.unhealthy == Some(Unhealthy::PostStart) => {
+                let message = Some("PostStartHook failed".into());
+                return State::Waiting { reason: "PostStartHookError", message };
+            }
+            Some((_, Life::Running { started_at })) => return State::Running { since: *started_at },
+            Some((instance, Life::Ended(ended))) => Some((instance, ended)),
+            None => None,
+        };
+        let again = ended.is_none_or(|(_, ended)| restarted(desired, observed, kind, ended));
+        if let (Some((instance, ended)), false) = (ended, again) {
+            return State::Ended(instance, ended);
+        }
+        if let Some((reason, message)) = trouble(desired, container, instances, observed, now) {
+            return State::Waiting { reason, message: Some(message) };
+        }
+        match ended {
+            // Between two instances without a wait: the end of the last one is the news.
+            Some((instance, ended)) => State::Ended(instance, ended),
+            None => State::Waiting { reason: default_waiting(desired, kind), message: None },
+        }
+    }
+
+    fn into_api(self) -> ContainerState {
+        match self {
+            State::Waiting { reason, message } => ContainerState {
+                waiting: Some(ContainerStateWaiting { reason: Some(reason.into()), message }),
+                ..ContainerState::default()
+            },
+            State::Running { since } => ContainerState {
+                running: Some(ContainerStateRunning { started_at: Some(time(since)) }),
+                ..ContainerState::default()
+            },
+            State::Ended(instance, ended) => {
+                ContainerState { terminated: Some(terminated(instance, ended)), ..ContainerState::default() }
+            }
+        }
+    }
+}
+
+fn default_waiting(desired: &Desired, kind: Kind) -> &'static str {
+    if kind != Kind::Regular || desired.init().next().is_some() {
+        "PodInitializing"
+    } else {
+        "ContainerCreating"
+    }
+}
+
+/// Whether an ended container is to be started again.
+fn restarted(desired: &Desired, observed: &Observed, kind: Kind, ended: &Ended) -> bool {
+    if desired.deleting() || desired.told_terminal() || observed.told_deadline {
+        return false;
+    }
+    let policy = desired.restart_policy();
+    match kind {
+        Kind::Regular => policy.restarts(ended.exit.code),
+        Kind::Sidecar => !super::over(desired, observed),
+        Kind::Init => !ended.succeeded() && policy != crate::pod::desired::RestartPolicy::Never,
+    }
+}
+
+/// Why it waits: the last error for a while, then the text about the back-off.
+fn trouble(
+    desired: &Desired,
+    container: &Container,
+    instances: &Instances,
+    observed: &Observed,
+    now: Timestamp,
+) -> Option<(&'static str, String)> {
+    let trouble = instances.trouble.as_ref();
+    let fresh = |trouble: &Trouble| trouble.at.checked_add(SHOW_ERROR).is_ok_and(|until| until > now);
+    if let Some(trouble) = trouble.filter(|trouble| fresh(trouble)) {
+        return Some((trouble.reason, trouble.message.clone()));
+    }
+    if let Some(trouble) = trouble.filter(|trouble| trouble.reason == "ErrImagePull") {
+        let image = container.image.as_deref().unwrap_or_default();
+        let waits = observed.pulls.contains_key(image);
+        let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", trouble.message);
+        return Some(match waits {
+            true => ("ImagePullBackOff", message),
+            false => (trouble.reason, trouble.message.clone()),
+        });
+    }
+    if let (Some(backoff), true) = (instances.backoff, instances.ended().is_some()) {
+        // Once told it stays until the next instance runs, however short that takes.
+        if instances.told_backoff {
+            return Some(("CrashLoopBackOff", crash_loop(desired, container, backoff)));
+        }
+    }
+    trouble.map(|trouble| (trouble.reason, trouble.message.clone()))
+}
+
+fn crash_loop(desired: &Desired, container: &Container, backoff: BackOff) -> String {
+    format!(
+        "back-off {} restarting failed container={} pod={}",
+        words::go_duration(backoff.delay),
+        container.name,
+        words::full_name(&desired.pod)
+    )
+}
+
+/// The end before the state that is shown.
+fn last_state(instances: &Instances, instance: Option<&Instance>, shown: &State<'_>) -> ContainerState {
+    let previous = match shown {
+        State::Ended(..) => instances.last.as_ref().filter(|last| Some(*last) != instance),
+        State::Running { .. } => instances.last.as_ref(),
+        State::Waiting { .. } => instance.filter(|i| !i.running()).or(instances.last.as_ref()),
+    };
+    let ended = previous.and_then(|instance| Some((instance, instance.ended()?)));
+    ContainerState {
+        terminated: ended.map(|(instance, ended)| terminated(instance, ended)),
+        ..ContainerState::default()
+    }
+}
+
+fn restart_count(instances: &Instances, instance: Option<&Instance>, told: Option<&ContainerStatus>) -> i32 {
+    let count = |attempt: u32| i32::try_from(attempt).unwrap_or(i32::MAX);
+    match instance.or(instances.last.as_ref()) {
+        Some(instance) => count(instance.attempt),
+        None => told.map_or(0, |told| told.restart_count),
+    }
+}
+
+fn ready(kind: Kind, container: &Container, instance: Option<&Instance>) -> bool {
+    let Some(instance) = instance else { return false };
+    match (kind, &instance.life) {
+        (Kind::Init, Life::Ended(ended)) => ended.exit.code == 0,
+        (Kind::Init, _) | (_, Life::Ended(_)) => false,
+        (_, Life::Running { .. }) => {
+            instance.started && instance.ready.unwrap_or(container.readiness_probe.is_none())
+        }
+    }
+}
+
+/// A container the API knew and this machine does not.
+fn vanished(
+    desired: &Desired,
+    status: &mut ContainerStatus,
+    told: Option<&ContainerStatus>,
+    instances: &Instances,
+    torn_down: bool,
+) {
+    let ended = status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    if torn_down && !ended {
+        let told_end = told.and_then(|told| told.state.clone()).filter(|state| state.terminated.is_some());
+        let unknown = unknown("The container could not be located when the pod was terminated");
+        status.state =
+            Some(told_end.unwrap_or(ContainerState { terminated: Some(unknown), ..Default::default() }));
+        (status.ready, status.started) = (false, Some(false));
+        return;
+    }
+    let Some(told) = told.filter(|_| instances.current.is_none() && instances.last.is_none()) else { return };
+    let _ = desired;
+    let Some(state) = &told.state else { return };
+    if state.running.is_some() {
+        let message = "The container could not be located when the pod was deleted.  \
+                       The container used to be Running";
+        status.last_state =
+            Some(ContainerState { terminated: Some(unknown(message)), ..ContainerState::default() });
+        status.restart_count = told.restart_count.saturating_add(1);
+    } else {
+        // Still before its first instance on this machine since then: what was told stays told.
+        status.last_state = told
+            .last_state
+            .clone()
+            .filter(|_| state.terminated.is_none())
+            .or(Some(ContainerState { terminated: state.terminated.clone(), ..ContainerState::default() }));
+    }
+    status.container_id.clone_from(&told.container_id);
+    status.image_id.clone_from(&told.image_id);
+}
+
+fn unknown(message: &str) -> ContainerStateTerminated {
+    ContainerStateTerminated {
+        reason: Some("ContainerStatusUnknown".into()),
+        exit_code: 137,
+        message: Some(message.into()),
+        ..ContainerStateTerminated::default()
+    }
+}
+
+fn terminated(instance: &Instance, ended: &Ended) -> ContainerStateTerminated {
+    ContainerStateTerminated {
+        container_id: Some(container_id(&instance.id)),
+        exit_code: ended.exit.code,
+        reason: Some(ended.reason.clone()),
+        message: ended.message.clone(),
+        signal: None,
+        started_at: Some(time(ended.exit.started_at)),
+        finished_at: Some(time(ended.exit.finished_at)),
+    }
+}
+
+/// `orlop://<id>`.
+pub(crate) fn container_id(id: &str) -> String {
+    format!("{RUNTIME_NAME}://{id}")
+}
+
+fn time(at: Timestamp) -> Time {
+    Time(whole_seconds(at))
+}
+
+fn told<'a>(previous: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
+    let regular = previous.container_statuses.iter().flatten();
+    regular.chain(previous.init_container_statuses.iter().flatten()).find(|status| status.name == name)
+}
+
+fn applied(resources: ResourceRequirements) -> ResourceRequirements {
+    ResourceRequirements { claims: None, ..resources }
+}
+
+fn user(user: &crate::pod::machine::User) -> ContainerUser {
+    let extra = user.additional_gids.iter().filter(|gid| **gid != user.gid);
+    let groups = std::iter::once(&user.gid).chain(extra).map(|gid| i64::from(*gid)).collect();
+    let supplemental_groups = Some(groups);
+    let (uid, gid) = (i64::from(user.uid), i64::from(user.gid));
+    ContainerUser { linux: Some(LinuxContainerUser { uid, gid, supplemental_groups }) }
+}
+
+fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = container.volume_mounts.as_ref()?.iter();
+    let told = mounts.map(|mount| VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: mount.read_only.filter(|read_only| *read_only),
+        recursive_read_only: mount.read_only.filter(|read_only| *read_only).map(|_| {
+            match mount.recursive_read_only.as_deref() {
+                Some("Enabled" | "IfPossible") => "Enabled".into(),
+                _ => "Disabled".into(),
+            }
+        }),
+    });
+    Some(told.collect())
+}

@@ -1,0 +1,309 @@
+//! Whatever happens in whatever order: no instance runs twice, nothing is removed under a running container, and a
+//! deleted pod ends.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Pod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use proptest::prelude::*;
+
+use crate::pod::{
+    desired::Desired,
+    events::Event,
+    machine::{Container, ContainerState, Exit, PodRef, Sandbox},
+    observed::{Instance, Observed, Unhealthy, Volumes, started_without_probe},
+    plan::{Action, plan},
+    settings::Settings,
+    status::{is_end, is_terminal, status},
+};
+
+/// The machine as it really is, beside what the agent believes.
+struct World {
+    desired: Desired,
+    observed: Observed,
+    told: PodStatus,
+    now: Timestamp,
+    /// Actions the executor is busy with.
+    busy: Vec<Action>,
+    sandbox: bool,
+    containers: BTreeMap<String, Container>,
+    ever_started: BTreeSet<String>,
+    deleted: bool,
+    finished: bool,
+    log: Vec<String>,
+}
+
+const SPECS: [&str; 3] = [
+    "{containers: [{name: a, image: i}, {name: b, image: i}]}",
+    "{restartPolicy: OnFailure, initContainers: [{name: i, image: i}], containers: [{name: a, image: i}]}",
+    "{restartPolicy: Never, initContainers: [{name: i, image: i}, {name: s, image: i, restartPolicy: Always}], \
+     containers: [{name: a, image: i}, {name: b, image: i}]}",
+];
+
+impl World {
+    fn new(spec: usize) -> World {
+        let mut pod: Pod = serde_norway::from_str("{metadata: {name: p, namespace: ns, uid: u}}").unwrap();
+        pod.spec = Some(serde_norway::from_str(SPECS[spec]).unwrap());
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        World {
+            desired: Desired::new(Arc::new(pod)),
+            observed: Observed { started_at: Some(now), ..Observed::default() },
+            told: PodStatus::default(),
+            now,
+            busy: Vec::new(),
+            sandbox: false,
+            containers: BTreeMap::new(),
+            ever_started: BTreeSet::new(),
+            deleted: false,
+            finished: false,
+            log: Vec::new(),
+        }
+    }
+
+    fn plan(&mut self) {
+        let plan = plan(&self.desired, &self.observed, self.now);
+        for action in plan.actions {
+            self.log.push(action.to_string());
+            self.check(&action);
+            self.observed.started(&action, self.now);
+            self.busy.push(action);
+        }
+        self.finished = plan.finished;
+        if self.finished {
+            assert!(!self.sandbox && self.busy.is_empty(), "finished too early");
+        }
+        let told = status(&self.desired, &self.observed, &self.told, &Settings::for_tests(), self.now);
+        if is_terminal(self.told.phase.as_deref()) {
+            assert_eq!(told.phase, self.told.phase, "an end is for ever");
+        }
+        if is_terminal(told.phase.as_deref()) {
+            self.observed.over = true;
+            assert!(!self.runs(), "told an end while something runs: {:#?}", self.log);
+        }
+        self.told = told;
+    }
+
+    fn runs(&self) -> bool {
+        self.containers.values().any(|c| matches!(c.state, ContainerState::Running { .. }))
+    }
+
+    fn check(&self, action: &Action) {
+        match action {
+            Action::StartContainer { container, attempt } => {
+                assert!(!self.desired.deleting(), "start of a pod that goes");
+                let twice = self.busy.iter().any(
+                    |other| matches!(other, Action::StartContainer { container: c, .. } if c == container),
+                );
+                assert!(!twice, "{container} is started already");
+                let newer = self.containers.values().any(|c| c.name == *container && c.attempt > *attempt);
+                assert!(!newer, "{container}: numbers go back");
+            }
+            Action::RemoveSandbox => {
+                assert!(self.observed.lost || !self.runs(), "sandbox removed under a running container");
+            }
+            Action::RemoveVolumes | Action::DeleteObject => {
+                assert!(!self.sandbox, "removed before the sandbox");
+            }
+            _ => {}
+        }
+    }
+
+    /// One of the actions under way ends.
+    fn complete(&mut self, which: usize, works: bool) {
+        if self.busy.is_empty() {
+            return;
+        }
+        let action = self.busy.remove(which % self.busy.len());
+        self.log.push(format!("{} {action}", if works { "done" } else { "failed" }));
+        let failure = || Err("no".to_owned());
+        let event = match action {
+            Action::MakeVolumes if works => Event::VolumesMade(Ok(Arc::new(Volumes::default()))),
+            Action::MakeVolumes => Event::VolumesMade(failure().map(|()| Arc::default())),
+            Action::CreateSandbox => {
+                self.sandbox |= works;
+                Event::SandboxCreated(if works { Ok(Some("/ns".into())) } else { Err("no".into()) })
+            }
+            Action::AttachNetwork if works => Event::NetworkAttached(Ok([10, 0, 0, 2].into())),
+            Action::AttachNetwork => Event::NetworkAttached(Err("no".into())),
+            Action::EnsureImage { container, .. } => {
+                let result =
+                    if works { Ok((Arc::default(), false)) } else { Err(("ErrImagePull", "no".into())) };
+                Event::ImageEnsured { container, result }
+            }
+            Action::StartContainer { container, attempt } if works && self.sandbox => {
+                self.start(container, attempt)
+            }
+            Action::StartContainer { container, .. } => Event::StartFailed {
+                container,
+                reason: "CreateContainerError",
+                message: "no".into(),
+                instance: None,
+            },
+            Action::StopContainer { id, .. } => return self.exit(&id, 143),
+            Action::RemoveContainer { container, id } => {
+                self.containers.remove(&id);
+                Event::ContainerRemoved { container, id }
+            }
+            Action::RemoveSandbox if works => {
+                self.sandbox = false;
+                self.containers.clear();
+                Event::SandboxRemoved(Ok(()))
+            }
+            Action::RemoveSandbox => Event::SandboxRemoved(failure()),
+            Action::RemoveVolumes => Event::VolumesRemoved(if works { Ok(()) } else { failure() }),
+            Action::DeleteObject => {
+                self.deleted = true;
+                return;
+            }
+            Action::TellBackOff { .. } | Action::TellDeadline => return,
+        };
+        self.observed.apply(event, self.now);
+    }
+
+    fn start(&mut self, name: String, attempt: u32) -> Event {
+        let id = format!("{name}-{attempt}");
+        let running = self
+            .containers
+            .values()
+            .any(|c| c.name == name && matches!(c.state, ContainerState::Running { .. }));
+        assert!(!running, "{name} runs twice");
+        assert!(self.ever_started.insert(id.clone()), "{id} was started before");
+        let container = Container {
+            id: id.clone(),
+            name: name.clone(),
+            attempt,
+            image_ref: "i".into(),
+            image_id: "sha256:1".into(),
+            log_path: "/log".into(),
+            state: ContainerState::Running { pid: 1, started_at: self.now },
+            labels: BTreeMap::new(),
+        };
+        self.containers.insert(id, container.clone());
+        let kind = self.desired.container(&name).map(|(kind, _)| kind);
+        let started = started_without_probe(&self.desired, kind, &name);
+        let instance = Box::new(Instance::new(container, started));
+        Event::ContainerStarted { container: name, instance, hook: false }
+    }
+
+    fn exit(&mut self, id: &str, code: i32) {
+        let now = self.now;
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let ContainerState::Running { started_at, .. } = container.state else { return };
+        let exit = Exit { code, signal: None, oom_killed: false, started_at, finished_at: now };
+        container.state = ContainerState::Exited(exit.clone());
+        self.observed.apply(Event::Exited { id: id.into(), exit, message: None }, now);
+    }
+
+    /// The agent is killed: what it was busy with may or may not have happened, what it believed is gone.
+    fn restart(&mut self) {
+        let busy = std::mem::take(&mut self.busy);
+        for action in busy {
+            if let Action::StartContainer { container, attempt } = action
+                && self.sandbox
+                && attempt % 2 == 0
+            {
+                let _unreported = self.start(container, attempt);
+            }
+        }
+        let pod = Arc::make_mut(&mut self.desired.pod);
+        pod.status = Some(self.told.clone());
+        let sandbox = self.sandbox.then(|| Sandbox {
+            pod: PodRef { namespace: "ns".into(), name: "p".into(), uid: "u".into() },
+            netns: Some("/ns".into()),
+            created_at: self.now,
+            shim_alive: true,
+            containers: {
+                let mut all: Vec<_> = self.containers.values().cloned().collect();
+                all.sort_by_key(|container| container.attempt);
+                all
+            },
+        });
+        self.observed = Observed::adopt(&self.desired, sandbox);
+        self.observed.started_at.get_or_insert(self.now);
+        self.told = self.desired.pod.status.clone().unwrap_or_default();
+    }
+
+    fn step(&mut self, (kind, pick, works): (u8, usize, bool)) {
+        if kind >= 8 {
+            self.log.push(format!("step {kind}"));
+        }
+        match kind {
+            0..8 => self.complete(pick, works),
+            8 => {
+                let id = self.containers.keys().nth(pick % self.containers.len().max(1)).cloned();
+                id.into_iter().for_each(|id| self.exit(&id, i32::from(!works)));
+            }
+            9 => self.now += Duration::from_secs(pick as u64),
+            10 if is_end(&self.told) => self.observed.apply(Event::EndWritten, self.now),
+            11 if self.sandbox && works => {
+                for container in self.containers.values_mut() {
+                    if let ContainerState::Running { started_at, .. } = container.state {
+                        let exit = Exit {
+                            code: 137,
+                            signal: Some(9),
+                            oom_killed: false,
+                            started_at,
+                            finished_at: self.now,
+                        };
+                        container.state = ContainerState::Exited(exit);
+                    }
+                }
+                self.observed.apply(Event::ShimLost, self.now);
+            }
+            12 => {
+                let id = self.containers.keys().next().cloned().unwrap_or_default();
+                self.observed.apply(Event::Unhealthy { id, why: Unhealthy::Liveness }, self.now);
+            }
+            13 => self.restart(),
+            14 if pick % 4 == 0 => self.delete(),
+            _ => {}
+        }
+        self.plan();
+    }
+
+    fn delete(&mut self) {
+        let now = self.now;
+        let pod = Arc::make_mut(&mut self.desired.pod);
+        pod.metadata.deletion_timestamp.get_or_insert(Time(now));
+        pod.metadata.deletion_grace_period_seconds.get_or_insert(30);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_instance_runs_twice_and_a_deleted_pod_ends(
+        spec in 0..SPECS.len(),
+        steps in prop::collection::vec((0_u8..15, 0_usize..40, prop::bool::weighted(0.8)), 0..120),
+    ) {
+        let mut world = World::new(spec);
+        world.plan();
+        for step in steps {
+            world.step(step);
+        }
+        // From wherever that led: deleted, with everything working, it goes.
+        world.delete();
+        for _ in 0..200 {
+            world.plan();
+            if world.finished {
+                break;
+            }
+            world.desired.gone |= world.deleted;
+            world.complete(0, true);
+            if is_end(&world.told) {
+                world.observed.apply(Event::EndWritten, world.now);
+            }
+            world.now += Duration::from_secs(1);
+        }
+        prop_assert!(world.deleted, "the object was never asked to go: {:#?} {:?}", world.log, world.observed);
+        prop_assert!(world.finished, "{:#?} {:?}", world.log, world.observed);
+    }
+}

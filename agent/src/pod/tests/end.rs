@@ -1,0 +1,198 @@
+//! Towards an ended pod.
+
+use expect_test::expect;
+
+use super::{ALWAYS, INIT, ONE, check};
+
+#[test]
+fn failed_init_ends_a_pod_that_never_restarts() {
+    check(
+        INIT,
+        &["begin; up; image one; started one", "exit one 5", "written"],
+        expect![[r#"
+        > begin; up; image one; started one
+          volumes
+          sandbox
+          image i for one
+          start one#0
+          = Pending, ready False: containers with unready status: [side b a]
+            one: running
+            side: waiting PodInitializing
+            a: waiting PodInitializing
+            b: waiting PodInitializing
+        > exit one 5
+          = Failed, ready False: PodFailed
+            one: terminated Error 5
+            side: waiting PodInitializing
+            a: waiting PodInitializing
+            b: waiting PodInitializing
+        > written
+          remove sandbox
+          = Failed, ready False: PodFailed
+            one: terminated Error 5
+            side: waiting PodInitializing
+            a: waiting PodInitializing
+            b: waiting PodInitializing
+    "#]],
+    );
+}
+
+#[test]
+fn deletion_tells_the_end_before_removing_what_it_was_read_from() {
+    check(
+        ALWAYS,
+        &[
+            "begin; up; image c; started c",
+            "delete 30",
+            "delete 5",
+            "exit c 0",
+            "written",
+            "sandbox-removed",
+            "volumes-removed",
+            "gone",
+        ],
+        expect![[r#"
+            > begin; up; image c; started c
+              volumes
+              sandbox
+              image i for c
+              start c#0
+              = Running, ready True: 
+                c: running, ready
+            > delete 30
+              stop c within 30s: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > delete 5
+              stop c within 5s without hook: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > exit c 0
+              = Succeeded, ready False: PodCompleted
+                c: terminated Completed 0
+            > written
+              remove sandbox
+              = Succeeded, ready False: PodCompleted
+                c: terminated Completed 0
+            > sandbox-removed
+              remove volumes
+              = Succeeded, ready False: PodCompleted
+                c: terminated Completed 0
+            > volumes-removed
+              delete object
+              = Succeeded, ready False: PodCompleted
+                c: terminated Completed 0
+            > gone
+              finished
+              = Succeeded, ready False: PodCompleted
+                c: terminated Completed 0
+        "#]],
+    );
+}
+
+#[test]
+fn deletion_before_anything_ran() {
+    check(
+        ALWAYS,
+        &["begin; up; image c; config-error c", "delete 2", "written; sandbox-removed; volumes-removed"],
+        expect![[r#"
+            > begin; up; image c; config-error c
+              volumes
+              sandbox
+              image i for c
+              start c#0
+              look again in 500ms
+              = Pending, ready False: containers with unready status: [c]
+                c: waiting CreateContainerConfigError configmap "x" not found
+            > delete 2
+              = Failed, ready False: PodFailed
+                c: terminated ContainerStatusUnknown 137
+            > written; sandbox-removed; volumes-removed
+              remove sandbox
+              remove volumes
+              delete object
+              = Failed, ready False: PodFailed
+                c: terminated ContainerStatusUnknown 137
+        "#]],
+    );
+}
+
+#[test]
+fn pod_gone_from_the_api_is_taken_down_without_a_word() {
+    check(
+        ALWAYS,
+        &["begin; up; image c; started c", "gone", "exit c 137; sandbox-removed; volumes-removed"],
+        expect![[r#"
+            > begin; up; image c; started c
+              volumes
+              sandbox
+              image i for c
+              start c#0
+              = Running, ready True: 
+                c: running, ready
+            > gone
+              stop c within 1s: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > exit c 137; sandbox-removed; volumes-removed
+              remove sandbox
+              remove volumes
+              finished
+              = Failed, ready False: PodFailed
+                c: terminated Error 137
+        "#]],
+    );
+}
+
+#[test]
+fn deadline() {
+    check(
+        "{activeDeadlineSeconds: 5, containers: [{name: c, image: i}]}",
+        &["begin; up; image c; started c", "wait 5", "exit c 0"],
+        expect![[r#"
+            > begin; up; image c; started c
+              volumes
+              sandbox
+              image i for c
+              look again in 5000ms
+              look again in 5000ms
+              start c#0
+              look again in 5000ms
+              look again in 5000ms
+              = Running, ready True: 
+                c: running, ready
+            > wait 5
+              tell deadline
+              stop c within 30s: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > exit c 0
+              = Failed (DeadlineExceeded), ready False: PodFailed
+                c: terminated Completed 0
+        "#]],
+    );
+}
+
+#[test]
+fn lost_shim_ends_a_pod_that_never_restarts() {
+    check(
+        ONE,
+        &["begin; up; image c; started c", "shim-lost", "written"],
+        expect![[r#"
+        > begin; up; image c; started c
+          volumes
+          sandbox
+          image i for c
+          start c#0
+          = Running, ready True: 
+            c: running, ready
+        > shim-lost
+          = Failed, ready False: PodFailed
+            c: terminated Error 137
+        > written
+          remove sandbox
+          = Failed, ready False: PodFailed
+            c: terminated Error 137
+    "#]],
+    );
+}

@@ -1,0 +1,250 @@
+//! Scripts: a pod, what happens to it, and after each step what the plan does and the status says.
+//!
+//! Not for: the executor (that is tested in `worker`).
+
+mod chaos;
+mod end;
+mod images;
+mod restart;
+mod start;
+
+use std::{fmt::Write, net::IpAddr, sync::Arc, time::Duration};
+
+use expect_test::Expect;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+
+use crate::pod::{
+    desired::Desired,
+    events::Event,
+    machine::{Container, ContainerState, Exit},
+    observed::{Ended, Instance, Life, Observed, Unhealthy, Volumes},
+    plan::plan,
+    settings::Settings,
+    status::{is_end, is_terminal, status},
+};
+
+/// One pod going through a script.
+struct Story {
+    desired: Desired,
+    observed: Observed,
+    told: PodStatus,
+    now: Timestamp,
+    out: String,
+}
+
+fn check(spec: &str, script: &[&str], expect: Expect) {
+    let mut story = Story::new(spec);
+    for line in script {
+        story.step(line);
+    }
+    expect.assert_eq(&story.out);
+}
+
+impl Story {
+    fn new(spec: &str) -> Story {
+        let spec = serde_norway::from_str(spec).unwrap();
+        let mut pod = Pod { spec: Some(spec), ..Pod::default() };
+        pod.metadata.name = Some("p".into());
+        pod.metadata.namespace = Some("ns".into());
+        pod.metadata.uid = Some("u".into());
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let observed = Observed { started_at: Some(now), ..Observed::default() };
+        let desired = Desired::new(Arc::new(pod));
+        Story { desired, observed, told: PodStatus::default(), now, out: String::new() }
+    }
+
+    /// `; `-separated events, then the plan and the status once.
+    fn step(&mut self, line: &str) {
+        writeln!(self.out, "> {line}").unwrap();
+        for event in line.split("; ") {
+            self.event(event);
+            let plan = plan(&self.desired, &self.observed, self.now);
+            for action in &plan.actions {
+                writeln!(self.out, "  {action}").unwrap();
+                self.observed.started(action, self.now);
+            }
+            if plan.finished {
+                writeln!(self.out, "  finished").unwrap();
+            }
+            if let Some(at) = plan.wake_at {
+                let wait = at.duration_since(self.now).as_millis();
+                writeln!(self.out, "  look again in {wait}ms").unwrap();
+            }
+        }
+        let settings = Settings::for_tests();
+        self.told = status(&self.desired, &self.observed, &self.told, &settings, self.now);
+        self.observed.over |= is_terminal(self.told.phase.as_deref());
+        self.out += &summary(&self.told);
+    }
+
+    fn event(&mut self, event: &str) {
+        let words: Vec<_> = event.split(' ').collect();
+        let event = match words[..] {
+            ["begin"] => return,
+            ["wait", seconds] => {
+                self.now += Duration::from_secs(seconds.parse().unwrap());
+                return;
+            }
+            ["delete", grace] => {
+                let now = self.now;
+                self.edit(|pod| {
+                    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+                    pod.metadata.deletion_timestamp = Some(Time(now));
+                    pod.metadata.deletion_grace_period_seconds = Some(grace.parse().unwrap());
+                });
+                return;
+            }
+            ["gone"] => {
+                self.desired.gone = true;
+                return;
+            }
+            ["reimage", image] => {
+                self.edit(|pod| pod.spec.as_mut().unwrap().containers[0].image = Some(image.into()));
+                return;
+            }
+            ["written"] => {
+                assert!(is_end(&self.told), "only an end is confirmed");
+                Event::EndWritten
+            }
+            ["up"] => {
+                for event in ["volumes", "sandbox", "network"] {
+                    self.event(event);
+                }
+                return;
+            }
+            ["volumes"] => Event::VolumesMade(Ok(Arc::new(Volumes::default()))),
+            ["volumes", "fail"] => Event::VolumesMade(Err("no".into())),
+            ["sandbox"] => Event::SandboxCreated(Ok(Some("/ns".into()))),
+            ["sandbox", "fail"] => Event::SandboxCreated(Err("no".into())),
+            ["network"] => Event::NetworkAttached(Ok(IpAddr::from([10, 0, 0, 2]))),
+            ["image", c] => Event::ImageEnsured { container: c.into(), result: Ok((Arc::default(), false)) },
+            ["image", c, "fail"] => {
+                Event::ImageEnsured { container: c.into(), result: Err(("ErrImagePull", "refused".into())) }
+            }
+            ["image", c, "never"] => Event::ImageEnsured {
+                container: c.into(),
+                result: Err(("ErrImageNeverPull", "Container image \"i\" is not present".into())),
+            },
+            ["started", c] => Event::ContainerStarted {
+                container: c.into(),
+                instance: Box::new(self.instance(c)),
+                hook: false,
+            },
+            ["hooking", c] => Event::ContainerStarted {
+                container: c.into(),
+                instance: Box::new(self.instance(c)),
+                hook: true,
+            },
+            ["hook", c, passed] => Event::HookEnded { container: c.into(), passed: passed == "passed" },
+            ["config-error", c] => Event::StartFailed {
+                container: c.into(),
+                reason: "CreateContainerConfigError",
+                message: "configmap \"x\" not found".into(),
+                instance: None,
+            },
+            ["not-run", c] => {
+                let mut instance = self.instance(c);
+                let exit = self.exit(128);
+                let message = Some("no such file".into());
+                instance.life = Life::Ended(Ended { exit, reason: "StartError".into(), message });
+                Event::StartFailed {
+                    container: c.into(),
+                    reason: "RunContainerError",
+                    message: "no such file".into(),
+                    instance: Some(Box::new(instance)),
+                }
+            }
+            ["exit", c, code] => {
+                let id = self.observed.container(c).current.as_ref().unwrap().id.clone();
+                Event::Exited { id, exit: self.exit(code.parse().unwrap()), message: None }
+            }
+            ["unhealthy", c] => {
+                let id = self.observed.container(c).current.as_ref().unwrap().id.clone();
+                Event::Unhealthy { id, why: Unhealthy::Liveness }
+            }
+            ["ready", c] => {
+                let id = self.observed.container(c).current.as_ref().unwrap().id.clone();
+                Event::Ready { id, ready: true }
+            }
+            ["removed", c, id] => Event::ContainerRemoved { container: c.into(), id: id.into() },
+            ["sandbox-removed"] => Event::SandboxRemoved(Ok(())),
+            ["volumes-removed"] => Event::VolumesRemoved(Ok(())),
+            ["shim-lost"] => Event::ShimLost,
+            _ => panic!("what is {event}?"),
+        };
+        self.observed.apply(event, self.now);
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut Pod)) {
+        change(Arc::make_mut(&mut self.desired.pod));
+    }
+
+    fn instance(&self, name: &str) -> Instance {
+        let attempt = self.observed.container(name).next_attempt;
+        let (kind, container) = self.desired.container(name).unwrap();
+        let container = Container {
+            id: format!("{name}-{attempt}"),
+            name: name.into(),
+            attempt,
+            image_ref: container.image.clone().unwrap_or_default(),
+            image_id: "sha256:1".into(),
+            log_path: "/log".into(),
+            state: ContainerState::Running { pid: 1, started_at: self.now },
+            labels: Default::default(),
+        };
+        let started = crate::pod::observed::started_without_probe(&self.desired, Some(kind), name);
+        Instance::new(container, started)
+    }
+
+    fn exit(&self, code: i32) -> Exit {
+        Exit { code, signal: None, oom_killed: false, started_at: self.now, finished_at: self.now }
+    }
+}
+
+fn summary(status: &PodStatus) -> String {
+    let mut text = format!("  = {}", status.phase.as_deref().unwrap_or("?"));
+    if let Some(reason) = &status.reason {
+        write!(text, " ({reason})").unwrap();
+    }
+    let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready");
+    if let Some(ready) = ready.filter(|ready| ready.status == "True" || ready.reason.is_some()) {
+        let reason = ready.message.as_ref().or(ready.reason.as_ref());
+        write!(text, ", ready {}: {}", ready.status, reason.map_or("", |text| text)).unwrap();
+    }
+    text.push('\n');
+    let all = status.init_container_statuses.iter().flatten();
+    for container in all.chain(status.container_statuses.iter().flatten()) {
+        writeln!(text, "    {}: {}", container.name, state(container)).unwrap();
+    }
+    text
+}
+
+fn state(status: &ContainerStatus) -> String {
+    let state = status.state.clone().unwrap_or_default();
+    let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    let mut text = if state.running.is_some() {
+        "running".into()
+    } else if let Some(ended) = state.terminated {
+        format!("terminated {} {}", ended.reason.unwrap_or_default(), ended.exit_code)
+    } else {
+        let waiting = state.waiting.unwrap_or_default();
+        format!("waiting {} {}", waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default())
+    };
+    if let Some(last) = last {
+        write!(text, ", last {} {}", last.reason.as_deref().unwrap_or_default(), last.exit_code).unwrap();
+    }
+    if status.restart_count > 0 {
+        write!(text, ", restarts {}", status.restart_count).unwrap();
+    }
+    if status.ready {
+        text += ", ready";
+    }
+    text.trim_end().into()
+}
+
+const ONE: &str = "{restartPolicy: Never, containers: [{name: c, image: i}]}";
+const ALWAYS: &str = "{containers: [{name: c, image: i}]}";
+const INIT: &str = "{restartPolicy: Never, initContainers: [{name: one, image: i}, \
+                    {name: side, image: i, restartPolicy: Always}], \
+                    containers: [{name: b, image: i}, {name: a, image: i}]}";

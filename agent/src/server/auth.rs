@@ -1,0 +1,98 @@
+//! Who calls the kubelet API, and whether they may.
+//!
+//! A client certificate of the cluster's CA is the only identity so far; tokens (TokenReview) and
+//! SubjectAccessReview come with joining upstream control planes. Until then only `system:masters` may call, which is the
+//! group of kube-apiserver's kubelet client.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::Method;
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+
+/// TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The cluster's CA is not usable.
+    #[error("cluster CA: {0}")]
+    ClientCa(String),
+    /// Our own certificate could not be made.
+    #[error("make the kubelet's serving certificate")]
+    Certificate(#[from] rcgen::Error),
+    /// rustls refused it.
+    #[error("kubelet TLS")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// A caller.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    user: String,
+    groups: Vec<String>,
+}
+
+/// A self-signed serving certificate (the kubelet's default too) and verification of clients against `client_ca`.
+pub(super) fn server_config(node: &str, address: IpAddr, client_ca: &[u8]) -> Result<ServerConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(client_ca) {
+        let certificate = certificate.map_err(|error| TlsError::ClientCa(error.to_string()))?;
+        roots.add(certificate).map_err(|error| TlsError::ClientCa(error.to_string()))?;
+    }
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::ClientCa(error.to_string()))?;
+    let own = rcgen::generate_simple_self_signed([node.to_owned(), address.to_string()])?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
+    let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+    let mut config = config.with_single_cert(vec![own.cert.der().clone()], key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// The identity in a client's certificate: CN is the user, O are the groups.
+pub(super) fn identity(certificates: Option<&[CertificateDer<'_>]>) -> Option<Identity> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificates?.first()?).ok()?;
+    let subject = certificate.subject();
+    let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups =
+        subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
+    Some(Identity { user, groups })
+}
+
+impl Identity {
+    /// Whether this caller may use one of the `subresources` of this node.
+    pub(super) fn may(&self, method: &Method, subresources: &[&str]) -> Result<(), String> {
+        if self.groups.iter().any(|group| group == "system:masters") {
+            return Ok(());
+        }
+        let verb = match *method {
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            _ => "get",
+        };
+        let subresources = subresources.join(" ");
+        Err(format!(
+            "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresources}])",
+            self.user
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_masters_may_call() {
+        let may = |group: &str| {
+            let caller = Identity { user: "u".to_owned(), groups: vec![group.to_owned()] };
+            caller.may(&Method::GET, &["healthz", "proxy"])
+        };
+        assert_eq!(may("system:masters"), Ok(()));
+        let refusal = "Forbidden (user=u, verb=get, resource=nodes, subresource(s)=[healthz proxy])";
+        assert_eq!(may("system:nodes"), Err(refusal.to_owned()));
+    }
+}

@@ -1,0 +1,136 @@
+//! The kubelet's HTTPS API on port 10250: health and container logs.
+//!
+//! ```text
+//!  API server ──TLS, client certificate──▶ identity ─▶ allowed? ─▶ /containerLogs/… ─▶ log files
+//! ```
+//!
+//! Nothing is answered without a client certificate of the cluster's CA; what the identity may do is decided per
+//! path, as the kubelet does it (subresources of `nodes`). Exec, attach, port-forward, stats and metrics come later and
+//! have their place in `route`.
+
+mod auth;
+mod logs;
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use auth::Identity;
+pub use logs::{LogFile, LogSource, Logs};
+
+/// The server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The port is taken, or the address is not ours.
+    #[error("listen on {address} for the kubelet API")]
+    Listen {
+        /// Address and port.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificate or the CA cannot be used.
+    #[error("{0}")]
+    Tls(#[from] auth::TlsError),
+}
+
+/// A body that may never end (a followed log).
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// The kubelet API.
+pub struct Server {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    logs: Arc<Logs>,
+}
+
+impl Server {
+    /// Binds the port, so that a port already taken is one clear error at start.
+    ///
+    /// # Errors
+    /// When the port is taken or `client_ca` (PEM) is no certificate.
+    pub async fn bind(
+        address: SocketAddr,
+        node: &str,
+        client_ca: &[u8],
+        logs: Logs,
+    ) -> Result<Self, ServerError> {
+        let tls = auth::server_config(node, address.ip(), client_ca)?;
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
+        Ok(Self { listener, tls: TlsAcceptor::from(Arc::new(tls)), logs: Arc::new(logs) })
+    }
+
+    /// Serves until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            let Ok((tcp, peer)) = accepted else {
+                // Out of file descriptors, most likely: let some close.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            };
+            let (tls, logs, stop) = (self.tls.clone(), Arc::clone(&self.logs), stop.clone());
+            tokio::spawn(async move {
+                let stream = match tls.accept(tcp).await {
+                    Ok(stream) => stream,
+                    Err(error) => return tracing::debug!(%peer, %error, "TLS handshake"),
+                };
+                let identity = Arc::new(auth::identity(stream.get_ref().1.peer_certificates()));
+                let service = service_fn(move |request| {
+                    let (identity, logs) = (Arc::clone(&identity), Arc::clone(&logs));
+                    async move { Ok::<_, Infallible>(route(identity.as_ref().as_ref(), &logs, request).await) }
+                });
+                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                tokio::select! {
+                    served = connection => if let Err(error) = served { tracing::debug!(%peer, error, "connection") },
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+    }
+}
+
+async fn route(identity: Option<&Identity>, logs: &Logs, request: Request<Incoming>) -> Response<Body> {
+    let Some(identity) = identity else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
+    let path: Vec<&str> = request.uri().path().split('/').filter(|part| !part.is_empty()).collect();
+    let subresources: &[&str] = match path.first().copied() {
+        Some("healthz") => &["healthz", "proxy"],
+        _ => &["proxy"],
+    };
+    if let Err(refusal) = identity.may(request.method(), subresources) {
+        return text(StatusCode::FORBIDDEN, &refusal);
+    }
+    match (request.method(), path.as_slice()) {
+        (&Method::GET, ["healthz"] | ["healthz", "ping"]) => text(StatusCode::OK, "ok"),
+        (&Method::GET, ["containerLogs", namespace, pod, container]) => {
+            let query = request.uri().query().unwrap_or_default();
+            logs.answer(namespace, pod, container, query).await
+        }
+        (_, ["healthz", ..] | ["containerLogs", _, _, _]) => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+        }
+        _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+    }
+}
+
+fn text(status: StatusCode, message: &str) -> Response<Body> {
+    let body = Full::new(Bytes::from(format!("{message}\n"))).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    response
+}

@@ -1,0 +1,267 @@
+//! ConfigMaps, Secrets, tokens and Services as the pods of this node need them.
+//!
+//! ```text
+//!  worker ──follow(uid, refs)──▶ Followed: one watch per object that any pod uses ──▶ changes channel ──▶ workers
+//!         ──config_map(ns, n)──▶ newest seen by that watch, else GET
+//! ```
+//!
+//! One watch per object, as the kubelet does it (`configMapAndSecretChangeDetectionStrategy: Watch`): a node may only
+//! read what its own pods use. Not for: what goes into a volume or an environment.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+};
+use kube::{Api, Client, api::PostParams, runtime::watcher};
+use orlop_model::event::Event;
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use crate::worker::ports::{ObjectFailure, ObjectRef, Objects, Token, TokenRequest};
+
+/// The API server's objects for pods of this node.
+pub struct ApiObjects {
+    client: Client,
+    followed: Mutex<HashMap<ObjectRef, Followed>>,
+    wanted: Mutex<HashMap<String, BTreeSet<ObjectRef>>>,
+    services: RwLock<Option<Services>>,
+    changes: mpsc::UnboundedSender<ObjectRef>,
+}
+
+/// By namespace and name.
+type Services = BTreeMap<(String, String), Arc<Service>>;
+
+/// One object's watch and what it saw last.
+struct Followed {
+    users: usize,
+    seen: Arc<RwLock<Seen>>,
+    task: AbortHandle,
+}
+
+#[derive(Default)]
+enum Seen {
+    /// The first list is not in.
+    #[default]
+    NotYet,
+    /// There is no such object.
+    Absent,
+    ConfigMap(Arc<ConfigMap>),
+    Secret(Arc<Secret>),
+}
+
+impl ApiObjects {
+    /// `changes` hears of every change of a followed object.
+    #[must_use]
+    pub fn new(client: Client, changes: mpsc::UnboundedSender<ObjectRef>) -> Self {
+        Self {
+            client,
+            followed: Mutex::default(),
+            wanted: Mutex::default(),
+            services: RwLock::default(),
+            changes,
+        }
+    }
+
+    /// Takes in what the watch of Services says.
+    pub fn apply_service(&self, event: &Event<Arc<Service>>) {
+        let key = |service: &Arc<Service>| {
+            let meta = &service.metadata;
+            (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        };
+        let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Reset(all) => *services = Some(all.iter().map(|s| (key(s), Arc::clone(s))).collect()),
+            Event::Apply(service) => {
+                services.get_or_insert_default().insert(key(service), Arc::clone(service));
+            }
+            Event::Delete(service) => {
+                services.get_or_insert_default().remove(&key(service));
+            }
+        }
+    }
+
+    fn start_watch(&self, object: &ObjectRef) -> Followed {
+        let seen = Arc::new(RwLock::default());
+        let task = match object {
+            ObjectRef::ConfigMap { namespace, name } => {
+                let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+                self.spawn_watch(api, name, object, Arc::clone(&seen), Seen::ConfigMap)
+            }
+            ObjectRef::Secret { namespace, name } => {
+                let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+                self.spawn_watch(api, name, object, Arc::clone(&seen), Seen::Secret)
+            }
+        };
+        Followed { users: 1, seen, task }
+    }
+
+    fn spawn_watch<K>(
+        &self,
+        api: Api<K>,
+        name: &str,
+        object: &ObjectRef,
+        seen: Arc<RwLock<Seen>>,
+        wrap: fn(Arc<K>) -> Seen,
+    ) -> AbortHandle
+    where
+        K: kube::Resource<DynamicType = ()>
+            + Clone
+            + serde::de::DeserializeOwned
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let (changes, object) = (self.changes.clone(), object.clone());
+        let mut events = super::watch(api, config);
+        let task = tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                let now = match event {
+                    Event::Reset(all) => all.into_iter().next().map_or(Seen::Absent, wrap),
+                    Event::Apply(one) => wrap(one),
+                    Event::Delete(_) => Seen::Absent,
+                };
+                *seen.write().unwrap_or_else(PoisonError::into_inner) = now;
+                if changes.send(object.clone()).is_err() {
+                    return;
+                }
+            }
+        });
+        task.abort_handle()
+    }
+
+    fn release(&self, object: &ObjectRef) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = followed.get_mut(object) {
+            entry.users -= 1;
+            if entry.users == 0 {
+                entry.task.abort();
+                followed.remove(object);
+            }
+        }
+    }
+
+    /// What the watch of this object saw, if there is one that has seen its first list.
+    fn seen<T>(&self, object: &ObjectRef, pick: impl Fn(&Seen) -> Option<T>) -> Option<T> {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = followed.get(object)?;
+        let seen = entry.seen.read().unwrap_or_else(PoisonError::into_inner);
+        pick(&seen)
+    }
+}
+
+/// `NotFound` in upstream's words, everything else as the server said it.
+fn failure(error: &kube::Error, kind: &'static str, name: &str) -> ObjectFailure {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            ObjectFailure::NotFound { kind, name: name.to_owned() }
+        }
+        kube::Error::Api(status) => ObjectFailure::Other(status.message.clone()),
+        other => ObjectFailure::Other(other.to_string()),
+    }
+}
+
+impl Objects for ApiObjects {
+    fn config_map<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectFailure>> {
+        let object = ObjectRef::ConfigMap { namespace: namespace.to_owned(), name: name.to_owned() };
+        let known = self.seen(&object, |seen| match seen {
+            Seen::ConfigMap(object) => Some(Arc::clone(object)),
+            _ => None,
+        });
+        async move {
+            if let Some(object) = known {
+                return Ok(object);
+            }
+            let got = Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get(name).await;
+            got.map(Arc::new).map_err(|error| failure(&error, "configmap", name))
+        }
+        .boxed()
+    }
+
+    fn secret<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
+        let object = ObjectRef::Secret { namespace: namespace.to_owned(), name: name.to_owned() };
+        let known = self.seen(&object, |seen| match seen {
+            Seen::Secret(object) => Some(Arc::clone(object)),
+            _ => None,
+        });
+        async move {
+            if let Some(object) = known {
+                return Ok(object);
+            }
+            let got = Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await;
+            got.map(Arc::new).map_err(|error| failure(&error, "secret", name))
+        }
+        .boxed()
+    }
+
+    fn token<'a>(&'a self, request: &'a TokenRequest) -> BoxFuture<'a, Result<Token, ObjectFailure>> {
+        async move {
+            let body = ApiTokenRequest {
+                spec: TokenRequestSpec {
+                    audiences: request.audience.iter().cloned().collect(),
+                    expiration_seconds: Some(request.expiration_seconds),
+                    bound_object_ref: Some(BoundObjectReference {
+                        api_version: Some("v1".to_owned()),
+                        kind: Some("Pod".to_owned()),
+                        name: Some(request.pod.name.clone()),
+                        uid: Some(request.pod.uid.clone()),
+                    }),
+                },
+                ..ApiTokenRequest::default()
+            };
+            let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), &request.pod.namespace);
+            let answer =
+                accounts.create_token_request(&request.service_account, &PostParams::default(), &body).await;
+            let answer =
+                answer.map_err(|error| failure(&error, "serviceaccount", &request.service_account))?;
+            let status = answer
+                .status
+                .ok_or_else(|| ObjectFailure::Other("token request without an answer".to_owned()))?;
+            Ok(Token { token: status.token, expires_at: status.expiration_timestamp.0 })
+        }
+        .boxed()
+    }
+
+    fn services(&self, namespace: &str) -> Option<Vec<Arc<Service>>> {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        let from = (namespace.to_owned(), String::new());
+        let in_namespace = services.as_ref()?.range(from..).take_while(|((ns, _), _)| ns == namespace);
+        Some(in_namespace.map(|(_, service)| Arc::clone(service)).collect())
+    }
+
+    fn follow(&self, uid: &str, objects: BTreeSet<ObjectRef>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = if objects.is_empty() {
+            wanted.remove(uid).unwrap_or_default()
+        } else {
+            wanted.insert(uid.to_owned(), objects.clone()).unwrap_or_default()
+        };
+        for object in objects.difference(&before) {
+            let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+            match followed.get_mut(object) {
+                Some(entry) => entry.users += 1,
+                None => {
+                    let entry = self.start_watch(object);
+                    followed.insert(object.clone(), entry);
+                }
+            }
+        }
+        for object in before.difference(&objects) {
+            self.release(object);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Volumes and files of pods on the node's disk.
+//!
+//! ```text
+//! <state_dir>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>     emptyDir; medium Memory is a tmpfs there
+//! <state_dir>/pods/<uid>/volumes/kubernetes.io~configmap/<name>     written atomically
+//! <state_dir>/pods/<uid>/volume-subpaths/<volume>/<container>/<n>   bind mounts made from opened descriptors
+//! <state_dir>/pods/<uid>/containers/<name>/<attempt>                termination log
+//! <state_dir>/pods/<uid>/etc-hosts, resolv.conf, hostname
+//! <run_dir>/volumes/<uid>/<name>                                    secret, projected, downwardAPI: never on a disk
+//! ```
+//!
+//! Everything is idempotent, because a start may be cut off anywhere. Not for: what goes into an environment.
+
+mod atomic;
+mod content;
+mod empty_dir;
+mod fs_group;
+mod host_path;
+mod last_words;
+pub mod layout;
+mod mounts;
+mod remove;
+mod sub_path;
+mod token;
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+
+use futures::{FutureExt as _, future::BoxFuture, future::join_all};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use self::{content::Payload, layout::Layout, token::Tokens};
+use crate::{
+    pod::{
+        desired::pod_ref,
+        machine::{Mount, PodRef},
+        observed::Volumes,
+        settings::Settings,
+    },
+    worker::ports::{Clock, LastWords, MountRequest, Objects, PodFiles},
+};
+
+/// The real [`PodFiles`].
+pub struct Disk {
+    settings: Arc<Settings>,
+    layout: Layout,
+    objects: Arc<dyn Objects>,
+    tokens: Tokens,
+}
+
+/// The directories of the node could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A directory.
+    #[error("make {}", path.display())]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Disk {
+    /// Makes the directories ready; secrets get a file system in memory if their directory is not on one.
+    pub fn open(
+        settings: Arc<Settings>,
+        objects: Arc<dyn Objects>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Disk, OpenError> {
+        let layout = Layout::new(&settings);
+        for path in [layout.pods(), layout.memory(), settings.log_dir.clone()] {
+            std::fs::create_dir_all(&path).map_err(|source| OpenError::Directory { path, source })?;
+        }
+        if let Err(error) = empty_dir::keep_in_memory(&layout.memory()) {
+            let path = layout.memory();
+            tracing::warn!(path = %path.display(), %error, "secrets of pods are on a disk, not in memory");
+        }
+        Ok(Disk { settings, layout, objects, tokens: Tokens::new(clock) })
+    }
+
+    async fn make(&self, pod: &Pod, volume: &Volume) -> Result<(PathBuf, Option<Timestamp>), String> {
+        let uid = pod_ref(pod).uid;
+        let spec = pod.spec.clone().unwrap_or_default();
+        let group = spec.security_context.as_ref().and_then(|context| context.fs_group);
+        if let Some(host_path) = &volume.host_path {
+            let host_path = host_path.clone();
+            let path = PathBuf::from(&host_path.path);
+            blocking(move || host_path::prepare(&host_path)).await?;
+            return Ok((path, None));
+        }
+        if let Some(empty_dir) = &volume.empty_dir {
+            let path = self.layout.volume(&uid, "empty-dir", &volume.name);
+            let size = empty_dir::size(&self.settings, &spec, empty_dir);
+            let memory = empty_dir.medium.as_deref() == Some("Memory");
+            let made = path.clone();
+            blocking(move || {
+                empty_dir::prepare(&made, memory.then_some(size))?;
+                fs_group::own(&made, group, false)
+            })
+            .await?;
+            return Ok((path, None));
+        }
+        let Some(payload) = content::payload(self, pod, volume).await? else {
+            return Err(format!("volume \"{}\" is of a kind that this node does not support", volume.name));
+        };
+        let path = match volume.config_map {
+            Some(_) => self.layout.volume(&uid, "configmap", &volume.name),
+            None => self.layout.memory_volume(&uid, &volume.name),
+        };
+        let Payload { files, refresh_at } = payload;
+        let target = path.clone();
+        blocking(move || atomic::write(&target, &files, group)).await?;
+        Ok((path, refresh_at))
+    }
+}
+
+impl PodFiles for Disk {
+    fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<(String, String)>>> {
+        async move {
+            let wanted = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+            let made = join_all(wanted.map(async |volume| (volume, self.make(&pod, volume).await))).await;
+            let (mut volumes, mut failures) = (Volumes::default(), Vec::new());
+            let mut paths = BTreeMap::new();
+            for (volume, result) in made {
+                match result {
+                    Ok((path, refresh_at)) => {
+                        paths.insert(volume.name.clone(), path);
+                        volumes.refresh_at = volumes.refresh_at.into_iter().chain(refresh_at).min();
+                    }
+                    Err(error) => failures.push((volume.name.clone(), error)),
+                }
+            }
+            volumes.paths = paths;
+            if failures.is_empty() { Ok(volumes) } else { Err(failures) }
+        }
+        .boxed()
+    }
+
+    fn mounts<'a>(&'a self, request: MountRequest<'a>) -> BoxFuture<'a, Result<Vec<Mount>, String>> {
+        let job = mounts::Job::new(&self.settings, &self.layout, &request);
+        blocking(move || job.run()).boxed()
+    }
+
+    fn last_words<'a>(&'a self, request: LastWords<'a>) -> BoxFuture<'a, Option<String>> {
+        let file = self.layout.termination_log(&request.pod.uid, &request.container.name, request.attempt);
+        let fall_back = request.failed
+            && request.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        let log = fall_back.then(|| request.log_path.to_path_buf());
+        async move { tokio::task::spawn_blocking(move || last_words::read(&file, log)).await.ok().flatten() }
+            .boxed()
+    }
+
+    fn remove_pod<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
+        self.tokens.forget(&pod.uid);
+        let (directory, memory) = (self.layout.pod(&pod.uid), self.layout.memory_pod(&pod.uid));
+        let logs =
+            (!pod.name.is_empty()).then(|| crate::pod::container::log_dir(&self.settings.log_dir, pod));
+        blocking(move || {
+            let logs = logs.map_or(Ok(()), |logs| remove::tree(&logs));
+            let steps = [remove::pod(&directory), remove::tree(&memory), logs];
+            let failures: Vec<_> = steps.into_iter().filter_map(Result::err).collect();
+            if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+        })
+        .boxed()
+    }
+
+    fn pods(&self) -> BoxFuture<'_, Vec<String>> {
+        let places = [self.layout.pods(), self.layout.memory()];
+        async move {
+            let list = move || {
+                let entries = places.into_iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten();
+                let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+                names.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+            };
+            tokio::task::spawn_blocking(list).await.unwrap_or_default()
+        }
+        .boxed()
+    }
+}
+
+/// File work beside the threads that serve everybody.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
+}

@@ -1,0 +1,371 @@
+//! Fakes of the doors: a small machine in memory that writes down what was done to it.
+//!
+//! Containers run until a test ends them; every call is a line in the log. Not for: timing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret, Service};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::ports::*;
+use crate::pod::container;
+
+/// Everything the fakes share.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) log: Vec<String>,
+    pub(crate) sandboxes: BTreeMap<String, Sandbox>,
+    pub(crate) attached: BTreeSet<String>,
+    pub(crate) directories: BTreeSet<String>,
+    pub(crate) config_maps: BTreeMap<String, Arc<ConfigMap>>,
+    pub(crate) statuses: BTreeMap<String, Arc<PodStatus>>,
+    pub(crate) deleted: BTreeSet<String>,
+    /// Images that cannot be had.
+    pub(crate) no_images: BTreeSet<String>,
+    /// Programs that cannot be started.
+    pub(crate) no_programs: BTreeSet<String>,
+    /// The next start of a container takes the task that asked for it along.
+    pub(crate) start_dies: bool,
+    /// Exit codes of commands run in containers.
+    pub(crate) exec_code: i32,
+}
+
+/// One handle for all doors.
+#[derive(Clone)]
+pub(crate) struct Fake {
+    world: Arc<Mutex<World>>,
+    began: Instant,
+    events: mpsc::UnboundedSender<RuntimeEvent>,
+    written: mpsc::UnboundedSender<Written>,
+}
+
+impl Fake {
+    pub(crate) fn new(
+        events: mpsc::UnboundedSender<RuntimeEvent>,
+        written: mpsc::UnboundedSender<Written>,
+    ) -> Fake {
+        Fake { world: Arc::default(), began: Instant::now(), events, written }
+    }
+
+    /// A restarted agent finds the same machine.
+    pub(crate) fn with_channels(
+        &self,
+        events: mpsc::UnboundedSender<RuntimeEvent>,
+        written: mpsc::UnboundedSender<Written>,
+    ) -> Fake {
+        Fake { world: Arc::clone(&self.world), began: self.began, events, written }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ports(&self) -> Ports {
+        let fake = || Arc::new(self.clone());
+        Ports {
+            runtime: fake(),
+            images: fake(),
+            network: fake(),
+            files: fake(),
+            objects: fake(),
+            clock: fake(),
+            events: fake(),
+            statuses: fake(),
+        }
+    }
+
+    pub(crate) fn say(&self, line: String) {
+        self.world().log.push(line);
+    }
+
+    /// The lines since the last call.
+    pub(crate) fn log(&self) -> String {
+        let lines = std::mem::take(&mut self.world().log);
+        lines.into_iter().map(|line| line + "\n").collect()
+    }
+
+    /// Ends a container.
+    pub(crate) fn exit(&self, uid: &str, id: &str, code: i32) {
+        let now = self.now();
+        let mut world = self.world();
+        let sandbox = world.sandboxes.get_mut(uid).expect("no such sandbox");
+        let container = sandbox.containers.iter_mut().find(|c| c.id == id).expect("no such container");
+        let ContainerState::Running { started_at, .. } = container.state else { return };
+        let exit = Exit { code, signal: None, oom_killed: false, started_at, finished_at: now };
+        container.state = ContainerState::Exited(exit.clone());
+        let event = RuntimeEvent::Exited { uid: uid.into(), container_id: id.into(), exit };
+        self.events.send(event).ok();
+    }
+
+    /// The id of the newest instance of a container.
+    pub(crate) fn newest(&self, uid: &str, name: &str) -> String {
+        let world = self.world();
+        let of_name = world.sandboxes[uid].containers.iter().filter(|c| c.name == name);
+        of_name.max_by_key(|c| c.attempt).expect("no such container").id.clone()
+    }
+}
+
+impl Runtime for Fake {
+    fn pods(&self) -> BoxFuture<'_, Vec<Sandbox>> {
+        async { self.world().sandboxes.values().cloned().collect() }.boxed()
+    }
+
+    fn create_sandbox<'a>(&'a self, spec: &'a SandboxSpec) -> BoxFuture<'a, Result<Sandbox, Failure>> {
+        async {
+            self.say(format!("sandbox {}", spec.pod.uid));
+            let sandbox = Sandbox {
+                pod: spec.pod.clone(),
+                netns: (!spec.host_network).then(|| "/ns".into()),
+                created_at: self.now(),
+                shim_alive: true,
+                containers: Vec::new(),
+            };
+            Ok(self.world().sandboxes.entry(spec.pod.uid.clone()).or_insert(sandbox).clone())
+        }
+        .boxed()
+    }
+
+    fn remove_sandbox<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        async move {
+            self.say(format!("remove sandbox {uid}"));
+            self.world().sandboxes.remove(uid);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn start_container<'a>(
+        &'a self,
+        uid: &'a str,
+        spec: &'a ContainerSpec,
+    ) -> BoxFuture<'a, Result<Container, StartFailure>> {
+        async move {
+            self.say(format!("start {}#{}", spec.name, spec.attempt));
+            let mut world = self.world();
+            if std::mem::take(&mut world.start_dies) {
+                drop(world);
+                panic!("as the test wants it");
+            }
+            if world.no_programs.contains(&spec.name) {
+                return Err(StartFailure::Run("no such file or directory".into()));
+            }
+            let id = container::id(uid, &spec.name, spec.attempt);
+            let started_at = self.now();
+            let sandbox = world.sandboxes.get_mut(uid).expect("a sandbox comes first");
+            assert!(sandbox.containers.iter().all(|c| c.id != id), "{} runs twice", spec.name);
+            let container = Container {
+                id,
+                name: spec.name.clone(),
+                attempt: spec.attempt,
+                image_ref: spec.image_ref.clone(),
+                image_id: spec.image.id.clone(),
+                log_path: spec.log_path.clone(),
+                state: ContainerState::Running { pid: 1, started_at },
+                labels: spec.labels.clone(),
+            };
+            sandbox.containers.push(container.clone());
+            Ok(container)
+        }
+        .boxed()
+    }
+
+    fn stop_container<'a>(
+        &'a self,
+        uid: &'a str,
+        id: &'a str,
+        signal: Option<&'a str>,
+        grace: Duration,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        async move {
+            let signal = signal.unwrap_or("TERM");
+            self.say(format!("signal {signal} grace {}s", grace.as_secs()));
+            let (fake, uid, id) = (self.clone(), uid.to_owned(), id.to_owned());
+            // The fake program obeys after a second.
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                fake.exit(&uid, &id, 143);
+            });
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn remove_container<'a>(&'a self, uid: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        async move {
+            let mut world = self.world();
+            let Some(sandbox) = world.sandboxes.get_mut(uid) else { return Ok(()) };
+            let old = sandbox.containers.iter().position(|c| c.id == id);
+            if let Some(old) = old.map(|old| sandbox.containers.remove(old)) {
+                world.log.push(format!("remove {}#{}", old.name, old.attempt));
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn exec<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        request: ExecRequest,
+    ) -> BoxFuture<'a, Result<ExecOutput, ExecFailure>> {
+        async move {
+            self.say(format!("exec {}", request.command.join(" ")));
+            Ok(ExecOutput { exit_code: self.world().exec_code, output: b"said".to_vec() })
+        }
+        .boxed()
+    }
+}
+
+impl Images for Fake {
+    fn get<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, ImageFailure>> {
+        async move {
+            let absent = self.world().no_images.contains(reference);
+            Ok((!absent).then(|| Image { id: "sha256:1".into(), ..Image::default() }))
+        }
+        .boxed()
+    }
+
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        _: &'a [(String, RegistryAuth)],
+    ) -> BoxFuture<'a, Result<Image, ImageFailure>> {
+        async move {
+            self.say(format!("pull {reference}"));
+            match self.world().no_images.contains(reference) {
+                true => Err(ImageFailure::Pull("connection refused".into())),
+                false => Ok(Image { id: "sha256:1".into(), size: 7, ..Image::default() }),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Network for Fake {
+    fn attach<'a>(&'a self, pod: &'a PodRef, _: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>> {
+        async move {
+            self.say(format!("attach {}", pod.uid));
+            self.world().attached.insert(pod.uid.clone());
+            Ok(Attached { address: IpAddr::from([10, 0, 0, 2]) })
+        }
+        .boxed()
+    }
+
+    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        async move {
+            self.say(format!("detach {uid}"));
+            self.world().attached.remove(uid);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn attached(&self) -> BoxFuture<'_, Vec<String>> {
+        async { self.world().attached.iter().cloned().collect() }.boxed()
+    }
+}
+
+impl PodFiles for Fake {
+    fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<(String, String)>>> {
+        async move {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            self.say(format!("volumes {uid}"));
+            self.world().directories.insert(uid);
+            Ok(Volumes::default())
+        }
+        .boxed()
+    }
+
+    fn mounts<'a>(&'a self, _: MountRequest<'a>) -> BoxFuture<'a, Result<Vec<Mount>, String>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+
+    fn last_words<'a>(&'a self, _: LastWords<'a>) -> BoxFuture<'a, Option<String>> {
+        async { None }.boxed()
+    }
+
+    fn remove_pod<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            self.say(format!("remove files {}", pod.uid));
+            self.world().directories.remove(&pod.uid);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn pods(&self) -> BoxFuture<'_, Vec<String>> {
+        async { self.world().directories.iter().cloned().collect() }.boxed()
+    }
+}
+
+impl Objects for Fake {
+    fn config_map<'a>(
+        &'a self,
+        _: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectFailure>> {
+        async move {
+            let found = self.world().config_maps.get(name).cloned();
+            found.ok_or(ObjectFailure::NotFound { kind: "configmap", name: name.into() })
+        }
+        .boxed()
+    }
+
+    fn secret<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
+        async move { Err(ObjectFailure::NotFound { kind: "secret", name: name.into() }) }.boxed()
+    }
+
+    fn token<'a>(&'a self, _: &'a TokenRequest) -> BoxFuture<'a, Result<Token, ObjectFailure>> {
+        let expires_at = self.now().checked_add(Duration::from_secs(3600)).unwrap_or(Timestamp::MAX);
+        async move { Ok(Token { token: "t".into(), expires_at }) }.boxed()
+    }
+
+    fn services(&self, _: &str) -> Option<Vec<Arc<Service>>> {
+        Some(Vec::new())
+    }
+
+    fn follow(&self, _: &str, _: BTreeSet<ObjectRef>) {}
+}
+
+impl Clock for Fake {
+    fn now(&self) -> Timestamp {
+        let start = Timestamp::from_second(1_000_000).expect("in range");
+        start.checked_add(self.began.elapsed()).expect("in range")
+    }
+}
+
+impl EventSink for Fake {
+    fn record(&self, event: PodEvent) {
+        let kind = if event.warning { "Warning" } else { "Normal" };
+        self.say(format!("event {kind} {}: {}", event.reason, event.message));
+    }
+}
+
+impl StatusSink for Fake {
+    fn publish(&self, pod: &Arc<Pod>, status: Arc<PodStatus>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready");
+        let ready = ready.is_some_and(|ready| ready.status == "True");
+        let phase = status.phase.clone().unwrap_or_default();
+        self.say(format!("status {phase}{}", if ready { ", ready" } else { "" }));
+        self.world().statuses.insert(uid.clone(), Arc::clone(&status));
+        self.written.send(Written { uid, status }).ok();
+    }
+
+    fn delete(&self, pod: &Arc<Pod>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        self.say(format!("delete object {uid}"));
+        self.world().deleted.insert(uid);
+    }
+
+    fn forget(&self, _: &str) {}
+}

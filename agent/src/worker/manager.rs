@@ -1,0 +1,283 @@
+//! Starts, feeds and retires the workers; adopts what is found at the start; removes what nobody asks for.
+//!
+//! Nothing is removed before the first full list: a pod that the API has not mentioned yet is not an unknown pod.
+//! Not for: anything about one pod that its worker can do.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use orlop_model::event::Event as Change;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{self, JoinError, JoinSet},
+};
+
+use super::{
+    Message, Reports, Shared,
+    pod_worker::PodWorker,
+    ports::{ObjectRef, Ports, RuntimeEvent, Sandbox, Written},
+};
+use crate::pod::{
+    admission, desired::Desired, events::Event, machine::PodRef, refs, settings::Settings, status::is_end,
+};
+
+/// What the manager listens to.
+pub struct Inputs {
+    /// Pods of this node; all sources merged, so that a `Reset` names them all.
+    pub pods: mpsc::Receiver<Change<Arc<Pod>>>,
+    /// What the runtime tells.
+    pub runtime: mpsc::UnboundedReceiver<RuntimeEvent>,
+    /// Statuses that reached the API server.
+    pub written: mpsc::UnboundedReceiver<Written>,
+    /// Objects of the API that changed.
+    pub changed: mpsc::UnboundedReceiver<ObjectRef>,
+}
+
+/// All pods of this node.
+pub struct Manager {
+    shared: Shared,
+    workers: HashMap<String, Handle>,
+    /// Sandboxes found at the start that no pod has claimed yet.
+    found: HashMap<String, Sandbox>,
+    tasks: JoinSet<bool>,
+    /// Whose task it is.
+    owners: HashMap<task::Id, String>,
+    cleanups: JoinSet<()>,
+    listed: bool,
+    counts: watch::Sender<Counts>,
+}
+
+/// How many pods there are, for metrics and readiness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pods with a worker.
+    pub workers: usize,
+    /// The first full list is in and what it did not name is being removed.
+    pub listed: bool,
+}
+
+struct Handle {
+    desired: watch::Sender<Desired>,
+    messages: Reports,
+    refs: BTreeSet<ObjectRef>,
+}
+
+impl Manager {
+    /// A manager that knows no pod yet.
+    pub fn new(settings: Arc<Settings>, ports: Ports) -> Manager {
+        Manager {
+            shared: Shared { ports, settings },
+            workers: HashMap::new(),
+            found: HashMap::new(),
+            tasks: JoinSet::new(),
+            owners: HashMap::new(),
+            cleanups: JoinSet::new(),
+            listed: false,
+            counts: watch::Sender::default(),
+        }
+    }
+
+    /// How many pods there are.
+    pub fn counts(&self) -> watch::Receiver<Counts> {
+        self.counts.subscribe()
+    }
+
+    /// Until the source of pods ends. Pods go on without us; a later manager adopts them.
+    pub async fn run(mut self, mut inputs: Inputs) {
+        let found = self.shared.ports.runtime.pods().await;
+        self.found = found.into_iter().map(|sandbox| (sandbox.pod.uid.clone(), sandbox)).collect();
+        loop {
+            tokio::select! {
+                // Ends of containers are taken before new wishes, so that no plan is made on stale ground.
+                biased;
+                Some(event) = inputs.runtime.recv() => self.runtime_event(event),
+                Some(written) = inputs.written.recv() => self.written(&written),
+                change = inputs.pods.recv() => match change {
+                    Some(change) => self.change(change).await,
+                    None => return,
+                },
+                Some(object) = inputs.changed.recv() => self.object_changed(&object),
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended).await,
+                Some(_) = self.cleanups.join_next() => {}
+            }
+            let counts = Counts { workers: self.workers.len(), listed: self.listed };
+            self.counts.send_if_modified(|known| std::mem::replace(known, counts) != counts);
+        }
+    }
+
+    async fn change(&mut self, change: Change<Arc<Pod>>) {
+        match change {
+            Change::Apply(pod) => self.apply(pod),
+            Change::Delete(pod) => {
+                if let Some(handle) = uid(&pod).and_then(|uid| self.workers.get(uid)) {
+                    handle.desired.send_modify(|desired| *desired = Desired { pod, gone: true });
+                }
+            }
+            Change::Reset(pods) => self.reset(pods).await,
+        }
+    }
+
+    async fn reset(&mut self, pods: Vec<Arc<Pod>>) {
+        let named: HashSet<String> = pods.iter().filter_map(|pod| uid(pod)).map(Into::into).collect();
+        pods.into_iter().for_each(|pod| self.apply(pod));
+        for (_, handle) in self.workers.iter().filter(|(uid, _)| !named.contains(*uid)) {
+            handle.desired.send_modify(|desired| desired.gone = true);
+        }
+        if !std::mem::replace(&mut self.listed, true) {
+            self.remove_unknown().await;
+        }
+    }
+
+    /// What was found on this machine and is in no list: sandboxes, addresses, directories.
+    async fn remove_unknown(&mut self) {
+        let mut unknown: HashMap<String, PodRef> =
+            self.found.drain().map(|(uid, sandbox)| (uid, sandbox.pod)).collect();
+        let (attached, directories) =
+            tokio::join!(self.shared.ports.network.attached(), self.shared.ports.files.pods());
+        for uid in attached.into_iter().chain(directories) {
+            let nameless = PodRef { namespace: String::new(), name: String::new(), uid: uid.clone() };
+            unknown.entry(uid).or_insert(nameless);
+        }
+        unknown.retain(|uid, _| !self.workers.contains_key(uid));
+        for pod in unknown.into_values() {
+            self.cleanups.spawn(remove_leftover(self.shared.clone(), pod));
+        }
+    }
+
+    fn apply(&mut self, pod: Arc<Pod>) {
+        let Some(uid) = uid(&pod).map(str::to_owned) else { return };
+        if let Some(handle) = self.workers.get_mut(&uid) {
+            handle.refs = refs::of_pod(&Desired::new(Arc::clone(&pod)));
+            handle.desired.send_if_modified(|desired| {
+                let news = desired.pod.metadata.resource_version != pod.metadata.resource_version
+                    || pod.metadata.resource_version.is_none();
+                if news {
+                    desired.pod = pod;
+                }
+                news
+            });
+            return;
+        }
+        let desired = Desired::new(pod);
+        let sandbox = self.found.remove(&uid);
+        let refused = self.refuse(&desired, sandbox.is_some());
+        let (desired, messages) = self.start(desired, sandbox, refused, Duration::ZERO);
+        let refs = refs::of_pod(&desired.borrow());
+        self.workers.insert(uid, Handle { desired, messages, refs });
+    }
+
+    fn start(
+        &mut self,
+        desired: Desired,
+        sandbox: Option<Sandbox>,
+        refused: Option<(String, String)>,
+        pause: Duration,
+    ) -> (watch::Sender<Desired>, Reports) {
+        let uid = desired.uid().to_owned();
+        let (desired, wanted) = watch::channel(desired);
+        let (reports, messages) = mpsc::unbounded_channel();
+        let channel = (reports.clone(), messages);
+        let worker = PodWorker::new(self.shared.clone(), wanted, sandbox, refused, channel);
+        let task = self.tasks.spawn(async move {
+            tokio::time::sleep(pause).await;
+            worker.run().await
+        });
+        self.owners.insert(task.id(), uid);
+        (desired, reports)
+    }
+
+    /// Why a pod that was never here cannot be here; what once ran is not asked again.
+    fn refuse(&self, desired: &Desired, found: bool) -> Option<(String, String)> {
+        let known = found || desired.told_phase().is_some_and(|phase| phase != "Pending");
+        if known || desired.deleting() {
+            return None;
+        }
+        let others: Vec<_> = self.workers.values().map(|handle| handle.desired.borrow().clone()).collect();
+        let refused = admission::admit(&self.shared.settings, desired, &others).err()?;
+        self.shared.tell(desired, true, admission::event_reason(&refused.reason), refused.text.clone());
+        Some((refused.reason, refused.text))
+    }
+
+    fn runtime_event(&mut self, event: RuntimeEvent) {
+        let (uid, message) = match event {
+            RuntimeEvent::Exited { uid, container_id, exit } => {
+                (uid, Message::Exited { id: container_id, exit })
+            }
+            RuntimeEvent::ShimLost { uid } => (uid, Event::ShimLost.into()),
+            // The exit record of the container says so too; until then the container goes on.
+            RuntimeEvent::Oom { .. } => return,
+        };
+        self.send(&uid, message);
+    }
+
+    fn written(&self, written: &Written) {
+        if is_end(&written.status) {
+            self.send(&written.uid, Event::EndWritten.into());
+        }
+    }
+
+    fn object_changed(&self, object: &ObjectRef) {
+        for handle in self.workers.values().filter(|handle| handle.refs.contains(object)) {
+            // A worker that has ended needs no news.
+            let _ended = handle.messages.send(Event::ObjectsChanged.into());
+        }
+    }
+
+    fn send(&self, uid: &str, message: Message) {
+        if let Some(handle) = self.workers.get(uid) {
+            // A worker that has ended needs no news.
+            let _ended = handle.messages.send(message);
+        }
+    }
+
+    /// A worker that is done is forgotten; one that died is started anew over what is there.
+    async fn ended(&mut self, ended: Result<(task::Id, bool), JoinError>) {
+        let (id, done) = match ended {
+            Ok(ended) => ended,
+            Err(died) => (died.id(), false),
+        };
+        let Some(uid) = self.owners.remove(&id) else { return };
+        let Some(handle) = self.workers.remove(&uid).filter(|_| !done) else { return };
+        tracing::error!(uid, "the worker of a pod died and is started again");
+        let desired = handle.desired.borrow().clone();
+        let sandbox = self.shared.ports.runtime.pods().await.into_iter().find(|found| found.pod.uid == uid);
+        let (desired, messages) = self.start(desired, sandbox, None, REVIVAL);
+        self.workers.insert(uid, Handle { desired, messages, refs: handle.refs });
+    }
+}
+
+/// Before a worker that died is started again.
+const REVIVAL: Duration = Duration::from_secs(1);
+
+/// A pod only this machine knows: everything of it goes, repeated until it is gone.
+async fn remove_leftover(shared: Shared, pod: PodRef) {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        tracing::info!(
+            uid = pod.uid,
+            namespace = pod.namespace,
+            name = pod.name,
+            "remove a pod nobody asks for"
+        );
+        let detached = shared.ports.network.detach(&pod.uid).await;
+        let removed = shared.ports.runtime.remove_sandbox(&pod.uid).await;
+        let cleared = shared.ports.files.remove_pod(&pod).await;
+        let errors = [detached.err().map(|e| e.0), removed.err().map(|e| e.0), cleared.err()];
+        if errors.iter().all(Option::is_none) {
+            return;
+        }
+        for error in errors.into_iter().flatten() {
+            tracing::warn!(uid = pod.uid, error, "remove a pod nobody asks for");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(60));
+    }
+}
+
+fn uid(pod: &Arc<Pod>) -> Option<&str> {
+    pod.metadata.uid.as_deref()
+}

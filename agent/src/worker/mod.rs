@@ -1,0 +1,90 @@
+//! One task per pod: it compares what is wanted with what is there, starts the actions of the plan and waits.
+//!
+//! ```text
+//! source ─▶ manager ─ watch<Desired> (latest wins) ─▶ pod worker ─ action ─▶ executor ─▶ runtime, images, network, disk
+//!              ▲   └─ events ──────────────────────▶   │  ▲                    │
+//! runtime events, written statuses, changed objects    │  └──── event ─────────┘
+//!                                                      ├─ status ─▶ StatusSink
+//!                                                      └─ wanted probes ─▶ prober tasks ─ event ─▶ worker
+//! ```
+//!
+//! Not for: deciding (that is `pod`), or knowing a particular runtime or API client (those come through `ports`).
+
+mod executor;
+#[cfg(test)]
+pub mod fakes;
+mod hook;
+mod image;
+pub mod manager;
+mod pod_worker;
+pub mod ports;
+mod start;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use self::ports::{PodEvent, Ports};
+use crate::pod::{
+    desired::{Desired, Kind, field_path},
+    events::Event,
+    machine::Exit,
+    settings::Settings,
+};
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The doors.
+    pub ports: Ports,
+    /// The node.
+    pub settings: Arc<Settings>,
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Something happened.
+    Event(Event),
+    /// The runtime says that a container ended; its last words are still to be read.
+    Exited {
+        /// Container id.
+        id: String,
+        /// How.
+        exit: Exit,
+    },
+}
+
+impl From<Event> for Message {
+    fn from(event: Event) -> Message {
+        Message::Event(event)
+    }
+}
+
+/// Where actions and probes report to.
+pub(crate) type Reports = mpsc::UnboundedSender<Message>;
+
+impl Shared {
+    /// Tells users something about a pod.
+    pub(crate) fn tell(&self, desired: &Desired, warning: bool, reason: &'static str, message: String) {
+        let pod = Arc::clone(&desired.pod);
+        self.ports.events.record(PodEvent { pod, field_path: None, warning, reason, message });
+    }
+
+    /// Tells users something about a container.
+    pub(crate) fn tell_about(
+        &self,
+        desired: &Desired,
+        container: &str,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
+        let kind = desired.container(container).map_or(Kind::Regular, |(kind, _)| kind);
+        let pod = Arc::clone(&desired.pod);
+        let field_path = Some(field_path(kind, container));
+        self.ports.events.record(PodEvent { pod, field_path, warning, reason, message });
+    }
+}

@@ -1,0 +1,399 @@
+//! The loop with fakes under paused time: what is done, in which order, and what survives a kill of the agent.
+
+use std::{sync::Arc, time::Duration};
+
+use expect_test::{Expect, expect};
+use k8s_openapi::{
+    api::core::v1::{Pod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use orlop_model::event::Event as Change;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{
+    fakes::Fake,
+    manager::{Inputs, Manager},
+    ports::{Clock as _, ObjectRef},
+};
+use crate::pod::settings::Settings;
+
+/// One agent over one fake machine.
+struct Agent {
+    fake: Fake,
+    pods: mpsc::Sender<Change<Arc<Pod>>>,
+    changed: mpsc::UnboundedSender<ObjectRef>,
+    task: JoinHandle<()>,
+}
+
+impl Agent {
+    fn start() -> Agent {
+        Agent::over(None)
+    }
+
+    fn over(machine: Option<&Fake>) -> Agent {
+        let (events, runtime) = mpsc::unbounded_channel();
+        let (confirm, written) = mpsc::unbounded_channel();
+        let (changed, changes) = mpsc::unbounded_channel();
+        let (pods, source) = mpsc::channel(16);
+        let fake = match machine {
+            Some(machine) => machine.with_channels(events, confirm),
+            None => Fake::new(events, confirm),
+        };
+        let manager = Manager::new(Arc::new(Settings::for_tests()), fake.ports());
+        let inputs = Inputs { pods: source, runtime, written, changed: changes };
+        Agent { task: tokio::spawn(manager.run(inputs)), fake, pods, changed }
+    }
+
+    /// As `kill -9`: nothing is said, nothing is cleaned up.
+    async fn kill(self) -> Fake {
+        self.task.abort();
+        let _ended = self.task.await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        self.fake
+    }
+
+    async fn send(&self, change: Change<Arc<Pod>>) {
+        self.pods.send(change).await.unwrap();
+        self.settle().await;
+    }
+
+    /// Lets everything happen that needs no time.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn pass(&self, seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    fn check(&self, expect: Expect) {
+        expect.assert_eq(&self.fake.log());
+    }
+}
+
+fn pod(spec: &str) -> Arc<Pod> {
+    let mut pod: Pod = serde_norway::from_str("{metadata: {name: p, namespace: ns, uid: u}}").unwrap();
+    pod.spec = Some(serde_norway::from_str(spec).unwrap());
+    Arc::new(pod)
+}
+
+fn deleted(fake: &Fake, pod: &Arc<Pod>, grace: i64) -> Arc<Pod> {
+    let mut pod = Pod::clone(pod);
+    pod.metadata.deletion_timestamp = Some(Time(fake.now()));
+    pod.metadata.deletion_grace_period_seconds = Some(grace);
+    pod.status = fake.world().statuses.get("u").map(|status| (**status).clone());
+    Arc::new(pod)
+}
+
+const ONE: &str = "{containers: [{name: c, image: \"i:1\"}]}";
+
+#[tokio::test(start_paused = true)]
+async fn from_apply_to_ready_and_gone() {
+    let agent = Agent::start();
+    let one = pod(ONE);
+    agent.send(Change::Reset(vec![Arc::clone(&one)])).await;
+    agent.check(expect![[r#"
+        volumes u
+        sandbox u
+        attach u
+        event Normal Pulled: Container image "i:1" already present on machine
+        start c#0
+        event Normal Created: Created container: c
+        event Normal Started: Started container c
+        status Running, ready
+    "#]]);
+    agent.send(Change::Apply(deleted(&agent.fake, &one, 30))).await;
+    agent.pass(2).await;
+    agent.check(expect![[r#"
+        event Normal Killing: Stopping container c
+        signal TERM grace 30s
+        status Failed
+        status Failed
+        detach u
+        remove sandbox u
+        remove files u
+        delete object u
+    "#]]);
+    agent.send(Change::Delete(one)).await;
+    assert!(agent.fake.world().sandboxes.is_empty());
+    agent.check(expect![[""]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn crash_loop_restarts_on_time() {
+    let agent = Agent::start();
+    agent.send(Change::Reset(vec![pod(ONE)])).await;
+    for _ in 0..3 {
+        let id = agent.fake.newest("u", "c");
+        agent.fake.exit("u", &id, 1);
+        agent.settle().await;
+    }
+    agent.fake.log();
+    agent.pass(9).await;
+    agent.check(expect![[""]]);
+    agent.pass(2).await;
+    agent.check(expect![[r#"
+        status Running
+        event Normal Pulled: Container image "i:1" already present on machine
+        start c#2
+        event Normal Created: Created container: c
+        event Normal Started: Started container c
+        status Running, ready
+        remove c#0
+    "#]]);
+    let kept: Vec<_> = agent.fake.world().sandboxes["u"].containers.iter().map(|c| c.attempt).collect();
+    assert_eq!(kept, [1, 2], "one dead instance is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn kill_at_any_moment_runs_nothing_twice() {
+    let spec = "{initContainers: [{name: i, image: \"i:1\"}], containers: [{name: a, image: \"i:1\"}, \
+                {name: b, image: \"i:1\"}]}";
+    for steps in 0..40 {
+        let agent = Agent::start();
+        agent.pods.send(Change::Reset(vec![pod(spec)])).await.unwrap();
+        for _ in 0..steps {
+            tokio::task::yield_now().await;
+        }
+        let machine = agent.kill().await;
+        let agent = Agent::over(Some(&machine));
+        let mut known = Pod::clone(&pod(spec));
+        known.status = machine.world().statuses.get("u").map(|status| (**status).clone());
+        agent.send(Change::Reset(vec![Arc::new(known)])).await;
+        agent.pass(1).await;
+        // The fake refuses a second start of the same instance; here every container has exactly one.
+        let id = agent.fake.newest("u", "i");
+        agent.fake.exit("u", &id, 0);
+        agent.pass(1).await;
+        let names: Vec<_> =
+            agent.fake.world().sandboxes["u"].containers.iter().map(|c| c.name.clone()).collect();
+        assert_eq!(names, ["i", "a", "b"], "killed after {steps} steps");
+        assert_eq!(agent.fake.world().statuses["u"].phase.as_deref(), Some("Running"));
+        agent.kill().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn restart_of_the_agent_restarts_nothing_and_keeps_ready() {
+    let agent = Agent::start();
+    let spec = "{containers: [{name: c, image: \"i:1\", readinessProbe: {exec: {command: [ok]}}}]}";
+    agent.send(Change::Reset(vec![pod(spec)])).await;
+    agent.pass(1).await;
+    let mut known = Pod::clone(&pod(spec));
+    known.status = agent.fake.world().statuses.get("u").map(|status| (**status).clone());
+    let machine = agent.kill().await;
+    machine.log();
+    let agent = Agent::over(Some(&machine));
+    agent.send(Change::Reset(vec![Arc::new(known)])).await;
+    agent.check(expect![[r#"
+        volumes u
+        exec ok
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_removed_before_the_first_list() {
+    let agent = Agent::start();
+    agent.send(Change::Reset(vec![pod(ONE)])).await;
+    let machine = agent.kill().await;
+    machine.log();
+    let agent = Agent::over(Some(&machine));
+    agent.pass(60).await;
+    agent.check(expect![[""]]);
+    agent.send(Change::Reset(Vec::new())).await;
+    agent.check(expect![[r#"
+        detach u
+        remove sandbox u
+        remove files u
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn image_that_cannot_be_pulled_is_told() {
+    let agent = Agent::start();
+    agent.fake.world().no_images.insert("i:1".into());
+    agent.send(Change::Reset(vec![pod(ONE)])).await;
+    agent.pass(4).await;
+    agent.check(expect![[r#"
+        volumes u
+        sandbox u
+        event Normal Pulling: Pulling image "i:1"
+        pull i:1
+        event Warning Failed: Failed to pull image "i:1": connection refused
+        event Warning Failed: Error: ErrImagePull
+        status Pending
+        attach u
+        status Pending
+        event Normal BackOff: Back-off pulling image "i:1"
+        event Warning Failed: Error: ImagePullBackOff
+        status Pending
+    "#]]);
+    agent.fake.world().no_images.clear();
+    agent.pass(7).await;
+    agent.check(expect![[r#"
+        event Normal Pulled: Container image "i:1" already present on machine
+        status Pending
+        start c#0
+        event Normal Created: Created container: c
+        event Normal Started: Started container c
+        status Running, ready
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_configmap_starts_the_container_when_it_appears() {
+    let agent = Agent::start();
+    agent
+        .send(Change::Reset(vec![pod(
+            "{containers: [{name: c, image: \"i:1\", envFrom: [{configMapRef: {name: m}}]}]}",
+        )]))
+        .await;
+    agent.check(expect![[r#"
+        volumes u
+        sandbox u
+        attach u
+        event Normal Pulled: Container image "i:1" already present on machine
+        event Warning Failed: Error: configmap "m" not found
+        status Pending
+    "#]]);
+    agent.fake.world().config_maps.insert("m".into(), Arc::default());
+    agent.changed.send(ObjectRef::config_map("ns", "m")).unwrap();
+    agent.settle().await;
+    agent.check(expect![[r#"
+        event Normal Pulled: Container image "i:1" already present on machine
+        volumes u
+        start c#0
+        event Normal Created: Created container: c
+        event Normal Started: Started container c
+        status Running, ready
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn liveness_failure_restarts_with_the_probes_grace() {
+    let agent = Agent::start();
+    let spec = "{containers: [{name: c, image: \"i:1\", livenessProbe: {exec: {command: [alive]}, periodSeconds: 1, \
+                failureThreshold: 2, terminationGracePeriodSeconds: 3}}]}";
+    agent.send(Change::Reset(vec![pod(spec)])).await;
+    agent.fake.log();
+    agent.fake.world().exec_code = 1;
+    agent.pass(3).await;
+    agent.check(expect![[r#"
+        exec alive
+        event Warning Unhealthy: Liveness probe failed: said
+        exec alive
+        event Warning Unhealthy: Liveness probe failed: said
+        event Normal Killing: Container c failed liveness probe, will be restarted
+        signal TERM grace 3s
+        status Running
+        event Normal Pulled: Container image "i:1" already present on machine
+        start c#1
+        event Normal Created: Created container: c
+        event Normal Started: Started container c
+        status Running, ready
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pre_stop_uses_up_the_grace_period() {
+    let agent = Agent::start();
+    let one = pod("{containers: [{name: c, image: \"i:1\", lifecycle: {preStop: {sleep: {seconds: 10}}, \
+         postStart: {exec: {command: [hello]}}}}]}");
+    agent.send(Change::Reset(vec![Arc::clone(&one)])).await;
+    agent.fake.log();
+    agent.send(Change::Apply(deleted(&agent.fake, &one, 5))).await;
+    agent.pass(7).await;
+    agent.check(expect![[r#"
+        event Normal Killing: Stopping container c
+        event Warning FailedPreStopHook: PreStopHook failed
+        signal TERM grace 2s
+        status Failed
+        status Failed
+        detach u
+        remove sandbox u
+        remove files u
+        delete object u
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn program_that_does_not_exist() {
+    let agent = Agent::start();
+    agent.fake.world().no_programs.insert("c".into());
+    agent.send(Change::Reset(vec![pod(ONE)])).await;
+    agent.check(expect![[r#"
+        volumes u
+        sandbox u
+        attach u
+        event Normal Pulled: Container image "i:1" already present on machine
+        start c#0
+        event Normal Created: Created container: c
+        event Warning Failed: Error: no such file or directory
+        status Running
+        event Normal Pulled: Container image "i:1" already present on machine
+        start c#1
+        event Normal Created: Created container: c
+        event Warning Failed: Error: no such file or directory
+        event Warning BackOff: Back-off restarting failed container c in pod p_ns(u)
+        status Running
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_that_does_not_fit_is_refused() {
+    let agent = Agent::start();
+    let big = pod("{containers: [{name: c, image: \"i:1\", resources: {requests: {cpu: 3}}}]}");
+    agent.send(Change::Reset(vec![big])).await;
+    agent.check(expect![[r#"
+          event Warning OutOfcpu: Node didn't have enough resource: cpu, requested: 3000, used: 0, capacity: 2000
+          status Failed
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_dies_does_not_leave_the_pod_alone() {
+    let agent = Agent::start();
+    agent.fake.world().start_dies = true;
+    agent.send(Change::Reset(vec![pod(ONE)])).await;
+    agent.fake.log();
+    agent.pass(2).await;
+    agent.check(expect![[r#"
+        volumes u
+        attach u
+        event Normal Pulled: Container image "i:1" already present on machine
+        start c#0
+        event Normal Created: Created container: c
+        event Normal Started: Started container c
+        status Running, ready
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_labels_reach_the_volumes() {
+    let agent = Agent::start();
+    let one = pod(ONE);
+    agent.send(Change::Reset(vec![Arc::clone(&one)])).await;
+    agent.fake.log();
+    let mut changed = Pod::clone(&one);
+    changed.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+    agent.send(Change::Apply(Arc::new(changed))).await;
+    agent.check(expect![["volumes u\n"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_controller_said_meanwhile_is_told_again() {
+    let agent = Agent::start();
+    let one = pod(ONE);
+    agent.send(Change::Reset(vec![Arc::clone(&one)])).await;
+    agent.fake.log();
+    let mut changed = Pod::clone(&one);
+    let mut status = PodStatus::clone(&agent.fake.world().statuses["u"]);
+    for condition in status.conditions.iter_mut().flatten().filter(|c| c.type_ == "Ready") {
+        condition.status = "False".into();
+    }
+    (changed.status, changed.metadata.resource_version) = (Some(status), Some("7".into()));
+    agent.send(Change::Apply(Arc::new(changed))).await;
+    agent.check(expect![[r#"
+        status Running, ready
+    "#]]);
+}

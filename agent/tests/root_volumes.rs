@@ -1,0 +1,219 @@
+//! Volumes against the kernel: tmpfs, bind mounts of sub paths, removal that never walks into a mount.
+//!
+//! Each test has directories of its own and unmounts what it mounted, also when it fails.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use orlop::{
+    pod::{
+        container::MountPlan,
+        desired::pod_ref,
+        machine::{Mount, Propagation},
+        observed::Volumes,
+        settings::{Allocatable, Settings},
+    },
+    volume::Disk,
+    worker::ports::{
+        Clock, MountRequest, ObjectFailure, ObjectRef, Objects, PodFiles as _, Token, TokenRequest,
+    },
+};
+
+struct Api;
+
+impl Objects for Api {
+    fn config_map<'a>(
+        &'a self,
+        _: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectFailure>> {
+        let data = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
+        let found = ConfigMap { data: Some(data), ..ConfigMap::default() };
+        let missing = ObjectFailure::NotFound { kind: "configmap", name: name.into() };
+        async move { if name == "m" { Ok(Arc::new(found)) } else { Err(missing) } }.boxed()
+    }
+
+    fn secret<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
+        async move { Err(ObjectFailure::NotFound { kind: "secret", name: name.into() }) }.boxed()
+    }
+
+    fn token<'a>(&'a self, _: &'a TokenRequest) -> BoxFuture<'a, Result<Token, ObjectFailure>> {
+        let expires_at = Timestamp::now().checked_add(std::time::Duration::from_secs(3600)).unwrap();
+        async move { Ok(Token { token: "jwt".into(), expires_at }) }.boxed()
+    }
+
+    fn services(&self, _: &str) -> Option<Vec<Arc<Service>>> {
+        None
+    }
+
+    fn follow(&self, _: &str, _: BTreeSet<ObjectRef>) {}
+}
+
+impl Clock for Api {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// A node's directories, unmounted and removed at the end.
+struct Node {
+    dir: tempfile::TempDir,
+    disk: Disk,
+}
+
+impl Node {
+    fn new() -> Node {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            node_name: "n".into(),
+            node_labels: BTreeMap::new(),
+            node_ips: Vec::new(),
+            state_dir: dir.path().join("state"),
+            run_dir: dir.path().join("run"),
+            log_dir: dir.path().join("logs"),
+            seccomp_dir: dir.path().join("seccomp"),
+            cgroup_root: "none".into(),
+            cluster_domain: "cluster.local".into(),
+            cluster_dns: Vec::new(),
+            node_resolv: String::new(),
+            node_hosts: String::new(),
+            allocatable: Allocatable::default(),
+            memory_capacity: 1 << 30,
+            pod_pids_limit: None,
+            allowed_unsafe_sysctls: Vec::new(),
+        };
+        let disk = Disk::open(Arc::new(settings), Arc::new(Api), Arc::new(Api)).unwrap();
+        Node { dir, disk }
+    }
+
+    fn mounts_below(&self) -> Vec<String> {
+        mounts_below(self.dir.path())
+    }
+
+    async fn mounts(&self, pod: &Pod, volumes: &Volumes, plans: &[MountPlan]) -> Result<Vec<Mount>, String> {
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let ips = [IpAddr::from([10, 0, 0, 2])];
+        let request = MountRequest { pod, container, attempt: 0, plans, volumes, pod_ips: &ips };
+        self.disk.mounts(request).await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for mount in mounts_below(self.dir.path()).iter().rev() {
+            Command::new("umount").args(["-l", mount]).status().unwrap();
+        }
+    }
+}
+
+/// Read by another eye than ours.
+fn mounts_below(dir: &Path) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let places = table.lines().filter_map(|line| line.split(' ').nth(4));
+    places.filter(|place| Path::new(place).starts_with(dir)).map(Into::into).collect()
+}
+
+fn pod(spec: &str) -> Arc<Pod> {
+    let mut pod: Pod =
+        serde_norway::from_str("{metadata: {name: p, namespace: ns, uid: u, labels: {a: b}}}").unwrap();
+    pod.spec = Some(serde_norway::from_str(spec).unwrap());
+    Arc::new(pod)
+}
+
+fn plan(volume: &str, sub_path: Option<&str>) -> MountPlan {
+    MountPlan {
+        volume: volume.into(),
+        sub_path: sub_path.map(Into::into),
+        destination: PathBuf::from("/x"),
+        read_only: false,
+        propagation: Propagation::Private,
+    }
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn secrets_and_memory_volumes_are_on_tmpfs_and_leave_nothing() {
+    let node = Node::new();
+    let pod = pod(
+        "{containers: [{name: c}], volumes: [{name: e, emptyDir: {medium: Memory, sizeLimit: 8Mi}}, \
+         {name: t, projected: {sources: [{serviceAccountToken: {path: token}}]}}, {name: m, configMap: {name: m}}]}",
+    );
+    let volumes = node.disk.make_volumes(Arc::clone(&pod)).await.unwrap();
+    let again = node.disk.make_volumes(Arc::clone(&pod)).await.unwrap();
+    assert_eq!(volumes.paths, again.paths);
+    let kind = |volume: &str| {
+        let out = Command::new("stat").args(["-f", "-c", "%T"]).arg(&volumes.paths[volume]).output().unwrap();
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!((&*kind("e"), &*kind("t")), ("tmpfs", "tmpfs"));
+    assert_eq!(fs::read_to_string(volumes.paths["t"].join("token")).unwrap(), "jwt");
+    assert_eq!(fs::read_to_string(volumes.paths["m"].join("key")).unwrap(), "value");
+    fs::write(volumes.paths["e"].join("big"), vec![0; 9 << 20]).unwrap_err();
+
+    node.disk.remove_pod(&pod_ref(&pod)).await.unwrap();
+    node.disk.remove_pod(&pod_ref(&pod)).await.unwrap();
+    let left = node.mounts_below();
+    assert_eq!(
+        left,
+        [node.dir.path().join("run/volumes").display().to_string()],
+        "only the node's own tmpfs"
+    );
+    assert!(node.disk.pods().await.is_empty());
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn sub_path_is_what_it_was_when_it_was_opened() {
+    let node = Node::new();
+    let pod = pod("{containers: [{name: c}], volumes: [{name: e, emptyDir: {}}]}");
+    let volumes = node.disk.make_volumes(Arc::clone(&pod)).await.unwrap();
+    let volume = &volumes.paths["e"];
+    assert_eq!(fs::metadata(volume).unwrap().permissions().mode() & 0o7777, 0o777);
+
+    let mounts = node.mounts(&pod, &volumes, &[plan("e", Some("a/b"))]).await.unwrap();
+    let bound = &mounts.last().unwrap().source;
+    assert_eq!(fs::metadata(bound).unwrap().ino(), fs::metadata(volume.join("a/b")).unwrap().ino());
+    // A later swap of the name for a link to the outside changes nothing.
+    fs::rename(volume.join("a"), volume.join("old")).unwrap();
+    symlink("/etc", volume.join("a")).unwrap();
+    fs::write(bound.join("f"), "x").unwrap();
+    assert!(volume.join("old/b/f").exists());
+    let error = node.mounts(&pod, &volumes, &[plan("e", Some("a/passwd"))]).await.unwrap_err();
+    assert_eq!(error, "failed to prepare subPath for volumeMount \"e\" of container \"c\"");
+
+    node.disk.remove_pod(&pod_ref(&pod)).await.unwrap();
+    assert!(node.mounts_below().iter().all(|mount| mount.ends_with("run/volumes")));
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn removal_spares_what_is_mounted_inside() {
+    let node = Node::new();
+    let outside = node.dir.path().join("precious");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("data"), "x").unwrap();
+    let pod = pod("{containers: [{name: c}], volumes: [{name: e, emptyDir: {}}]}");
+    let volumes = node.disk.make_volumes(Arc::clone(&pod)).await.unwrap();
+    let inside = volumes.paths["e"].join("mounted");
+    fs::create_dir(&inside).unwrap();
+    let bound = Command::new("mount").arg("--bind").args([&outside, &inside]).status().unwrap();
+    assert!(bound.success());
+    let error = node.disk.remove_pod(&pod_ref(&pod)).await.unwrap_err();
+    assert!(error.contains("still mounted"), "{error}");
+    assert_eq!(fs::read_to_string(outside.join("data")).unwrap(), "x");
+
+    Command::new("umount").arg(&inside).status().unwrap();
+    node.disk.remove_pod(&pod_ref(&pod)).await.unwrap();
+}

@@ -1,0 +1,38 @@
+//! What happens to an object between decoding and the store: upstream's defaults, server-made fields, rules.
+//!
+//! One file per family of kinds; `kinds::rows` points at their hooks. Everything here is pure: the world is
+//! seen through [`Surroundings`].
+
+pub mod causes;
+pub mod config;
+pub mod endpoints;
+mod fields;
+pub mod meta;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+mod podrules;
+mod podspec;
+pub mod service;
+pub mod workload;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+
+pub use causes::Causes;
+
+/// What hooks may know of the rest of the cluster.
+pub trait Surroundings {
+    /// An object by store prefix (`serviceaccounts`), namespace (empty for cluster scope) and name.
+    fn get(&self, prefix: &str, namespace: &str, name: &str) -> Option<Value>;
+    /// A free service address, or the wanted one if it is free; the error is what upstream says.
+    fn allocate_ip(&self, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, String>;
+    /// Node ports that services hold.
+    fn node_ports(&self) -> BTreeSet<i64>;
+    /// Five random characters of upstream's safe alphabet.
+    fn random_suffix(&self) -> String;
+    /// Now, as objects spell it (`2006-01-02T15:04:05Z`).
+    fn now(&self) -> String;
+}

@@ -1,0 +1,106 @@
+//! The impure side of [`Surroundings`]: the store, the clock and randomness, for hooks.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Api;
+use crate::admission::Surroundings;
+
+impl Surroundings for Api {
+    fn get(&self, prefix: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = if namespace.is_empty() {
+            format!("{prefix}/{name}")
+        } else {
+            format!("{prefix}/{namespace}/{name}")
+        };
+        serde_json::from_slice(&self.store.get(&key)?.value).ok()
+    }
+
+    fn allocate_ip(&self, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
+        let taken = self.taken_addresses();
+        let net = self.service_cidr;
+        if let Some(wanted) = wanted {
+            if !net.contains(wanted) || wanted == net.network() || wanted == net.broadcast() {
+                return Err(format!(
+                    "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {net}"
+                ));
+            }
+            return if taken.contains(&wanted) {
+                Err("provided IP is already allocated".into())
+            } else {
+                Ok(wanted)
+            };
+        }
+        let usable = u32::try_from(net.size().saturating_sub(2)).unwrap_or(u32::MAX);
+        if usable == 0 {
+            return Err("range is full".into());
+        }
+        // Start anywhere, so that an address is not handed out again right after its service is gone.
+        let start = u32::from_le_bytes(random::<4>()) % usable;
+        (0..usable)
+            .filter_map(|i| net.nth(1 + start.wrapping_add(i) % usable))
+            .find(|ip| !taken.contains(ip))
+            .ok_or_else(|| "range is full".into())
+    }
+
+    fn node_ports(&self) -> BTreeSet<i64> {
+        let services = self.services();
+        let ports = services.iter().filter_map(|s| s["spec"]["ports"].as_array()).flatten();
+        ports.filter_map(|port| port["nodePort"].as_i64()).collect()
+    }
+
+    fn random_suffix(&self) -> String {
+        orlop_model::hash::suffix(u64::from_le_bytes(random::<8>()), 5)
+    }
+
+    fn now(&self) -> String {
+        format_time(Timestamp::now())
+    }
+}
+
+impl Api {
+    fn taken_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let mut taken = BTreeSet::from([self.kubernetes_ip]);
+        for service in self.services() {
+            taken.extend(super::object::text(&service, &["spec", "clusterIP"]).parse::<Ipv4Addr>());
+        }
+        taken
+    }
+
+    fn services(&self) -> Vec<Value> {
+        let objects = self.store.list("services/").1;
+        objects.iter().filter_map(|object| serde_json::from_slice(&object.value).ok()).collect()
+    }
+}
+
+/// Time as objects spell it.
+pub(super) fn format_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Random bytes of the kernel.
+pub(super) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        // Cannot fail once the kernel is up; an interrupted call is repeated.
+        if let Ok(count) =
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+        {
+            filled += count;
+        }
+    }
+    bytes
+}
+
+/// A random (version 4) UUID.
+pub(super) fn uuid() -> String {
+    let mut bytes = random::<16>();
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex = hex::encode(bytes);
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}

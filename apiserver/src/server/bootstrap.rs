@@ -1,0 +1,68 @@
+//! What every cluster has from the start: four namespaces and the server's own service.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use crate::rest::status::Failure;
+use crate::rest::{Api, Target};
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Creates what is missing and points the server's endpoints at the present address.
+pub(super) async fn run(api: &Api, address: IpAddr, port: u16) -> Result<(), Failure> {
+    let namespaces = NAMESPACES
+        .iter()
+        .map(|name| ensure(api, "", "namespaces", "", name, json!({"metadata": {"name": name}})));
+    futures::future::try_join_all(namespaces).await?;
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "metadata": {"name": "kubernetes", "labels": labels},
+        "spec": {
+            "clusterIP": api.kubernetes_ip.to_string(), "type": "ClusterIP",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+    });
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{
+            "addresses": [{"ip": address.to_string()}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }],
+    });
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    futures::try_join!(
+        ensure(api, "", "services", "default", "kubernetes", service),
+        ensure(api, "", "endpoints", "default", "kubernetes", endpoints),
+        ensure(api, "discovery.k8s.io", "endpointslices", "default", "kubernetes", slice),
+    )?;
+    Ok(())
+}
+
+/// Creates an object, or puts back the parts of it that are ours.
+async fn ensure(
+    api: &Api,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+    mut object: Value,
+) -> Result<(), Failure> {
+    let kind = crate::kinds::find(group, "v1", resource).ok_or_else(Failure::no_such_path)?;
+    object["apiVersion"] = kind.gvk.api_version().into();
+    object["kind"] = kind.gvk.kind.into();
+    let target = Target { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+    match api.create_object(&target, object.clone(), false).await {
+        Err(failure) if failure.reason == "AlreadyExists" => {}
+        other => return other.map(drop),
+    }
+    if resource == "namespaces" {
+        return Ok(());
+    }
+    api.put_back(&target, &object).await
+}

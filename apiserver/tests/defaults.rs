@@ -1,0 +1,227 @@
+//! What the server fills in, refuses and keeps fixed, per kind.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use expect_test::expect;
+use serde_json::json;
+use support::{Server, check};
+
+#[tokio::test]
+async fn pods_get_upstreams_defaults() {
+    check(
+        "
+POST /api/v1/namespaces/default/pods /spec/restartPolicy /spec/dnsPolicy /spec/terminationGracePeriodSeconds /spec/schedulerName /spec/enableServiceLinks /spec/securityContext /spec/serviceAccountName /spec/priority /status/phase /status/qosClass /spec/containers/0/imagePullPolicy /spec/containers/0/terminationMessagePolicy /spec/tolerations/0/tolerationSeconds /spec/volumes/0/projected/sources/0/serviceAccountToken/expirationSeconds /metadata/generation
+  {metadata: {name: a}, spec: {containers: [{name: c, image: 'i:1'}]}}
+POST /api/v1/namespaces/default/pods /spec/volumes /spec/containers/0/volumeMounts /status/qosClass /spec/containers/0/resources/requests
+  {metadata: {name: b}, spec: {automountServiceAccountToken: false, volumes: [{name: v}, {name: m, configMap: {name: x}}], containers: [{name: c, image: i, resources: {limits: {cpu: '1', memory: 1Gi}}}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: c}, spec: {serviceAccountName: none, containers: [{name: c, image: i}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: d}, spec: {priorityClassName: none, containers: [{name: c, image: i}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: e}, spec: {containers: []}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: f}, spec: {restartPolicy: Often, containers: [{name: c, image: i, ports: [{containerPort: 70000}], volumeMounts: [{name: v, mountPath: /v}], resources: {requests: {cpu: '2'}, limits: {cpu: '1'}}}]}}
+",
+        expect![[r#"
+            201 Always ClusterFirst 30 default-scheduler true {} default 0 Pending BestEffort IfNotPresent File 300 3607 1
+            201 [{"emptyDir":{},"name":"v"},{"configMap":{"defaultMode":420,"name":"x"},"name":"m"}] null Guaranteed {"cpu":"1","memory":"1Gi"}
+            403 Forbidden pods "c" is forbidden: error looking up service account default/none: serviceaccount "none" not found
+            403 Forbidden pods "d" is forbidden: no PriorityClass with name none was found
+            422 Invalid Pod "e" is invalid: spec.containers: Required value
+            422 Invalid Pod "f" is invalid: [spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive, spec.containers[0].volumeMounts[0].name: Not found: "v", spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1, spec.restartPolicy: Unsupported value: "Often": supported values: "Always", "OnFailure", "Never"]
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn pods_change_only_where_upstream_allows() {
+    check(
+        "
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: a}, spec: {containers: [{name: c, image: 'i:1'}]}}
+PATCH /api/v1/namespaces/default/pods/a type=application/strategic-merge-patch+json /spec/containers/0/image /metadata/generation
+  {spec: {containers: [{name: c, image: 'i:2'}]}}
+PATCH /api/v1/namespaces/default/pods/a type=application/merge-patch+json
+  {spec: {restartPolicy: Never}}
+PATCH /api/v1/namespaces/default/pods/a type=application/strategic-merge-patch+json
+  {spec: {containers: [{name: d, image: 'i:2'}]}}
+POST /api/v1/namespaces/default/pods/a/binding
+  {target: {kind: Node, name: n1}}
+POST /api/v1/namespaces/default/pods/a/binding
+  {target: {kind: Node, name: n2}}
+GET /api/v1/namespaces/default/pods/a /spec/nodeName /status/conditions/0/type /status/conditions/0/status
+GET /api/v1/pods?fieldSelector=spec.nodeName%3Dn1,status.phase!%3DFailed /items/0/metadata/name
+DELETE /api/v1/namespaces/default/pods/a /metadata/deletionGracePeriodSeconds
+DELETE /api/v1/namespaces/default/pods/a /metadata/deletionGracePeriodSeconds
+  {gracePeriodSeconds: 5}
+DELETE /api/v1/namespaces/default/pods/a /metadata/deletionGracePeriodSeconds
+  {gracePeriodSeconds: 60}
+DELETE /api/v1/namespaces/default/pods/a /kind /metadata/name
+  {gracePeriodSeconds: 0}
+GET /api/v1/namespaces/default/pods/a
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: unscheduled}, spec: {containers: [{name: c, image: 'i:1'}]}}
+DELETE /api/v1/namespaces/default/pods/unscheduled /kind
+GET /api/v1/namespaces/default/pods/unscheduled
+",
+        expect![[r#"
+            201
+            200 i:2 2
+            422 Invalid Pod "a" is invalid: spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)
+            422 Invalid Pod "a" is invalid: spec.containers: Forbidden: pod updates may not add or remove containers
+            201 Success null
+            409 Conflict Operation cannot be fulfilled on pods "a": pod a is already assigned to node "n1"
+            200 n1 PodScheduled True
+            200 a
+            200 30
+            200 5
+            200 5
+            200 Pod a
+            404 NotFound pods "a" not found
+            201
+            200 Pod
+            404 NotFound pods "unscheduled" not found
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn services_get_addresses_that_stay() {
+    let server = Server::start().await;
+    let path = "/api/v1/namespaces/default/services";
+    let spec = |extra: serde_json::Value| {
+        let mut spec = json!({"selector": {"a": "b"}, "ports": [{"port": 80}]});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        spec
+    };
+    let made = server.post(path, &json!({"metadata": {"name": "a"}, "spec": spec(json!({}))})).await;
+    let ip = made["spec"]["clusterIP"].as_str().unwrap();
+    assert!(ip.starts_with("10.96."), "{ip}");
+    assert_eq!(made["spec"]["clusterIPs"], json!([ip]));
+    expect![[r#"
+        200 10.96.0.1 443
+        200 ["127.0.0.1"] {"kubernetes.io/service-name":"kubernetes"}
+        422 Invalid Service "b" is invalid: spec.clusterIPs: Invalid value: ["IP"]: failed to allocate IP IP: provided IP is already allocated
+        422 Invalid Service "b" is invalid: spec.clusterIPs: Invalid value: ["10.0.0.1"]: failed to allocate IP 10.0.0.1: the provided IP (10.0.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16
+        422 Invalid Service "b" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.1"]: failed to allocate IP 10.96.0.1: provided IP is already allocated
+        201 10.96.3.4 53 TCP ClusterIP None Cluster ["IPv4"] SingleStack
+        200 10.96.3.4 dns
+        422 Invalid Service "b" is invalid: spec.clusterIPs[0]: Invalid value: ["10.96.3.5"]: may not change once set
+        201 None ["None"]
+        201 30000 Cluster
+        422 Invalid Service "none" is invalid: spec.ports: Required value
+        422 Invalid Service "1x" is invalid: [metadata.name: Invalid value: "1x": a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?'), spec.ports[0].name: Required value, spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive, spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive]
+    "#]].assert_eq(
+        &server
+            .run(&format!(
+                "
+GET /api/v1/namespaces/default/services/kubernetes /spec/clusterIP /spec/ports/0/port
+GET /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes /endpoints/0/addresses /metadata/labels
+POST {path}
+  {{metadata: {{name: b}}, spec: {{clusterIP: {ip}, ports: [{{port: 1}}]}}}}
+POST {path}
+  {{metadata: {{name: b}}, spec: {{clusterIP: 10.0.0.1, ports: [{{port: 1}}]}}}}
+POST {path}
+  {{metadata: {{name: b}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 1}}]}}}}
+POST {path} /spec/clusterIP /spec/ports/0/targetPort /spec/ports/0/protocol /spec/type /spec/sessionAffinity /spec/internalTrafficPolicy /spec/ipFamilies /spec/ipFamilyPolicy
+  {{metadata: {{name: b}}, spec: {{clusterIP: 10.96.3.4, ports: [{{port: 53}}]}}}}
+PUT {path}/b /spec/clusterIP /spec/ports/0/targetPort
+  {{metadata: {{name: b}}, spec: {{ports: [{{port: 53, targetPort: dns}}]}}}}
+PATCH {path}/b type=application/merge-patch+json
+  {{spec: {{clusterIP: 10.96.3.5}}}}
+POST {path} /spec/clusterIP /spec/clusterIPs
+  {{metadata: {{name: headless}}, spec: {{clusterIP: None}}}}
+POST {path} /spec/ports/0/nodePort /spec/externalTrafficPolicy
+  {{metadata: {{name: np}}, spec: {{type: NodePort, ports: [{{port: 1}}]}}}}
+POST {path}
+  {{metadata: {{name: none}}, spec: {{}}}}
+POST {path}
+  {{metadata: {{name: 1x}}, spec: {{ports: [{{port: 0}}, {{port: 1, name: x}}]}}}}
+"
+            ))
+            .await
+            .replace(ip, "IP"),
+    );
+}
+
+#[tokio::test]
+async fn secrets_and_config_maps() {
+    check(
+        "
+POST /api/v1/namespaces/default/secrets /type /data /stringData
+  {metadata: {name: a}, stringData: {k: v}}
+PATCH /api/v1/namespaces/default/secrets/a type=application/merge-patch+json
+  {type: other}
+POST /api/v1/namespaces/default/configmaps
+  {metadata: {name: a}, immutable: true, data: {k: v}}
+PATCH /api/v1/namespaces/default/configmaps/a type=application/merge-patch+json
+  {data: {k: w}}
+POST /api/v1/namespaces/default/configmaps
+  {metadata: {name: b}, data: {'a/b': v}}
+",
+        expect![[r#"
+            201 Opaque {"k":"dg=="} null
+            422 Invalid Secret "a" is invalid: type: Invalid value: "other": field is immutable
+            201
+            422 Invalid ConfigMap "a" is invalid: data: Forbidden: field is immutable when `immutable` is set
+            422 Invalid ConfigMap "b" is invalid: data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn deployments_keep_their_selector() {
+    check(
+        "
+POST /apis/apps/v1/namespaces/default/deployments /spec/replicas /spec/strategy /spec/revisionHistoryLimit /spec/progressDeadlineSeconds /spec/template/spec/restartPolicy
+  {metadata: {name: d}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: 'i:1'}]}}}}
+PUT /apis/apps/v1/namespaces/default/deployments/d
+  {metadata: {name: d}, spec: {selector: {matchLabels: {a: c}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: c, image: 'i:1'}]}}}}
+POST /apis/apps/v1/namespaces/default/deployments
+  {metadata: {name: e}, spec: {template: {spec: {containers: [{name: c, image: 'i:1'}]}}}}
+POST /apis/apps/v1/namespaces/default/deployments
+  {metadata: {name: e}, spec: {selector: {}, template: {metadata: {labels: {a: b}}, spec: {restartPolicy: Never, containers: [{name: c, image: 'i:1'}]}}}}
+POST /apis/apps/v1/namespaces/default/deployments
+  {metadata: {name: e}, spec: {strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0%}}, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: 'i:1'}]}}}}
+",
+        expect![[r#"
+            201 1 {"rollingUpdate":{"maxSurge":"25%","maxUnavailable":"25%"},"type":"RollingUpdate"} 10 600 Always
+            422 Invalid Deployment.apps "d" is invalid: spec.selector: Invalid value: {"matchLabels":{"a":"c"}}: field is immutable
+            422 Invalid Deployment.apps "e" is invalid: spec.selector: Required value
+            422 Invalid Deployment.apps "e" is invalid: [spec.selector: Invalid value: {}: empty selector is invalid for deployment, spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always"]
+            422 Invalid Deployment.apps "e" is invalid: spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "0%": may not be 0 when `maxSurge` is 0
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn events_are_one_thing_in_two_groups() {
+    check(
+        "
+POST /api/v1/namespaces/default/events /metadata/name
+  {metadata: {name: a}, involvedObject: {kind: Pod, name: p, namespace: default, uid: u}, reason: Started, message: hello, count: 2, type: Normal}
+GET /apis/events.k8s.io/v1/namespaces/default/events/a /apiVersion /regarding/name /note /deprecatedCount
+GET /api/v1/namespaces/default/events?fieldSelector=involvedObject.uid%3Du,involvedObject.name%3Dp /items/0/message
+GET /apis/events.k8s.io/v1/events /kind /items/0/apiVersion /items/0/note
+PATCH /apis/events.k8s.io/v1/namespaces/default/events/a type=application/merge-patch+json /note
+  {note: again}
+GET /api/v1/namespaces/default/events/a /apiVersion /message
+",
+        expect![[r#"
+            201 a
+            200 events.k8s.io/v1 p hello 2
+            200 hello
+            200 EventList events.k8s.io/v1 hello
+            200 again
+            200 v1 again
+        "#]],
+    )
+    .await;
+}

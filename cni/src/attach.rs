@@ -1,0 +1,310 @@
+//! Attaching and detaching one pod, on a blocking thread. Everything is checked before anything is touched.
+
+use std::{fs::File, net::Ipv4Addr, thread, time::Duration};
+
+use rustix::io::Errno;
+
+use crate::{
+    error::{AttachError, CheckError, DetachError, chain},
+    execute::{Failed, Links, execute},
+    ipam::Owner,
+    names::{self, LinkName, Mac, POD_INTERFACE},
+    netlink::{self, Route, RouteSocket, VethPair},
+    netns::Netns,
+    network::{Attached, Attachment, Inner},
+    plan::{LinkOp, PodLink, plan},
+    reap::{DOOMED, Reaper},
+    sysctl::{self, SysctlError},
+};
+
+/// For older kernels: how often to ask for the carrier, and the pause in between.
+const CARRIER_ATTEMPTS: u32 = 1000;
+const CARRIER_PAUSE: Duration = Duration::from_millis(1);
+
+/// Why a step had no effect.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// A setting.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The link was removed meanwhile.
+    #[error("interface {0} is gone")]
+    Gone(String),
+    /// The kernel does not let the link send.
+    #[error("interface {0} has no carrier")]
+    NoCarrier(String),
+}
+
+pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached, AttachError> {
+    let Attachment { uid, namespace, name, netns } = attachment;
+    let owner = Owner { uid: uid.clone(), pod: format!("{namespace}/{name}") };
+    if !names::valid_uid(uid) || owner.pod.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(AttachError::Name(owner.pod));
+    }
+    let netns = Netns::open(netns)?;
+    let _turn = inner.turn(uid);
+    let mut pod = enter(&netns)?;
+    let mut host = inner.socket().map_err(|e| AttachError::Socket("node", e))?;
+
+    let (assigned, log) = {
+        let mut ledger = inner.ledger();
+        (ledger.assign(&owner)?, ledger.log())
+    };
+    let want = PodLink::new(uid, assigned.address, inner.config.mtu);
+    let synced = match assigned.new {
+        true => log.sync_data().map_err(|source| inner.ledger().fault("sync", source).into()),
+        false => Ok(()),
+    };
+    let linked = synced.and_then(|()| {
+        let _one_at_a_time = inner.wiring();
+        link(&want, &mut host, &mut pod, &netns)
+    });
+    inner.put_back(host);
+    match linked {
+        Ok(()) => Ok(Attached { address: want.address, interface: POD_INTERFACE.to_owned(), mtu: want.mtu }),
+        Err(error) => {
+            let may_be_in_use = matches!(&error, AttachError::Step { left, .. } if !left.is_empty());
+            if assigned.new
+                && !may_be_in_use
+                && let Err(release) = inner.ledger().release(uid)
+            {
+                tracing::warn!(
+                    uid,
+                    error = chain(&release),
+                    "address of a pod that was not attached stays taken"
+                );
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Attaching again would change nothing.
+pub(crate) fn check(inner: &Inner, attachment: &Attachment, expected: Ipv4Addr) -> Result<(), CheckError> {
+    let netns = Netns::open(&attachment.netns).map_err(AttachError::Netns)?;
+    let _turn = inner.turn(&attachment.uid);
+    let known = inner.ledger().allocator().address(&attachment.uid);
+    if known != Some(expected) {
+        return Err(CheckError::Address { expected, known });
+    }
+    let mut pod = enter(&netns)?;
+    let mut host = inner.socket().map_err(|e| AttachError::Socket("node", e))?;
+    let want = PodLink::new(&attachment.uid, expected, inner.config.mtu);
+    let state = netlink::observe(&want, &mut host, &mut pod).map_err(AttachError::Observe)?;
+    inner.put_back(host);
+    let missing: Vec<_> =
+        plan(&want, &state).map_err(AttachError::Plan)?.iter().map(ToString::to_string).collect();
+    if missing.is_empty() { Ok(()) } else { Err(CheckError::Missing { missing }) }
+}
+
+pub(crate) fn detach(inner: &Inner, uid: &str) -> Result<(), DetachError> {
+    let _turn = inner.turn(uid);
+    let mut host = inner.socket().map_err(DetachError::Socket)?;
+    let name = LinkName::for_pod(uid);
+    let deleted = delete_pair(&name, uid, &inner.reaper, &mut host);
+    inner.put_back(host);
+    // As long as the link is there its address must not go to another pod.
+    deleted.map_err(|source| DetachError::Link { host: name, source })?;
+    Ok(inner.ledger().release(uid)?)
+}
+
+/// Removes the pod's pair, unless the name stands for another pod.
+fn delete_pair(
+    name: &LinkName,
+    uid: &str,
+    reaper: &Reaper,
+    host: &mut RouteSocket,
+) -> Result<(), netlink::Error> {
+    let Some(link) = host.link(name.as_str())? else { return Ok(()) };
+    match link.alias.as_deref().and_then(names::uid_of_alias) {
+        Some(other) if other != uid => Ok(()),
+        _ => match host.set_group(link.index, DOOMED) {
+            Ok(()) => reaper.reap(|| host.delete_group(DOOMED)),
+            // The pod's namespace went away with it in this very moment.
+            Err(error) if error.is(&[Errno::NODEV]) => Ok(()),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// A socket inside the pod's namespace, where new links are to be without IPv6.
+fn enter(netns: &Netns) -> Result<RouteSocket, AttachError> {
+    let visit = || {
+        sysctl::set_if_present("ipv6/conf/default/disable_ipv6", "1").map_err(AttachError::Prepare)?;
+        RouteSocket::open().map_err(|e| AttachError::Socket("pod", e))
+    };
+    netns.run(visit)?
+}
+
+fn link(
+    want: &PodLink,
+    host: &mut RouteSocket,
+    pod: &mut RouteSocket,
+    netns: &Netns,
+) -> Result<(), AttachError> {
+    let state = netlink::observe(want, host, pod).map_err(AttachError::Observe)?;
+    let ops = plan(want, &state)?;
+    let mut links = KernelLinks { host, pod, netns: netns.file(), host_index: None, pod_index: None };
+    execute(&ops, &mut links).map_err(|Failed { op, source, left }| {
+        let left = left.iter().map(|(op, error)| format!("{op}: {}", chain(error))).collect();
+        AttachError::Step { op: op.to_string(), source, left }
+    })
+}
+
+/// The steps' way to the kernel: one socket on either side of the pair.
+pub(crate) struct KernelLinks<'a> {
+    pub host: &'a mut RouteSocket,
+    pub pod: &'a mut RouteSocket,
+    pub netns: &'a File,
+    pub host_index: Option<u32>,
+    pub pod_index: Option<u32>,
+}
+
+impl KernelLinks<'_> {
+    fn host_index(&mut self, name: &LinkName) -> Result<u32, LinkError> {
+        index(&mut self.host_index, self.host, name.as_str())
+    }
+
+    fn pod_index(&mut self) -> Result<u32, LinkError> {
+        index(&mut self.pod_index, self.pod, POD_INTERFACE)
+    }
+
+    fn loopback(&mut self, up: bool) -> Result<(), LinkError> {
+        let index = index(&mut None, self.pod, "lo")?;
+        Ok(self.pod.set_link(index, up, None)?)
+    }
+
+    fn delete_pair(&mut self, host: &LinkName) -> Result<(), LinkError> {
+        (self.host_index, self.pod_index) = (None, None);
+        match self.host.link(host.as_str())? {
+            Some(link) => Ok(self.host.delete_link(link.index)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Linux from 6.8 on finishes its pending work before it answers, so that one question per side suffices.
+    fn await_carrier(&mut self, host: &LinkName) -> Result<(), LinkError> {
+        for _ in 0..CARRIER_ATTEMPTS {
+            let sides = [self.host.link(host.as_str())?, self.pod.link(POD_INTERFACE)?];
+            if sides.iter().all(|side| side.as_ref().is_some_and(|link| link.running)) {
+                return Ok(());
+            }
+            thread::sleep(CARRIER_PAUSE);
+        }
+        Err(LinkError::NoCarrier(host.to_string()))
+    }
+
+    fn create_pair(
+        &mut self,
+        host: &LinkName,
+        host_mac: Mac,
+        pod_mac: Mac,
+        mtu: u32,
+    ) -> Result<(), LinkError> {
+        let pair = VethPair {
+            name: host.as_str(),
+            mac: host_mac,
+            peer_name: POD_INTERFACE,
+            peer_mac: pod_mac,
+            peer_netns: self.netns,
+            mtu,
+        };
+        Ok(self.host.create_veth(&pair)?)
+    }
+}
+
+fn index(cache: &mut Option<u32>, socket: &mut RouteSocket, name: &str) -> Result<u32, LinkError> {
+    if let Some(index) = *cache {
+        return Ok(index);
+    }
+    let link = socket.link(name)?.ok_or_else(|| LinkError::Gone(name.to_owned()))?;
+    Ok(*cache.insert(link.index))
+}
+
+impl Links for KernelLinks<'_> {
+    type Error = LinkError;
+
+    fn apply(&mut self, op: &LinkOp) -> Result<(), LinkError> {
+        match op {
+            LinkOp::DeletePair { host } => self.delete_pair(host)?,
+            LinkOp::CreatePair { host, host_mac, pod_mac, mtu } => {
+                self.create_pair(host, *host_mac, *pod_mac, *mtu)?;
+            }
+            LinkOp::TuneHost { host } => {
+                sysctl::set(&format!("ipv4/conf/{host}/rp_filter"), "1")?;
+                sysctl::set_if_present(&format!("ipv6/conf/{host}/disable_ipv6"), "1")?;
+            }
+            LinkOp::HostUp { host, uid } => {
+                let index = self.host_index(host)?;
+                self.host.set_link(index, true, Some(&names::alias(uid)))?;
+            }
+            LinkOp::LoopbackUp => self.loopback(true)?,
+            LinkOp::PodAddress { address } => {
+                let index = self.pod_index()?;
+                self.pod.add_address(index, *address)?;
+            }
+            LinkOp::PodUp => {
+                let index = self.pod_index()?;
+                self.pod.set_link(index, true, None)?;
+            }
+            LinkOp::PodNeighbour { gateway, mac } => {
+                let index = self.pod_index()?;
+                self.pod.set_neighbour(index, *gateway, *mac)?;
+            }
+            LinkOp::PodRoute { gateway } => {
+                let index = self.pod_index()?;
+                self.pod.add_route(&Route::default_via(*gateway, index))?;
+            }
+            LinkOp::Carrier { host } => self.await_carrier(host)?,
+            LinkOp::HostNeighbour { host, address, mac } => {
+                let index = self.host_index(host)?;
+                self.host.set_neighbour(index, *address, *mac)?;
+            }
+            LinkOp::HostRoute { host, address } => {
+                let index = self.host_index(host)?;
+                self.host.add_route(&Route::to_pod(*address, index))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn revert(&mut self, op: &LinkOp) -> Result<(), LinkError> {
+        match op {
+            LinkOp::DeletePair { .. } | LinkOp::TuneHost { .. } | LinkOp::Carrier { .. } => {}
+            LinkOp::CreatePair { host, .. } => self.delete_pair(host)?,
+            LinkOp::HostUp { host, .. } => {
+                let index = self.host_index(host)?;
+                self.host.set_link(index, false, None)?;
+            }
+            LinkOp::LoopbackUp => self.loopback(false)?,
+            LinkOp::PodAddress { address } => {
+                let index = self.pod_index()?;
+                self.pod.delete_address(index, *address)?;
+            }
+            LinkOp::PodUp => {
+                let index = self.pod_index()?;
+                self.pod.set_link(index, false, None)?;
+            }
+            LinkOp::PodNeighbour { gateway, .. } => {
+                let index = self.pod_index()?;
+                self.pod.delete_neighbour(index, *gateway)?;
+            }
+            LinkOp::PodRoute { gateway } => {
+                let index = self.pod_index()?;
+                self.pod.delete_route(&Route::default_via(*gateway, index))?;
+            }
+            LinkOp::HostNeighbour { host, address, .. } => {
+                let index = self.host_index(host)?;
+                self.host.delete_neighbour(index, *address)?;
+            }
+            LinkOp::HostRoute { host, address } => {
+                let index = self.host_index(host)?;
+                self.host.delete_route(&Route::to_pod(*address, index))?;
+            }
+        }
+        Ok(())
+    }
+}

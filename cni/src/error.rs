@@ -1,0 +1,205 @@
+//! One error per operation of [`crate::Network`]; variants name the step and the thing.
+
+use std::{fmt, net::Ipv4Addr};
+
+use orlop_model::net::Ipv4Net;
+
+use crate::{
+    attach::LinkError, ipam::IpamError, names::LinkName, netlink::Error as NetlinkError, netns::NetnsError,
+    plan::PlanError, sysctl::SysctlError,
+};
+
+/// The network could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration cannot work.
+    #[error("network configuration: {0}")]
+    Config(String),
+    /// The address ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] IpamError),
+    /// What is there already could not be read or tidied up.
+    #[error("find links and routes of earlier runs")]
+    Adopt(#[source] NetlinkError),
+    /// No packets would be forwarded.
+    #[error("switch on forwarding")]
+    Forward(#[source] SysctlError),
+    /// The masquerade rule could not be put up.
+    #[error("put up the masquerade rule")]
+    Masquerade(#[source] NetlinkError),
+    /// The route that ends what is sent to addresses without a pod.
+    #[error("add the unreachable route for {pod_cidr}")]
+    PodCidrRoute {
+        /// The node's pod CIDR.
+        pod_cidr: Ipv4Net,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+}
+
+/// A pod could not be attached. What was done for it is undone.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The uid or the name could not be written down.
+    #[error("pod {0:?}: uid or name has forbidden characters")]
+    Name(String),
+    /// The pod's namespace cannot be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// A setting inside the pod's namespace.
+    #[error("prepare the pod's network namespace")]
+    Prepare(#[source] SysctlError),
+    /// No netlink socket in one of the namespaces.
+    #[error("talk to the {0}'s network namespace")]
+    Socket(&'static str, #[source] NetlinkError),
+    /// No address.
+    #[error(transparent)]
+    Address(#[from] IpamError),
+    /// What is there could not be read.
+    #[error("read the pod's links")]
+    Observe(#[source] NetlinkError),
+    /// What is there belongs to someone else.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// One step failed.
+    #[error("{op}{}", also(left))]
+    Step {
+        /// The step, as the `ip` command that would do it.
+        op: String,
+        /// Why.
+        #[source]
+        source: LinkError,
+        /// What could not be undone after it, and why.
+        left: Vec<String>,
+    },
+}
+
+/// A pod is not attached as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The pod's namespace cannot be used, or the kernel not be asked.
+    #[error(transparent)]
+    Look(#[from] AttachError),
+    /// The ledger knows another address, or none.
+    #[error("the address is {}, not {expected}", known.map(|a| a.to_string()).unwrap_or("unknown".into()))]
+    Address {
+        /// What the caller believes.
+        expected: Ipv4Addr,
+        /// What the ledger says.
+        known: Option<Ipv4Addr>,
+    },
+    /// Something is missing.
+    #[error("missing: {}", missing.join("; "))]
+    Missing {
+        /// As the `ip` commands that would repair it.
+        missing: Vec<String>,
+    },
+}
+
+/// A pod could not be detached wholly.
+#[derive(Debug, thiserror::Error)]
+pub enum DetachError {
+    /// No netlink socket.
+    #[error("talk to the node's network namespace")]
+    Socket(#[source] NetlinkError),
+    /// Its link is still there, and it keeps its address.
+    #[error("delete link {host}")]
+    Link {
+        /// The host side.
+        host: LinkName,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+    /// Its address is still taken.
+    #[error(transparent)]
+    Address(#[from] IpamError),
+}
+
+/// What is wrong with one route between nodes.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// It would lead this node's own pods away.
+    #[error("route to {pod_cidr} via {via} covers this node's own pods")]
+    Own {
+        /// The route's destination.
+        pod_cidr: Ipv4Net,
+        /// Its next hop.
+        via: Ipv4Addr,
+    },
+    /// The next hop is no node.
+    #[error("route to {pod_cidr}: {via} cannot be a next hop")]
+    NextHop {
+        /// The route's destination.
+        pod_cidr: Ipv4Net,
+        /// Its next hop.
+        via: Ipv4Addr,
+    },
+    /// Two nodes claim the same pods; the first one has them.
+    #[error("route to {pod_cidr}: claimed via {via} and via {also}")]
+    Twice {
+        /// The route's destination.
+        pod_cidr: Ipv4Net,
+        /// The next hop that is used.
+        via: Ipv4Addr,
+        /// The one that is not.
+        also: Ipv4Addr,
+    },
+    /// No netlink socket, or the routes could not be read.
+    #[error("list routes")]
+    List(#[source] NetlinkError),
+    /// The kernel refused.
+    #[error("{op}")]
+    Change {
+        /// What was asked.
+        op: String,
+        /// Why not.
+        #[source]
+        source: NetlinkError,
+    },
+}
+
+/// Some routes between nodes are not as desired; all others are.
+#[derive(Debug)]
+pub struct RoutesError {
+    /// All failures.
+    pub failures: Vec<RouteError>,
+}
+
+/// Something is left behind.
+#[derive(Debug)]
+pub struct UninstallError {
+    /// All failures, each with its causes.
+    pub failures: Vec<String>,
+}
+
+impl fmt::Display for RoutesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failures: Vec<_> = self.failures.iter().map(|failure| chain(failure)).collect();
+        f.write_str(&failures.join("; "))
+    }
+}
+
+impl std::error::Error for RoutesError {}
+
+impl fmt::Display for UninstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.failures.join("; "))
+    }
+}
+
+impl std::error::Error for UninstallError {}
+
+/// An error with its causes, where several errors have to go into one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn also(left: &[String]) -> String {
+    match left {
+        [] => String::new(),
+        _ => format!(" (and not undone: {})", left.join("; ")),
+    }
+}

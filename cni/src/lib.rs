@@ -1,0 +1,38 @@
+//! The pod network of one node: a veth pair, an address and routes per pod; masquerade and routes per node.
+//!
+//! Everything is layer 3. A pod's `eth0` has a /32 address and reaches all else through `169.254.1.1`, a
+//! gateway that exists only as a permanent neighbour entry for the host side of its veth pair; the node
+//! holds one /32 route per pod. There is no bridge and no ARP.
+//!
+//! ```text
+//!  Attachment ──▶ ipam (ledger) ──▶ netlink::observe ──▶ plan [p] ──▶ execute ──▶ netlink
+//!                                                                      └─ on failure: undo [p] of the done prefix
+//! ```
+//!
+//! Not in here: Services (the dataplane), pod sandboxes (the runtime makes the namespaces), and any API client.
+//! The kernel is asked through netlink sockets only; no other program is run.
+#![forbid(unsafe_code)]
+
+mod attach;
+mod error;
+mod execute;
+mod ipam;
+mod names;
+mod netlink;
+mod netns;
+mod network;
+mod node;
+pub mod plan;
+pub mod plugin;
+mod reap;
+mod route;
+mod spec;
+mod sysctl;
+
+pub use error::{AttachError, CheckError, DetachError, OpenError, RouteError, RoutesError, UninstallError};
+pub use ipam::IpamError;
+pub use names::{LinkName, Mac, POD_INTERFACE};
+pub use netlink::Error as NetlinkError;
+pub use network::{Attached, Attachment, Network, NetworkConfig};
+pub use orlop_model::net::Ipv4Net;
+pub use route::NodeRoute;

@@ -1,0 +1,138 @@
+//! Names, marks and hardware addresses: constant, or derived from the pod's uid or its address; never stored
+//! or counted. Pure.
+//!
+//! Since both MAC addresses of a pair are known before it exists, neighbour entries need no read-back.
+
+use std::{fmt, net::Ipv4Addr};
+
+/// The interface inside every pod.
+pub const POD_INTERFACE: &str = "eth0";
+/// Next hop of every pod: no interface has it, the pod holds a permanent neighbour entry for it.
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// All host sides share one address: each is the only station on its own link.
+pub(crate) const HOST_MAC: Mac = Mac([0xee; 6]);
+
+/// Marks the routes that are ours (`ip route show proto 111`); no others are ever changed.
+pub(crate) const PROTOCOL: u8 = 111;
+
+const PREFIX: &str = "orl";
+const HEX: usize = 10;
+const ALIAS: &str = "pod:";
+/// The kernel keeps 255 bytes of alias; an uid of Kubernetes has 36.
+const UID_MAX: usize = 128;
+
+/// Name of the host side of a pod's veth pair: `orl` and ten hex digits of the uid's hash.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkName(String);
+
+impl LinkName {
+    /// The name that belongs to a pod.
+    pub fn for_pod(uid: &str) -> Self {
+        let hash = fnv1a64(uid.as_bytes()) >> (64 - 4 * HEX);
+        Self(format!("{PREFIX}{hash:0HEX$x}"))
+    }
+
+    /// Takes a name read from the kernel; `None` when it is not of our form.
+    pub fn parse(name: &str) -> Option<Self> {
+        let hex = name.strip_prefix(PREFIX)?;
+        let ours = hex.len() == HEX && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        ours.then(|| Self(name.to_owned()))
+    }
+
+    /// The name as the kernel has it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A hardware address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The pod side's address, from its IP address: locally administered, unique in the cluster.
+    pub fn for_address(address: Ipv4Addr) -> Self {
+        let [a, b, c, d] = address.octets();
+        Self([0x0a, 0x58, a, b, c, d])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the host side says in `ip link` about whom it belongs to.
+pub(crate) fn alias(uid: &str) -> String {
+    format!("{ALIAS}{uid}")
+}
+
+/// The reverse of [`alias`].
+pub(crate) fn uid_of_alias(alias: &str) -> Option<&str> {
+    alias.strip_prefix(ALIAS)
+}
+
+/// Whether a uid can be written into the ledger and the link's alias.
+pub(crate) fn valid_uid(uid: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    !uid.is_empty() && uid.len() <= UID_MAX && uid.bytes().all(plain)
+}
+
+pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_pod_name_is_a_legal_interface_name_and_reads_back(uid in "[a-z0-9-]{1,40}") {
+            let name = LinkName::for_pod(&uid);
+            prop_assert!(name.as_str().len() < 16);
+            prop_assert_eq!(LinkName::parse(name.as_str()), Some(name));
+        }
+    }
+
+    #[test]
+    fn names_of_others_are_not_ours() {
+        for name in ["eth0", "orl", "orl012345678", "orl0123456789a", "orlABCDEF0123", "veth0123456789"] {
+            assert_eq!(LinkName::parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn hash_is_fnv1a() {
+        assert_eq!(fnv1a64(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a64(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn pod_mac_spells_the_address() {
+        assert_eq!(Mac::for_address(Ipv4Addr::new(10, 244, 0, 7)).to_string(), "0a:58:0a:f4:00:07");
+    }
+
+    #[test]
+    fn uids_that_could_break_a_ledger_line_are_refused() {
+        for uid in ["", "a b", "a\nb", "ü", &"x".repeat(129)] {
+            assert!(!valid_uid(uid), "{uid:?}");
+        }
+        assert!(valid_uid("0c2d5c7e-6c2a-4a5e-9f3c-1b1c9d1f0a11"));
+    }
+}

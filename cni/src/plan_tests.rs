@@ -1,0 +1,261 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
+
+fn want() -> PodLink {
+    PodLink::new("u1", ADDRESS, 1450)
+}
+
+/// A pod that is wholly attached.
+fn whole() -> LinkState {
+    let host = HostSide {
+        index: 7,
+        up: true,
+        uid: Some("u1".into()),
+        mtu: 1450,
+        doomed: false,
+        route: true,
+        neighbour: true,
+    };
+    let pod = PodSide {
+        peer: Some(7),
+        up: true,
+        mtu: 1450,
+        mac: Some(want().mac().0),
+        addresses: vec![ADDRESS],
+        route: true,
+        neighbour: true,
+    };
+    LinkState { host: Some(host), pod: Some(pod), loopback_up: true }
+}
+
+fn check(change: impl FnOnce(&mut LinkState), expected: Expect) {
+    let mut state = whole();
+    change(&mut state);
+    let lines = match plan(&want(), &state) {
+        Ok(ops) => ops.iter().map(|op| format!("{op}\n")).collect(),
+        Err(error) => format!("refused: {error}\n"),
+    };
+    expected.assert_eq(&lines);
+}
+
+fn host(state: &mut LinkState) -> &mut HostSide {
+    state.host.as_mut().unwrap()
+}
+
+fn pod(state: &mut LinkState) -> &mut PodSide {
+    state.pod.as_mut().unwrap()
+}
+
+#[test]
+fn nothing_to_do_when_all_is_there() {
+    check(|_| {}, expect![""]);
+}
+
+#[test]
+fn a_fresh_pod_gets_everything_route_last() {
+    check(
+        |s| *s = LinkState::default(),
+        expect![[r#"
+            link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
+            sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
+            link set orl08c47b07b5 up alias pod:u1
+            POD link set lo up
+            POD addr add 10.244.0.2/32 dev eth0
+            POD link set eth0 up
+            POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+            POD route add default via 169.254.1.1 dev eth0 proto 111 onlink
+            neigh add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+            link show orl08c47b07b5 up
+            route add 10.244.0.2/32 dev orl08c47b07b5 proto 111
+        "#]],
+    );
+}
+
+#[test]
+fn each_missing_part_is_added_alone() {
+    check(
+        |s| host(s).route = false,
+        expect![[r#"
+            route add 10.244.0.2/32 dev orl08c47b07b5 proto 111
+        "#]],
+    );
+    check(
+        |s| host(s).neighbour = false,
+        expect![[r#"
+        neigh add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+    "#]],
+    );
+    check(
+        |s| host(s).up = false,
+        expect![[r#"
+            sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
+            link set orl08c47b07b5 up alias pod:u1
+            link show orl08c47b07b5 up
+        "#]],
+    );
+    check(
+        |s| host(s).uid = None,
+        expect![[r#"
+            sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
+            link set orl08c47b07b5 up alias pod:u1
+            link show orl08c47b07b5 up
+        "#]],
+    );
+    check(
+        |s| pod(s).addresses.clear(),
+        expect![[r#"
+        POD addr add 10.244.0.2/32 dev eth0
+    "#]],
+    );
+    check(
+        |s| pod(s).up = false,
+        expect![[r#"
+            POD link set eth0 up
+            link show orl08c47b07b5 up
+        "#]],
+    );
+    check(
+        |s| pod(s).route = false,
+        expect![[r#"
+            POD route add default via 169.254.1.1 dev eth0 proto 111 onlink
+        "#]],
+    );
+    check(
+        |s| pod(s).neighbour = false,
+        expect![[r#"
+        POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+    "#]],
+    );
+    check(
+        |s| s.loopback_up = false,
+        expect![[r#"
+        POD link set lo up
+    "#]],
+    );
+}
+
+#[test]
+fn a_pair_whose_pod_side_is_elsewhere_is_made_anew() {
+    check(
+        |s| s.pod = None,
+        expect![[r#"
+            link del orl08c47b07b5
+            link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
+            sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
+            link set orl08c47b07b5 up alias pod:u1
+            POD addr add 10.244.0.2/32 dev eth0
+            POD link set eth0 up
+            POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+            POD route add default via 169.254.1.1 dev eth0 proto 111 onlink
+            neigh add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+            link show orl08c47b07b5 up
+            route add 10.244.0.2/32 dev orl08c47b07b5 proto 111
+        "#]],
+    );
+}
+
+#[test]
+fn a_pair_with_another_address_or_mtu_is_made_anew() {
+    check(
+        |s| pod(s).addresses = vec![Ipv4Addr::new(10, 244, 0, 9)],
+        expect![[r#"
+            link del orl08c47b07b5
+            link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
+            sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
+            link set orl08c47b07b5 up alias pod:u1
+            POD addr add 10.244.0.2/32 dev eth0
+            POD link set eth0 up
+            POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+            POD route add default via 169.254.1.1 dev eth0 proto 111 onlink
+            neigh add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+            link show orl08c47b07b5 up
+            route add 10.244.0.2/32 dev orl08c47b07b5 proto 111
+        "#]],
+    );
+    check(
+        |s| pod(s).mtu = 1500,
+        expect![[r#"
+            link del orl08c47b07b5
+            link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
+            sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
+            link set orl08c47b07b5 up alias pod:u1
+            POD addr add 10.244.0.2/32 dev eth0
+            POD link set eth0 up
+            POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+            POD route add default via 169.254.1.1 dev eth0 proto 111 onlink
+            neigh add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+            link show orl08c47b07b5 up
+            route add 10.244.0.2/32 dev orl08c47b07b5 proto 111
+        "#]],
+    );
+}
+
+#[test]
+fn a_pair_whose_removal_was_begun_is_made_anew() {
+    check(
+        |s| host(s).doomed = true,
+        expect![[r#"
+            link del orl08c47b07b5
+            link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
+            sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
+            link set orl08c47b07b5 up alias pod:u1
+            POD addr add 10.244.0.2/32 dev eth0
+            POD link set eth0 up
+            POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+            POD route add default via 169.254.1.1 dev eth0 proto 111 onlink
+            neigh add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+            link show orl08c47b07b5 up
+            route add 10.244.0.2/32 dev orl08c47b07b5 proto 111
+        "#]],
+    );
+}
+
+#[test]
+fn what_belongs_to_others_is_refused() {
+    check(
+        |s| pod(s).peer = Some(99),
+        expect![[r#"
+        refused: the pod already has an interface eth0 that is not from here
+    "#]],
+    );
+    check(
+        |s| s.host = None,
+        expect![[r#"
+        refused: the pod already has an interface eth0 that is not from here
+    "#]],
+    );
+    check(
+        |s| host(s).uid = Some("u2".into()),
+        expect![[r#"
+        refused: interface orl08c47b07b5 belongs to pod u2
+    "#]],
+    );
+}
+
+#[test]
+fn undo_of_any_prefix_of_a_fresh_plan_is_the_pair_and_lo() {
+    let ops = plan(&want(), &LinkState::default()).unwrap();
+    for done in 0..=ops.len() {
+        let undone: Vec<_> = undo(&ops[..done]).iter().map(ToString::to_string).collect();
+        let expected = match done {
+            0 => 0,
+            1..=3 => 1,
+            _ => 2,
+        };
+        assert_eq!(undone.len(), expected, "{undone:?}");
+        assert_eq!(undone.last().is_some_and(|op| op.starts_with("link add")), done > 0);
+    }
+}
+
+#[test]
+fn undo_of_a_repair_reverts_its_steps_in_reverse() {
+    let mut state = whole();
+    pod(&mut state).route = false;
+    host(&mut state).route = false;
+    let ops = plan(&want(), &state).unwrap();
+    let reversed: Vec<_> = ops.iter().rev().cloned().collect();
+    assert_eq!(undo(&ops), reversed);
+}

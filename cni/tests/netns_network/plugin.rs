@@ -1,0 +1,138 @@
+//! The CNI plugin as runtimes use it: a process per request.
+
+use std::{
+    io::Write,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{Node, Ns};
+
+/// One request. `Ok` is what a successful one printed, `Err` the error object.
+fn call(node: &Node, command: &str, id: &str, netns: Option<&Ns>, extra: Value) -> Result<Value, Value> {
+    let output = start(node, command, id, netns, extra).wait_with_output().unwrap();
+    let printed = match output.stdout.as_slice() {
+        [] => Value::Null,
+        text => serde_json::from_slice(text).unwrap(),
+    };
+    if output.status.success() { Ok(printed) } else { Err(printed) }
+}
+
+/// A process that has its request.
+fn start(node: &Node, command: &str, id: &str, netns: Option<&Ns>, extra: Value) -> Child {
+    let mut config = json!({
+        "cniVersion": "1.1.0", "name": "pods", "type": "orlop-cni",
+        "podCIDR": node.pod_cidr, "clusterCIDR": "10.244.0.0/16",
+        "stateDir": node.dir.path(), "mtu": 1450,
+    });
+    config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    let mut process = Command::new("nsenter")
+        .arg(format!("--net={}", node.ns.path().display()))
+        .arg(env!("CARGO_BIN_EXE_orlop-cni"))
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", id)
+        .env("CNI_NETNS", netns.map(Ns::path).unwrap_or_default())
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{id}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+    process
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn a_pod_is_added_checked_and_deleted() {
+    let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
+    node.ns.ip("addr add 192.0.2.1/32 dev lo");
+    let result = call(&node, "ADD", "c1", Some(&pod), json!({})).unwrap();
+    assert_eq!(result["ips"][0]["address"], "10.244.1.2/32");
+    assert_eq!(result["interfaces"][1]["sandbox"], json!(pod.path()));
+    assert_eq!(result["interfaces"][0]["name"], json!(node.links()[0]));
+    assert_eq!(result["interfaces"][1]["mac"], pod.ip_json("link show dev eth0")[0]["address"]);
+    assert!(node.ns.ping([10, 244, 1, 2].into()));
+
+    let previous = json!({ "prevResult": result });
+    call(&node, "CHECK", "c1", Some(&pod), previous.clone()).unwrap();
+    pod.ip("route del default");
+    let error = call(&node, "CHECK", "c1", Some(&pod), previous).unwrap_err();
+    assert_eq!(error["code"], 5);
+    assert!(error["details"].as_str().unwrap().contains("route add default"), "{error}");
+
+    for _ in 0..2 {
+        assert_eq!(call(&node, "DEL", "c1", Some(&pod), json!({})), Ok(Value::Null));
+    }
+    assert_eq!(node.links(), Vec::<String>::new());
+    assert_eq!(call(&node, "DEL", "never", None, json!({})), Ok(Value::Null));
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn many_processes_at_once_give_each_pod_its_own_address() {
+    const PODS: usize = 12;
+    let node = Node::new("10.244.1.0/24");
+    let pods: Vec<_> = (0..PODS).map(|n| (format!("c{n}"), Ns::new())).collect();
+    let add = |(id, pod): &(String, Ns)| {
+        call(&node, "ADD", id, Some(pod), json!({})).unwrap()["ips"][0]["address"].clone()
+    };
+    let mut addresses: Vec<String> = std::thread::scope(|scope| {
+        let calls: Vec<_> = pods.iter().map(|pod| scope.spawn(move || add(pod))).collect();
+        calls.into_iter().map(|call| call.join().unwrap().to_string()).collect()
+    });
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!((addresses.len(), node.links().len()), (PODS, PODS));
+
+    let keep = json!({ "cni.dev/valid-attachments": [{ "containerID": "c3", "ifname": "eth0" }] });
+    assert_eq!(call(&node, "GC", "", None, keep), Ok(Value::Null));
+    assert_eq!(node.links().len(), 1);
+    assert!(pods[3].1.ip("addr show dev eth0").contains("10.244.1."));
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn killed_at_any_moment_a_request_can_be_made_again_or_taken_back() {
+    let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
+    node.ns.ip("addr add 192.0.2.1/32 dev lo");
+    let mut unfinished = 0;
+    for round in 0..60 {
+        let mut process = start(&node, "ADD", "c1", Some(&pod), json!({}));
+        std::thread::sleep(Duration::from_micros(round * 500));
+        process.kill().unwrap();
+        unfinished += u32::from(!process.wait().unwrap().success());
+        if round % 2 == 0 {
+            let result = call(&node, "ADD", "c1", Some(&pod), json!({})).unwrap();
+            let address =
+                result["ips"][0]["address"].as_str().unwrap().trim_end_matches("/32").parse().unwrap();
+            assert!(node.ns.ping(address), "round {round}");
+            assert_eq!(node.links().len(), 1, "round {round}");
+        }
+        call(&node, "DEL", "c1", Some(&pod), json!({})).unwrap();
+        assert_eq!(node.links(), Vec::<String>::new(), "round {round}");
+        assert_eq!(node.routes(), ["10.244.1.0/24 unreachable"], "round {round}");
+        node.with(async |net| assert_eq!(net.attached().await, [], "round {round}"));
+    }
+    println!("{unfinished} of 60 requests were killed before their end");
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn versions_status_and_errors_are_as_specified() {
+    let (node, pod) = (Node::new("10.244.1.0/30"), Ns::new());
+    let versions = call(&node, "VERSION", "", None, json!({})).unwrap();
+    assert_eq!(versions["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+    assert_eq!(call(&node, "STATUS", "", None, json!({})), Ok(Value::Null));
+    let code = |result: Result<Value, Value>| result.unwrap_err()["code"].as_u64().unwrap();
+    assert_eq!(code(call(&node, "STATUS", "", None, json!({ "cniVersion": "9.9.9" }))), 1);
+    assert_eq!(code(call(&node, "ADD", "c1", None, json!({}))), 4);
+    assert_eq!(code(call(&node, "ADD", "c1", Some(&node.ns), json!({}))), 4);
+    assert_eq!(code(call(&node, "STATUS", "", None, json!({ "podCIDR": "10.244.1.0/31" }))), 7);
+    call(&node, "ADD", "c1", Some(&pod), json!({ "cniVersion": "0.4.0" })).unwrap();
+    let full = call(&node, "ADD", "c2", Some(&Ns::new()), json!({})).unwrap_err();
+    assert_eq!(full["code"], 11);
+    assert_eq!(full["details"], "no address is free in 10.244.1.0/30: all 1 are assigned");
+}

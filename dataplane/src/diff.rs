@@ -1,0 +1,51 @@
+//! From what should stand in the maps and what does, to the writes in between.
+//!
+//! Their order carries the safety: backends before the slots that name them, slots before the address that counts
+//! them, and removal the other way round. So after any prefix no address leads to a missing backend.
+
+use std::collections::BTreeSet;
+
+use crate::tables::{BackendId, Entry, MapOp, ServiceId, Tables, Vip};
+
+/// The writes for one service. `actual` must be what the maps hold for it.
+#[must_use]
+pub fn diff(service: ServiceId, desired: &Entry, actual: &Entry) -> Vec<MapOp> {
+    let put_backends = desired.backends.iter().filter(|(id, at)| actual.backends.get(id) != Some(at));
+    let put_slots = desired.slots.iter().filter(|(slot, id)| actual.slots.get(slot) != Some(id));
+    let put_frontends = desired.frontends.iter().filter(|(vip, to)| actual.frontends.get(vip) != Some(to));
+    let del_frontends = actual.frontends.keys().filter(|vip| !desired.frontends.contains_key(vip));
+    let del_slots = actual.slots.keys().filter(|slot| !desired.slots.contains_key(slot));
+    let del_backends = actual.backends.keys().filter(|id| !desired.backends.contains_key(id));
+
+    let puts = put_backends
+        .map(|(id, at)| MapOp::PutBackend(service, *id, *at))
+        .chain(put_slots.map(|(slot, id)| MapOp::PutSlot(service, *slot, *id)))
+        .chain(put_frontends.map(|(vip, to)| MapOp::PutFrontend(service, *vip, *to)));
+    let dels = del_frontends
+        .map(|vip| MapOp::DelFrontend(service, *vip))
+        .chain(del_slots.map(|slot| MapOp::DelSlot(service, *slot)))
+        .chain(del_backends.map(|id| MapOp::DelBackend(service, *id)));
+    puts.chain(dels).collect()
+}
+
+/// The writes for everything. What was written under a wrong service (by another hand, or another version) is
+/// overwritten, and not removed afterwards.
+#[must_use]
+pub fn diff_all(desired: &Tables, actual: &Tables) -> Vec<MapOp> {
+    let nothing = Entry::default();
+    let entry = |tables: &Tables, id: &ServiceId| tables.services.get(id).cloned().unwrap_or_default();
+    let vips: BTreeSet<Vip> =
+        desired.services.values().flat_map(|entry| entry.frontends.keys().copied()).collect();
+    let backends: BTreeSet<BackendId> =
+        desired.services.values().flat_map(|entry| entry.backends.keys().copied()).collect();
+
+    let wanted = desired.services.iter().flat_map(|(id, wanted)| diff(*id, wanted, &entry(actual, id)));
+    let stale = actual.services.iter().filter(|(id, _)| !desired.services.contains_key(id));
+    let removed = stale.flat_map(|(id, present)| diff(*id, &nothing, present));
+    let claimed = |op: &MapOp| match op {
+        MapOp::DelFrontend(_, vip) => vips.contains(vip),
+        MapOp::DelBackend(_, id) => backends.contains(id),
+        _ => false,
+    };
+    wanted.chain(removed).filter(|op| !claimed(op)).collect()
+}

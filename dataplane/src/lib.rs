@@ -1,0 +1,39 @@
+//! Kubernetes Services as eBPF map entries.
+//!
+//! For: turning Service and EndpointSlice events into the maps that the programs in `dataplane-ebpf` read, and
+//! keeping programs and maps in the kernel while this process comes and goes.
+//! Not for: watching the API (the caller sends [`Update`]s), DNS, or packets that pass no local socket.
+//!
+//! ```text
+//! Update ─▶ ingest ─▶ index ──dirty services──▶ compile ─▶ ids ─▶ diff ──ordered MapOps──▶ maps (kernel)
+//!                                                                   ▲                        │
+//!                                                                   └── read back, repair ◀──┘
+//! ```
+#![deny(unsafe_code)]
+
+pub mod compile;
+pub mod describe;
+pub mod diff;
+pub mod ids;
+pub mod index;
+pub mod ingest;
+pub mod loader;
+pub mod maps;
+pub mod model;
+pub mod reconcile;
+pub mod select;
+pub mod status;
+#[expect(unsafe_code, reason = "the only door to bpf(2) beside aya; every block says why it holds")]
+mod sys;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+
+// The fixtures of the unit tests serve the root tier, too, and name the crate from outside.
+#[cfg(test)]
+extern crate self as orlop_dataplane;
+
+pub use describe::{ServiceView, describe};
+pub use loader::{LoadError, uninstall};
+pub use reconcile::{DataplaneConfig, Error, Update, run};
+pub use status::Status;

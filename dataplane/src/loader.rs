@@ -1,0 +1,238 @@
+//! Programs and maps in the kernel: load, attach, pin, adopt, swap, uninstall.
+//!
+//! ```text
+//! <bpffs>/v<schema>/FRONTENDS SLOTS BACKENDS FLOWS PEERS     maps
+//!                   link_connect4 link_sendmsg4 …            links: program and cgroup
+//! ```
+//! Everything that must outlive this process is pinned, so a killed agent leaves the services working. The next one
+//! finds the maps by name, loads its own programs over them and swaps these in under the pinned links.
+//! Not for: what stands in the maps.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, Program, ProgramFd};
+use aya::{Ebpf, EbpfLoader};
+use orlop_abi::SCHEMA;
+
+use crate::maps::{BACKENDS, FRONTENDS, KernelMaps, MapError, SLOTS};
+use crate::sys;
+
+mod bpffs;
+mod uninstall;
+
+pub use uninstall::{UninstallError, uninstall};
+
+/// The kernel object, or the stub.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/orlop.bpf.o"));
+
+/// The programs, by the names of their hooks.
+pub const PROGRAMS: [&str; 8] = [
+    // First, so that nothing is remembered of a socket whose end would go unseen.
+    "sock_release",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+];
+/// The maps, by the names they are pinned under.
+pub const MAPS: [&str; 5] = [FRONTENDS, SLOTS, BACKENDS, "FLOWS", "PEERS"];
+const LINK: &str = "link_";
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// Why the dataplane could not be brought into the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Built without the kernel programs.
+    #[error(
+        "this build has no kernel programs in it (a stub): build with `cargo xtask build`, or set ORLOP_EBPF_OBJECT \
+         to the object of `cargo xtask ebpf`"
+    )]
+    Stub,
+    /// Too old a kernel.
+    #[error("the service dataplane needs Linux 5.18 or newer, this is {release}")]
+    Kernel {
+        /// The running kernel.
+        release: String,
+    },
+    /// The pin directory.
+    #[error("prepare {path} for pins")]
+    Pins {
+        /// The directory.
+        path: PathBuf,
+        #[source]
+        /// Cause.
+        source: io::Error,
+    },
+    /// The cgroup.
+    #[error("open cgroup {path}")]
+    Cgroup {
+        /// Its directory.
+        path: PathBuf,
+        #[source]
+        /// Cause.
+        source: io::Error,
+    },
+    /// Object or maps.
+    #[error("load the kernel programs")]
+    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A program the object lacks, or the kernel does not accept.
+    #[error("load program {program}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        #[source]
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The link.
+    #[error("attach {program} at {cgroup}")]
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// Directory of the cgroup.
+        cgroup: PathBuf,
+        #[source]
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The pinned maps.
+    #[error(transparent)]
+    Maps(#[from] MapError),
+}
+
+/// Where the pins of this version live.
+#[must_use]
+pub fn pins(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("v{SCHEMA}"))
+}
+
+/// The oldest kernel with all that the programs use: the error of a refused call can be chosen since then.
+const OLDEST_KERNEL: (u32, u32) = (5, 18);
+
+/// Brings programs and maps into the kernel, or takes over what is there, and hands out the maps.
+///
+/// # Errors
+/// Names the step. What was there before goes on working.
+pub fn open(bpffs: &Path, cgroup: &Path) -> Result<KernelMaps, LoadError> {
+    if !has_object() {
+        return Err(LoadError::Stub);
+    }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if version(&release).is_some_and(|version| version < OLDEST_KERNEL) {
+        return Err(LoadError::Kernel { release });
+    }
+    let pins = pins(bpffs);
+    let at_pins = |source| LoadError::Pins { path: pins.clone(), source };
+    bpffs::ensure(bpffs).map_err(at_pins)?;
+    fs::create_dir_all(&pins).map_err(at_pins)?;
+    let target = Target::open(cgroup)?;
+
+    let mut loader = EbpfLoader::new();
+    for map in MAPS {
+        loader.map_pin_path(map, pins.join(map));
+    }
+    let mut object = loader.load(OBJECT).map_err(|error| LoadError::Load(error.into()))?;
+    let maps = KernelMaps::open(&pins)?;
+    for program in PROGRAMS {
+        let (loaded, fd) = load(&mut object, program)?;
+        attach(loaded, fd.as_fd(), &pins.join(format!("{LINK}{program}")), &target)
+            .map_err(|source| LoadError::Attach { program, cgroup: cgroup.to_owned(), source })?;
+    }
+    uninstall::other_versions(bpffs, &pins);
+    uninstall::other_links(&pins);
+    Ok(maps)
+}
+
+/// Whether this build has the kernel programs in it.
+#[must_use]
+pub fn has_object() -> bool {
+    OBJECT.starts_with(b"\x7fELF")
+}
+
+/// Major and minor of a kernel release such as `6.1.0-18-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+/// The cgroup to attach at. Its id is the inode number of its directory.
+struct Target {
+    dir: File,
+    id: u64,
+}
+
+impl Target {
+    fn open(path: &Path) -> Result<Self, LoadError> {
+        let fail = |source| LoadError::Cgroup { path: path.to_owned(), source };
+        let dir = File::open(path).map_err(fail)?;
+        if !bpffs::is_of(&dir, CGROUP2_MAGIC).map_err(fail)? {
+            return Err(fail(io::Error::other("it is not in a cgroup v2 hierarchy")));
+        }
+        let id = dir.metadata().map_err(fail)?.ino();
+        Ok(Self { dir, id })
+    }
+}
+
+fn load<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<(&'a mut Program, ProgramFd), LoadError> {
+    let missing = || LoadError::Program { program: name, source: "it is not in the object".into() };
+    let program = object.program_mut(name).ok_or_else(missing)?;
+    let loaded = match program {
+        Program::CgroupSockAddr(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
+        Program::CgroupSock(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
+        _ => return Err(missing()),
+    };
+    match loaded {
+        Ok(fd) => Ok((program, fd)),
+        Err(source) => Err(LoadError::Program { program: name, source: source.into() }),
+    }
+}
+
+/// Swaps the program in under the pinned link; where there is none, or it belongs to a cgroup that is gone, makes one.
+fn attach(
+    program: &mut Program,
+    fd: BorrowedFd<'_>,
+    pin: &Path,
+    target: &Target,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    if let Ok(link) = sys::obj_get(pin) {
+        if sys::link_info(link.as_fd())?.cgroup == target.id {
+            return Ok(sys::link_update(link.as_fd(), fd)?);
+        }
+        uninstall::link(pin)?;
+    }
+    let link: FdLink = match program {
+        Program::CgroupSockAddr(hook) => {
+            let id = hook.attach(&target.dir, CgroupAttachMode::Single)?;
+            hook.take_link(id)?.try_into()?
+        }
+        Program::CgroupSock(hook) => {
+            let id = hook.attach(&target.dir, CgroupAttachMode::Single)?;
+            hook.take_link(id)?.try_into()?
+        }
+        _ => return Err("it is of a kind that no cgroup takes".into()),
+    };
+    // A crash before the pin leaves nothing behind: the link goes with its descriptor.
+    link.pin(pin)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn kernel_releases_compare_as_numbers() {
+        assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(version("5.18-rc3"), Some((5, 18)));
+        assert!(version("5.9.1") < Some((5, 18)));
+        assert_eq!(version("unknown"), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! The loop: events in, map writes out, and a read-back from time to time that repairs what somebody else changed.
+//!
+//! ```text
+//! rx: Update ─▶ index ─▶ sync (only dirty services) ─▶ maps
+//! tick ───────▶ repair (everything, against what the maps really hold) ─▶ maps
+//! ```
+//! Nothing is written before both first lists are in: what is pinned goes on serving meanwhile.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use orlop_model::event::Event;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::loader::{self, LoadError};
+use crate::maps::Maps;
+use crate::model::Node;
+use crate::status::Status;
+
+mod state;
+
+pub use state::State;
+
+/// How often the maps are read back.
+pub const REPAIR_EVERY: Duration = Duration::from_secs(60);
+
+/// Updates that are taken in before the maps are written.
+const BURST: usize = 1024;
+
+/// Where the dataplane lives.
+#[derive(Clone, Debug)]
+pub struct DataplaneConfig {
+    /// Directory for pins; a bpffs is mounted there if it is on none.
+    pub bpffs: PathBuf,
+    /// The cgroup2 directory whose processes see services.
+    pub cgroup: PathBuf,
+    /// Name of this node, as endpoints call it.
+    pub node_name: String,
+}
+
+/// Something changed.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, through a channel; a box would be one more allocation each"
+)]
+pub enum Update {
+    /// Services.
+    Service(Event<Service>),
+    /// Their endpoints.
+    EndpointSlice(Event<EndpointSlice>),
+    /// The zone label of this node; until it is known, zone hints match nothing.
+    Zone(Option<String>),
+}
+
+/// Why the loop could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Programs and maps.
+    #[error("start the service dataplane")]
+    Load(#[from] LoadError),
+    /// The thread the loop ran on.
+    #[error("the service dataplane ended unexpectedly")]
+    Thread(#[from] tokio::task::JoinError),
+}
+
+/// Brings the dataplane up (or adopts it) and keeps it in step with `rx` until `stop`. Programs and maps stay.
+///
+/// # Errors
+/// When programs or maps cannot be brought into the kernel.
+pub async fn run(
+    cfg: DataplaneConfig,
+    rx: mpsc::Receiver<Update>,
+    status: watch::Sender<Status>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let runtime = tokio::runtime::Handle::current();
+    let node = Node { name: cfg.node_name.clone(), zone: None };
+    // A thread of its own: a big sync is many system calls in a row.
+    tokio::task::spawn_blocking(move || {
+        let maps = loader::open(&cfg.bpffs, &cfg.cgroup)?;
+        runtime.block_on(follow(State::new(maps, node), rx, status, stop, REPAIR_EVERY));
+        Ok(())
+    })
+    .await?
+}
+
+/// The loop itself, on any maps.
+pub async fn follow<M: Maps>(
+    mut state: State<M>,
+    mut rx: mpsc::Receiver<Update>,
+    status: watch::Sender<Status>,
+    stop: CancellationToken,
+    repair_every: Duration,
+) {
+    let mut tick = interval(repair_every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut updates = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => state.repair(),
+            taken = rx.recv_many(&mut updates, BURST) => {
+                if taken == 0 {
+                    return;
+                }
+                updates.drain(..).for_each(|update| state.ingest(update));
+                // A burst's worth of objects is large; it is not kept for the next one.
+                updates.shrink_to(0);
+                state.sync();
+            }
+        }
+        status.send_if_modified(|known| {
+            let fresh = state.status();
+            let changed = *known != fresh;
+            *known = fresh;
+            changed
+        });
+    }
+}

@@ -1,0 +1,258 @@
+//! What the loop knows, and its two synchronous steps: `sync` and `repair`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
+
+use super::Update;
+use crate::compile::{Compiled, compile};
+use crate::diff::{diff, diff_all};
+use crate::ids::Ids;
+use crate::index::Index;
+use crate::ingest;
+use crate::maps::{MapError, Maps};
+use crate::model::{Node, ServiceKey};
+use crate::status::Status;
+use crate::tables::{Entry, MapOp, ServiceId, Tables, Vip};
+
+/// Everything the loop remembers.
+#[derive(Debug)]
+pub struct State<M> {
+    maps: M,
+    node: Node,
+    index: Index,
+    /// What the maps hold as far as we know; `None` until they were read, which is not before both lists are in.
+    known: Option<Known>,
+    failures: BTreeMap<ServiceKey, String>,
+    repaired: u64,
+    unreadable: Option<String>,
+}
+
+#[derive(Debug)]
+struct Known {
+    tables: Tables,
+    ids: Ids,
+    /// Whose address it is. Of two services that claim the same one the first keeps it.
+    owners: BTreeMap<Vip, ServiceKey>,
+}
+
+impl<M: Maps> State<M> {
+    /// Nothing known yet.
+    pub fn new(maps: M, node: Node) -> Self {
+        Self {
+            maps,
+            node,
+            index: Index::default(),
+            known: None,
+            failures: BTreeMap::new(),
+            repaired: 0,
+            unreadable: None,
+        }
+    }
+
+    /// The maps, for a look.
+    pub fn maps(&self) -> &M {
+        &self.maps
+    }
+
+    /// The maps, for a test that plays the other hand.
+    pub fn maps_mut(&mut self) -> &mut M {
+        &mut self.maps
+    }
+
+    /// Takes a change in; writes nothing.
+    pub fn ingest(&mut self, update: Update) {
+        match update {
+            Update::Service(event) => {
+                self.index.services(
+                    event.map(|object| (ingest::service_key(&object.metadata), ingest::service(&object))),
+                );
+            }
+            Update::EndpointSlice(event) => {
+                self.index.slices(event.map(|object| (ingest::slice_key(&object), ingest::slice(&object))));
+            }
+            Update::Zone(zone) => {
+                if self.node.zone != zone {
+                    self.node.zone = zone;
+                    self.index.touch_all();
+                }
+            }
+        }
+    }
+
+    /// Writes what changed. The first time, once both lists are in, compares everything with the pinned maps.
+    pub fn sync(&mut self) {
+        if !self.index.complete() {
+            return;
+        }
+        let Some(known) = &mut self.known else { return self.adopt() };
+        for key in self.index.take_dirty() {
+            let compiled = match self.index.get(&key) {
+                Some((service, slices)) => compile(service, slices, &self.node),
+                None => Vec::new(),
+            };
+            match known.update(&mut self.maps, &key, &compiled) {
+                Ok(()) => drop(self.failures.remove(&key)),
+                Err(error) => drop(self.failures.insert(key, error)),
+            }
+        }
+    }
+
+    /// Reads the maps back and puts right what differs; tries again what was refused.
+    pub fn repair(&mut self) {
+        let Some(known) = &self.known else { return self.sync() };
+        match self.maps.dump() {
+            Ok(actual) if actual == known.tables => self.unreadable = None,
+            Ok(actual) => {
+                let written = self.write_all(&actual);
+                self.repaired += written;
+                tracing::warn!(elements = written, "service maps had been changed by another hand; repaired");
+            }
+            Err(error) => self.unreadable = Some(chain(&error)),
+        }
+        self.failures.keys().cloned().for_each(|key| self.index.touch(key));
+        self.sync();
+    }
+
+    /// Takes over what stands in the maps, numbers and all, and writes what differs from what should.
+    fn adopt(&mut self) {
+        match self.maps.dump() {
+            Ok(actual) => {
+                let ids = Ids::adopt(&actual);
+                self.known = Some(Known { ids, tables: actual.clone(), owners: BTreeMap::new() });
+                self.write_all(&actual);
+            }
+            Err(error) => self.unreadable = Some(chain(&error)),
+        }
+    }
+
+    /// Writes everything that should stand in the maps and does not, and removes the rest.
+    fn write_all(&mut self, actual: &Tables) -> u64 {
+        let Some(known) = &mut self.known else { return 0 };
+        self.failures.clear();
+        self.index.touch_all();
+        let mut desired = Tables::default();
+        let mut keys = BTreeMap::new();
+        for key in self.index.take_dirty() {
+            let Some((service, slices)) = self.index.get(&key) else { continue };
+            for compiled in compile(service, slices, &self.node) {
+                if let Err(error) = known.claim(&key, compiled.vip) {
+                    self.failures.insert(key.clone(), error);
+                    continue;
+                }
+                let (id, entry) = known.ids.assign(&compiled, &known.tables);
+                desired.services.insert(id, entry);
+                keys.insert(id, key.clone());
+            }
+        }
+        let (written, refused) = write(&mut self.maps, &diff_all(&desired, actual));
+        let failed = refused.into_iter().filter_map(|(id, error)| Some((keys.get(&id)?.clone(), error)));
+        self.failures.extend(failed);
+        // Read again rather than assumed: elements under a wrong service have moved.
+        match self.maps.dump() {
+            Ok(tables) => {
+                known.ids.settle(&tables);
+                known.tables = tables;
+                self.unreadable = None;
+            }
+            Err(error) => {
+                self.known = None;
+                self.unreadable = Some(chain(&error));
+            }
+        }
+        written
+    }
+
+    /// For the caller's watch.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let tables = self.known.as_ref().map(|known| &known.tables);
+        let entries = tables.into_iter().flat_map(|tables| tables.services.values());
+        Status {
+            synced: self.known.is_some() && self.failures.is_empty() && self.unreadable.is_none(),
+            services: self.index.len(),
+            backends: entries.map(|entry| entry.backends.len()).sum(),
+            failures: self.failures.clone(),
+            repaired: self.repaired,
+            unreadable: self.unreadable.clone(),
+        }
+    }
+}
+
+impl Known {
+    /// Brings the maps in step with one Service: its ports, and those it no longer has.
+    fn update(
+        &mut self,
+        maps: &mut impl Maps,
+        key: &ServiceKey,
+        compiled: &[Compiled],
+    ) -> Result<(), String> {
+        let mut result = Ok(());
+        let wanted: BTreeSet<Vip> = compiled.iter().map(|compiled| compiled.vip).collect();
+        let held = self.owners.iter().filter(|(_, owner)| *owner == key).map(|(vip, _)| *vip);
+        let stale: Vec<Vip> = held.filter(|vip| !wanted.contains(vip)).collect();
+        for compiled in compiled {
+            let written = self.claim(key, compiled.vip).and_then(|()| {
+                let (id, desired) = self.ids.assign(compiled, &self.tables);
+                self.write(maps, id, &desired)
+            });
+            result = result.and(written);
+        }
+        for vip in stale {
+            let removed = match self.ids.service(&vip) {
+                Some(id) => self.write(maps, id, &Entry::default()),
+                None => Ok(()),
+            };
+            if removed.is_ok() {
+                self.owners.remove(&vip);
+            }
+            result = result.and(removed);
+        }
+        result
+    }
+
+    fn claim(&mut self, key: &ServiceKey, vip: Vip) -> Result<(), String> {
+        let owner = self.owners.entry(vip).or_insert_with(|| key.clone());
+        if owner == key { Ok(()) } else { Err(format!("{vip} belongs to service {owner}")) }
+    }
+
+    fn write(&mut self, maps: &mut impl Maps, id: ServiceId, desired: &Entry) -> Result<(), String> {
+        let actual = self.tables.services.get(&id).cloned().unwrap_or_default();
+        let mut result = Ok(());
+        for op in diff(id, desired, &actual) {
+            if let Err(error) = maps.apply(&op) {
+                result = Err(chain(&error));
+                break;
+            }
+            self.tables.apply(&op);
+        }
+        self.ids.release(id, &[desired, &actual], self.tables.services.get(&id));
+        result
+    }
+}
+
+/// Writes in order. After a refusal the rest of that service waits: its later writes count on the earlier ones.
+fn write(maps: &mut impl Maps, ops: &[MapOp]) -> (u64, BTreeMap<ServiceId, String>) {
+    let mut written = 0;
+    let mut refused = BTreeMap::new();
+    for op in ops {
+        if refused.contains_key(&op.service()) {
+            continue;
+        }
+        match maps.apply(op) {
+            Ok(()) => written += 1,
+            Err(error) => drop(refused.insert(op.service(), chain(&error))),
+        }
+    }
+    (written, refused)
+}
+
+fn chain(error: &MapError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,22 @@
+//! What the dataplane says about itself: data, not errors.
+
+use std::collections::BTreeMap;
+
+use crate::model::ServiceKey;
+
+/// The state of the loop after its last step.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Status {
+    /// Both first lists are in, and the maps say what they say.
+    pub synced: bool,
+    /// Services served.
+    pub services: usize,
+    /// Backends in the maps, counted per service port.
+    pub backends: usize,
+    /// Services that are not (wholly) in the maps, and why. They are tried again.
+    pub failures: BTreeMap<ServiceKey, String>,
+    /// Map elements that had to be put right because somebody else changed them.
+    pub repaired: u64,
+    /// Why the maps could not be read back at the last try.
+    pub unreadable: Option<String>,
+}

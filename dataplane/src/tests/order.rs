@@ -1,0 +1,108 @@
+//! The order of writes: at no moment does an address lead to a backend that is not there.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use proptest::prelude::*;
+
+use crate::compile::Compiled;
+use crate::diff::diff_all;
+use crate::ids::Ids;
+use crate::maps::{FakeMaps, Maps as _};
+use crate::model::Protocol;
+use crate::tables::{BackendId, Frontend, MapOp, ServiceId, Set, Tables, Vip};
+
+fn vip(last: u8) -> Vip {
+    Vip { ip: Ipv4Addr::new(10, 96, 0, last), port: 80, protocol: Protocol::Udp }
+}
+
+fn at(last: u8) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, last), 8080)
+}
+
+prop_compose! {
+    /// A service of one of five addresses, with some of eight backends in the slots and some others kept.
+    fn service()(ip in 0..5_u8, slots in prop::collection::btree_set(0..8_u8, 0..6), kept in prop::collection::btree_set(0..8_u8, 0..3)) -> Compiled {
+        Compiled {
+            vip: vip(ip),
+            set: Set::Cluster,
+            sets: [(Set::Cluster, slots.iter().map(|last| at(*last)).collect())].into(),
+            serving: kept.iter().map(|last| at(*last)).collect(),
+            none_local: false,
+        }
+    }
+}
+
+fn world() -> impl Strategy<Value = Vec<Compiled>> {
+    prop::collection::vec(service(), 0..5).prop_map(|mut services| {
+        services.sort_by_key(|service| service.vip);
+        services.dedup_by_key(|service| service.vip);
+        services
+    })
+}
+
+/// What a client could meet: every counted slot must lead to a backend of the same service.
+fn assert_sound(maps: &FakeMaps) {
+    for (vip, (service, frontend)) in &maps.frontends {
+        for slot in 0..frontend.count {
+            let id = maps.slots.get(&(*service, frontend.set, slot));
+            let owner = id.and_then(|id| maps.backends.get(id)).map(|(owner, _)| owner);
+            assert_eq!(owner, Some(service), "{vip} slot {slot}");
+        }
+    }
+}
+
+fn assign(ids: &mut Ids, world: &[Compiled], actual: &Tables) -> Tables {
+    let mut tables = Tables::default();
+    tables.services.extend(world.iter().map(|compiled| ids.assign(compiled, actual)));
+    tables
+}
+
+proptest! {
+    #[test]
+    fn every_prefix_is_sound_and_the_end_is_what_was_wanted(worlds in prop::collection::vec(world(), 1..5)) {
+        let mut maps = FakeMaps::default();
+        for world in worlds {
+            let actual = maps.dump().unwrap();
+            let desired = assign(&mut Ids::adopt(&actual), &world, &actual);
+            for op in diff_all(&desired, &actual) {
+                maps.apply(&op).unwrap();
+                assert_sound(&maps);
+            }
+            prop_assert_eq!(maps.dump().unwrap(), desired);
+        }
+    }
+
+    #[test]
+    fn whatever_another_hand_wrote_one_pass_repairs(world in world(), strange in prop::collection::vec(drift(), 0..20)) {
+        let desired = assign(&mut Ids::default(), &world, &Tables::default());
+        let mut maps = FakeMaps::default();
+        for op in diff_all(&desired, &Tables::default()).iter().chain(&strange) {
+            maps.apply(op).unwrap();
+        }
+        for op in diff_all(&desired, &maps.dump().unwrap()) {
+            maps.apply(&op).unwrap();
+        }
+        prop_assert_eq!(maps.dump().unwrap(), desired);
+    }
+}
+
+fn drift() -> impl Strategy<Value = MapOp> {
+    let service = (0..7_u32).prop_map(ServiceId);
+    let frontend = (0..9_u16).prop_map(|count| Frontend { set: Set::Cluster, count, none_local: false });
+    prop_oneof![
+        (service.clone(), 0..12_u32, 0..9_u8).prop_map(|(s, id, last)| MapOp::PutBackend(
+            s,
+            BackendId(id),
+            at(last)
+        )),
+        (service.clone(), 0..9_u16, 0..12_u32).prop_map(|(s, n, id)| MapOp::PutSlot(
+            s,
+            (Set::Cluster, n),
+            BackendId(id)
+        )),
+        (service.clone(), 0..7_u8, frontend).prop_map(|(s, ip, to)| MapOp::PutFrontend(s, vip(ip), to)),
+        (service.clone(), 0..7_u8).prop_map(|(s, ip)| MapOp::DelFrontend(s, vip(ip))),
+        (service.clone(), 0..9_u16).prop_map(|(s, n)| MapOp::DelSlot(s, (Set::Cluster, n))),
+        (service, 0..12_u32).prop_map(|(s, id)| MapOp::DelBackend(s, BackendId(id))),
+    ]
+}

@@ -1,0 +1,141 @@
+//! What services become in the maps. Names say the rule.
+
+use expect_test::expect;
+
+use super::check;
+
+const WEB: &str = "service: {name: web, cluster_ips: [10.96.0.1], ports: [{port: 80}]}";
+
+#[test]
+fn ready_endpoints_get_slots_in_address_order() {
+    check(
+        &format!(
+            "- {WEB}
+  endpoints:
+  - {{ip: 10.0.0.3, ports: {{'': 8080}}}}
+  - {{ip: 10.0.0.2, ports: {{'': 8080}}}}"
+        ),
+        expect![[r#"
+            10.96.0.1:80/TCP slots=2 10.0.0.2:8080 10.0.0.3:8080
+        "#]],
+    );
+}
+
+#[test]
+fn a_service_without_endpoints_is_there_to_refuse() {
+    check(
+        &format!("- {WEB}"),
+        expect![[r#"
+            10.96.0.1:80/TCP slots=0
+        "#]],
+    );
+}
+
+#[test]
+fn unready_endpoint_gets_no_slot() {
+    check(
+        &format!("- {WEB}\n  endpoints: [{{ip: 10.0.0.2, ports: {{'': 8080}}, ready: false}}]"),
+        expect![[r#"
+            10.96.0.1:80/TCP slots=0
+        "#]],
+    );
+}
+
+#[test]
+fn terminating_but_serving_endpoints_are_the_last_resort() {
+    check(
+        &format!(
+            "- {WEB}
+  endpoints:
+  - {{ip: 10.0.0.2, ports: {{'': 8080}}, ready: false, serving: true, terminating: true}}
+  - {{ip: 10.0.0.3, ports: {{'': 8080}}, ready: false, serving: false, terminating: true}}"
+        ),
+        expect![[r#"
+            10.96.0.1:80/TCP slots=1 10.0.0.2:8080
+        "#]],
+    );
+}
+
+#[test]
+fn udp_keeps_serving_endpoints_for_running_conversations() {
+    check(
+        "
+- service: {name: dns, cluster_ips: [10.96.0.53], ports: [{port: 53, protocol: UDP}]}
+  endpoints:
+  - {ip: 10.0.0.2, ports: {'': 53}}
+  - {ip: 10.0.0.3, ports: {'': 53}, ready: false, serving: true, terminating: true}
+  - {ip: 10.0.0.4, ports: {'': 53}, ready: false, serving: false, terminating: true}",
+        expect![[r#"
+            10.96.0.53:53/UDP slots=1 10.0.0.2:53 keeps 10.0.0.3:53
+        "#]],
+    );
+}
+
+#[test]
+fn the_same_number_over_two_protocols_is_two_services() {
+    check(
+        "
+- service: {name: dns, cluster_ips: [10.96.0.53], ports: [{name: t, port: 53}, {name: u, port: 53, protocol: UDP}]}
+  endpoints: [{ip: 10.0.0.2, ports: {t: 5300, u: 5301}}]",
+        expect![[r#"
+            10.96.0.53:53/TCP slots=1 10.0.0.2:5300
+            10.96.0.53:53/UDP slots=1 10.0.0.2:5301
+        "#]],
+    );
+}
+
+#[test]
+fn an_endpoint_without_the_port_is_no_candidate() {
+    check(
+        "
+- service: {name: two, cluster_ips: [10.96.0.2], ports: [{name: a, port: 1}, {name: b, port: 2}]}
+  endpoints:
+  - {ip: 10.0.0.2, ports: {a: 11, b: 12}}
+  - {ip: 10.0.0.3, ports: {a: 11}}",
+        expect![[r#"
+            10.96.0.2:1/TCP slots=2 10.0.0.2:11 10.0.0.3:11
+            10.96.0.2:2/TCP slots=1 10.0.0.2:12
+        "#]],
+    );
+}
+
+#[test]
+fn internal_policy_local_uses_this_node_only() {
+    check(
+        "
+- service: {name: l, cluster_ips: [10.96.0.3], ports: [{port: 80}], internal_traffic_policy: Local}
+  endpoints:
+  - {ip: 10.0.0.2, node: node-a, ports: {'': 8080}}
+  - {ip: 10.0.0.3, node: node-b, ports: {'': 8080}}",
+        expect![[r#"
+            10.96.0.3:80/TCP slots=1 local 10.0.0.2:8080
+        "#]],
+    );
+}
+
+#[test]
+fn internal_policy_local_without_one_here_drops_instead_of_refusing() {
+    check(
+        "
+- service: {name: l, cluster_ips: [10.96.0.3], ports: [{port: 80}], internal_traffic_policy: Local}
+  endpoints: [{ip: 10.0.0.3, node: node-b, ports: {'': 8080}}]
+- service: {name: none, cluster_ips: [10.96.0.4], ports: [{port: 80}], internal_traffic_policy: Local}",
+        expect![[r#"
+            10.96.0.3:80/TCP slots=0 local none-local
+            10.96.0.4:80/TCP slots=0 local
+        "#]],
+    );
+}
+
+#[test]
+fn services_left_to_others_are_not_there() {
+    check(
+        "
+- service: {name: headless, cluster_ips: [None], ports: [{port: 80}]}
+- service: {name: ext, type: ExternalName, external_name: example.net}
+- service: {name: mesh, cluster_ips: [10.96.0.5], ports: [{port: 80}], labels: {service.kubernetes.io/service-proxy-name: mesh}}
+- service: {name: sctp, cluster_ips: [10.96.0.6], ports: [{port: 80, protocol: SCTP}]}
+- service: {name: six, cluster_ips: ['fd00::6'], ports: [{port: 80}]}",
+        expect![[""]],
+    );
+}

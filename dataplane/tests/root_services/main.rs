@@ -1,0 +1,24 @@
+//! Services in a real kernel, with real sockets: each test in namespaces, a cgroup and a bpffs of its own.
+//!
+//! Run by `cargo xtask test root`, which builds the kernel programs first. Oracles: what the client's socket says, and
+//! `bpftool`. Not for: what the tables should say (unit tests), or pods (tier e2e).
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::let_underscore_must_use,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "helpers of tests: a failure is a failed test"
+)]
+
+mod agent;
+mod connect;
+#[path = "../../src/tests/fixture.rs"]
+mod fixture;
+mod install;
+mod mapped;
+mod net;
+mod restart;
+mod room;
+mod script;
+mod udp;

@@ -1,0 +1,265 @@
+//! Our side: one pod whose shim gets prepared bundles, and the same through the whole runtime.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use orlop_runtime::{
+    BoxError, ContainerSpec, ContainerState, Layers, PodRef, Resources, Runtime, RuntimeConfig, RuntimeEvent,
+    SandboxSpec, Seccomp, container_id,
+    image::{Image, ImageConfig},
+};
+use orlop_shim::protocol::{Request, Response, VERSION, next_frame};
+use rustix::fs::inotify;
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::{Result, profile, scratch::Scratch};
+
+const UID: &str = "bench";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct OneLayer(PathBuf);
+
+impl Layers for OneLayer {
+    fn layer_paths(&self, _: &Image) -> std::result::Result<Vec<PathBuf>, BoxError> {
+        Ok(vec![self.0.clone()])
+    }
+    fn hold(&self, _: &str, _: &Image) -> std::result::Result<(), BoxError> {
+        Ok(())
+    }
+    fn release(&self, _: &str) -> std::result::Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+pub(crate) struct Ours {
+    runtime: Runtime,
+    events: UnboundedReceiver<RuntimeEvent>,
+    shim: UnixStream,
+    pod_dir: PathBuf,
+}
+
+/// The bundle of a container that ran: all others are copies of it, with its root file system.
+pub(crate) struct Template {
+    id: String,
+    config: Value,
+    cgroups: String,
+    /// What else the creator reads, as it is.
+    others: Vec<(OsString, Vec<u8>)>,
+}
+
+/// Files of a bundle that belong to one container, or are made from the rest.
+const OWN: [&str; 7] = ["config.json", "cgroups", "record.json", "ready", "pid", "exit", "state"];
+
+impl Ours {
+    pub(crate) async fn open(scratch: &Scratch, shim: &Path, creator: &Path) -> Result<Ours> {
+        let config = RuntimeConfig {
+            state_dir: scratch.path("state"),
+            run_dir: scratch.path("run"),
+            shim: shim.to_owned(),
+            creator: creator.to_owned(),
+        };
+        let (runtime, events) = Runtime::open_with(config, OneLayer(scratch.layer())).await?;
+        let spec = SandboxSpec {
+            pod: PodRef { namespace: "bench".into(), name: "bench".into(), uid: UID.into() },
+            hostname: "bench".into(),
+            cgroup: format!("{}/kubepods/pod{UID}", scratch.cgroup),
+            ..SandboxSpec::default()
+        };
+        runtime.create_sandbox(&spec).await?;
+        let pod_dir = scratch.path("run/pods").join(UID);
+        let mut shim = UnixStream::connect(pod_dir.join("s"))?;
+        shim.set_read_timeout(Some(PATIENCE))?;
+        shim.write_all(&Request::Hello { version: VERSION }.frame(1))?;
+        let mut ours = Ours { runtime, events, shim, pod_dir };
+        ours.answer()?;
+        Ok(ours)
+    }
+
+    /// Runs one container and keeps what was made for it.
+    pub(crate) async fn template(&mut self, scratch: &Scratch) -> Result<Template> {
+        let spec = container(scratch, "template");
+        let started = self.runtime.start_container(UID, &spec).await?;
+        self.end_of(&started.id).await?;
+        let dir = self.bundle(&started.id);
+        let config = serde_json::from_slice(&fs::read(dir.join("config.json"))?)?;
+        let cgroups = fs::read_to_string(dir.join("cgroups"))?;
+        let mut others = Vec::new();
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() && !OWN.iter().any(|own| entry.file_name() == *own) {
+                others.push((entry.file_name(), fs::read(entry.path())?));
+            }
+        }
+        Ok(Template { id: started.id, config, cgroups, others })
+    }
+
+    fn bundle(&self, id: &str) -> PathBuf {
+        self.pod_dir.join("c").join(id)
+    }
+
+    /// From the word to the shim to the byte in the log.
+    pub(crate) async fn create(&mut self, scratch: &Scratch, from: &Template, round: usize) -> Result<f64> {
+        let id = container_id(UID, "ours", u32::try_from(round)?);
+        let dir = self.bundle(&id);
+        fs::create_dir_all(&dir)?;
+        let mut config = from.config.clone();
+        let path = config["linux"]["cgroupsPath"].as_str().unwrap_or_default().replace(&from.id, &id);
+        config["linux"]["cgroupsPath"] = path.into();
+        fs::write(dir.join("config.json"), config.to_string())?;
+        for (name, bytes) in &from.others {
+            fs::write(dir.join(name), bytes)?;
+        }
+        let cgroups = from.cgroups.replace(&from.id, &id);
+        // As the runtime does, before the shim hears of the bundle.
+        for unified in cgroups.lines().filter_map(|line| line.strip_prefix("unified ")) {
+            fs::create_dir_all(unified)?;
+        }
+        fs::write(dir.join("cgroups"), cgroups)?;
+        let log = scratch.path("logs").join(format!("ours-{round}"));
+        let byte = first_byte(&log)?;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let create =
+            Request::Create { id: id.clone(), bundle: text(&dir), log: text(&log), stdin: false }.frame(2);
+        let began = Instant::now();
+        self.shim.write_all(&create)?;
+        match self.answer()? {
+            Response::Created { .. } => {}
+            other => return Err(format!("the shim answers {other:?}").into()),
+        }
+        let took = wait(byte)? - began;
+        self.end_of(&id).await?;
+        self.runtime.remove_container(UID, &id).await?;
+        Ok(took.as_secs_f64() * 1e3)
+    }
+
+    /// From the call of the runtime to the byte in the log.
+    pub(crate) async fn start(&mut self, scratch: &Scratch, round: usize) -> Result<f64> {
+        let spec = container(scratch, &format!("start-{round}"));
+        let byte = first_byte(&spec.log_path)?;
+        let began = Instant::now();
+        let container = self.runtime.start_container(UID, &spec).await?;
+        let took = wait(byte)? - began;
+        if !matches!(container.state, ContainerState::Exited(_)) {
+            self.end_of(&container.id).await?;
+        }
+        self.runtime.remove_container(UID, &container.id).await?;
+        Ok(took.as_secs_f64() * 1e3)
+    }
+
+    pub(crate) async fn close(self) -> Result<()> {
+        drop(self.shim);
+        Ok(self.runtime.remove_sandbox(UID).await?)
+    }
+
+    fn answer(&mut self) -> Result<Response> {
+        let (mut input, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            if let Some(frame) = next_frame(&mut input).map_err(|error| format!("{error:?}"))? {
+                return Ok(Response::parse(&frame).map_err(|error| format!("{error:?}"))?.1);
+            }
+            let got = self.shim.read(&mut buffer)?;
+            if got == 0 {
+                return Err("the shim closed the connection".into());
+            }
+            input.extend_from_slice(&buffer[..got]);
+        }
+    }
+
+    async fn end_of(&mut self, id: &str) -> Result<()> {
+        let end = async {
+            while let Some(event) = self.events.recv().await {
+                if matches!(&event, RuntimeEvent::Exited { container_id, .. } if container_id == id) {
+                    break;
+                }
+            }
+        };
+        Ok(tokio::time::timeout(PATIENCE, end).await?)
+    }
+}
+
+impl Template {
+    /// A bundle for `crun run` and `runc run`: what we do ourselves in the last steps is theirs to do.
+    pub(crate) fn foreign_bundle(&self, scratch: &Scratch, name: &str, round: usize) -> Result<PathBuf> {
+        let dir = scratch.path("bundles").join(format!("{name}-{round}"));
+        fs::create_dir_all(&dir)?;
+        let mut config = self.config.clone();
+        // Debian's crun refuses anything newer; nothing of it is used.
+        config["ociVersion"] = "1.0.2".into();
+        let path = config["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+        config["linux"]["cgroupsPath"] = path.replace(&self.id, &format!("{name}-{round}")).into();
+        let wanted = profile::capabilities(&config)?;
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = wanted.names().into();
+        }
+        config["linux"]["seccomp"] = profile::seccomp(wanted)?;
+        fs::write(dir.join("config.json"), config.to_string())?;
+        Ok(dir)
+    }
+}
+
+/// One byte of output and out, with the limits a pod would have.
+fn container(scratch: &Scratch, name: &str) -> ContainerSpec {
+    ContainerSpec {
+        name: name.into(),
+        attempt: 0,
+        image_ref: "bench".into(),
+        image: Arc::new(Image {
+            id: "sha256:bench".into(),
+            config: ImageConfig::default(),
+            ..Image::default()
+        }),
+        command: ["/bin/echo", "-n", "x"].map(str::to_owned).into(),
+        args: vec![],
+        env: vec![],
+        working_dir: None,
+        user: None,
+        mounts: vec![],
+        privileged: false,
+        add_capabilities: vec![],
+        drop_capabilities: vec![],
+        no_new_privileges: false,
+        read_only_rootfs: false,
+        seccomp: Seccomp::RuntimeDefault,
+        resources: Resources {
+            cpu_shares: Some(512),
+            cpu_quota_us: Some(100_000),
+            cpu_period_us: Some(100_000),
+            memory_limit: Some(128 << 20),
+            pids_limit: Some(1024),
+            oom_score_adj: Some(500),
+        },
+        tty: false,
+        stdin: false,
+        log_path: scratch.path("logs").join(name),
+        labels: BTreeMap::new(),
+    }
+}
+
+/// A thread that waits for the first write to a file, which is made empty now.
+fn first_byte(path: &Path) -> Result<JoinHandle<std::io::Result<Instant>>> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    File::create(path)?;
+    let watch: OwnedFd = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY)?;
+    Ok(std::thread::spawn(move || {
+        let mut buffer = [0_u8; 256];
+        rustix::io::read(&watch, &mut buffer)?;
+        Ok(Instant::now())
+    }))
+}
+
+fn wait(byte: JoinHandle<std::io::Result<Instant>>) -> Result<Instant> {
+    Ok(byte.join().map_err(|_| "the thread that waits for the log died")??)
+}

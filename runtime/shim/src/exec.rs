@@ -1,0 +1,151 @@
+//! Runs a command inside a running container: joins its cgroups and namespaces, forks into its pid namespace.
+//!
+//! ```text
+//!  shim ── fork ──▶ A: cgroups, setns ── fork ──▶ B: user, filter, exec
+//!                   └ tells B's pid, ends        └ becomes the shim's child (subreaper)
+//! ```
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{Error, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use crate::{
+    cgroup::Dirs,
+    process::{self, Failure},
+    protocol::Step,
+    records::ProcessSpec,
+    report,
+    sys::{self, Fork},
+};
+
+/// A command that runs, or is about to.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) output: Option<OwnedFd>,
+    pub(crate) status: Option<OwnedFd>,
+    pub(crate) told: Vec<u8>,
+    pub(crate) kept: Vec<u8>,
+    pub(crate) max_output: usize,
+    pub(crate) deadline: Option<u64>,
+    pub(crate) timed_out: bool,
+    /// The process that enters the container; it ends when there is a pid.
+    pub(crate) entering: u32,
+    pub(crate) pid: Option<u32>,
+    pub(crate) exit: Option<i32>,
+    pub(crate) since: u64,
+    pub(crate) client: u64,
+    pub(crate) number: u32,
+}
+
+/// What the child needs; all of it is read before the container is entered.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) spec: ProcessSpec,
+    pub(crate) filter: Vec<u8>,
+    pub(crate) cgroups: Dirs,
+    pub(crate) init: OwnedFd,
+}
+
+const NAMESPACES: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+/// Forks; gives the child and the read ends of output and status.
+pub(crate) fn start(plan: &Plan) -> Result<(u32, OwnedFd, OwnedFd), Error> {
+    let (output, output_end) = sys::pipe()?;
+    let (status, status_end) = sys::pipe()?;
+    [&output, &status].into_iter().try_for_each(sys::set_nonblocking)?;
+    let null = File::open("/dev/null")?;
+    let unified = plan.cgroups.iter().find(|(name, _)| name == "unified");
+    let unified = unified.and_then(|(_, dir)| File::open(dir).ok());
+    let born_there = unified.and_then(|dir| sys::fork_into(dir.as_fd()).ok());
+    let is_born_there = born_there.is_some();
+    let forked = match born_there {
+        Some(forked) => forked,
+        None => sys::fork()?,
+    };
+    if let Fork::Parent(child) = forked {
+        return Ok((child, output, status));
+    }
+    let mut status = File::from(status_end);
+    let failure = match enter(plan, is_born_there) {
+        Ok(Fork::Parent(pid)) => {
+            drop(status.write_all(report::pid_line(pid).as_bytes()));
+            sys::exit_now(0)
+        }
+        Ok(Fork::Child) => inside(plan, null.as_fd(), output_end.as_fd()),
+        Err(failure) => failure,
+    };
+    drop(status.write_all(report::error_line(failure.step, &failure.text).as_bytes()));
+    sys::exit_now(255)
+}
+
+/// `cgroup.procs` makes its writer wait for a grace period of the kernel. A single thread may move itself through v1's
+/// `tasks`, which does not.
+fn enter(plan: &Plan, in_unified: bool) -> Result<Fork, Failure> {
+    let at =
+        |what: String| move |error: Error| Failure { step: Step::Create, text: format!("{what}: {error}") };
+    for (name, dir) in plan.cgroups.iter().filter(|(name, _)| name != "unified" || !in_unified) {
+        let file = if name == "unified" { "cgroup.procs" } else { "tasks" };
+        fs::write(format!("{dir}/{file}"), "0").map_err(at(format!("join cgroup {dir}")))?;
+    }
+    if let Some(score) = plan.spec.oom_score_adj {
+        fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(at("set oom_score_adj".to_owned()))?;
+    }
+    sys::set_undumpable().map_err(at("set dumpable".to_owned()))?;
+    sys::join_namespaces(&plan.init, NAMESPACES).map_err(at("join namespaces".to_owned()))?;
+    sys::fork().map_err(at("fork".to_owned()))
+}
+
+fn inside(plan: &Plan, null: BorrowedFd<'_>, output: BorrowedFd<'_>) -> Failure {
+    let ready = || -> Result<(), Error> {
+        sys::setsid()?;
+        sys::dup_to(null, 0)?;
+        sys::dup_to(output, 1)?;
+        sys::dup_to(output, 2)?;
+        sys::umask(0o022);
+        std::env::set_current_dir(&plan.spec.cwd)
+    };
+    if let Err(error) = ready() {
+        return Failure { step: Step::Create, text: format!("prepare the process: {error}") };
+    }
+    let program = match process::assume_user(&plan.spec).and_then(|()| process::find_program(&plan.spec)) {
+        Ok(program) => program,
+        Err(failure) => return failure,
+    };
+    process::run(&plan.spec, &program, &plan.filter)
+}
+
+/// KILL to a command, its descendants and everything of its session.
+pub(crate) fn kill_tree(pid: u32) {
+    let mut doomed = BTreeSet::from([pid]);
+    let all: Vec<(u32, u32, u32)> = processes().collect();
+    loop {
+        let before = doomed.len();
+        let follow = |(_, parent, session): &&(u32, u32, u32)| *session == pid || doomed.contains(parent);
+        let more: Vec<u32> = all.iter().filter(follow).map(|(id, ..)| *id).collect();
+        doomed.extend(more);
+        if doomed.len() == before {
+            break;
+        }
+    }
+    doomed.into_iter().for_each(|pid| drop(sys::kill(pid, libc::SIGKILL)));
+}
+
+/// Pid, parent and session of everything.
+fn processes() -> impl Iterator<Item = (u32, u32, u32)> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(1);
+        let parent = fields.next()?.parse().ok()?;
+        Some((pid, parent, fields.nth(1)?.parse().ok()?))
+    })
+}

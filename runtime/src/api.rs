@@ -1,0 +1,282 @@
+//! The words the runtime and its caller share: what to run, what runs, how it ended.
+//!
+//! Plain data with serde where it is kept on disk; behaviour is elsewhere. Not for: Kubernetes types.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::image::Image;
+
+/// Where the runtime keeps its things and which programs it starts.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// Survives a reboot: images, upper layers of root file systems.
+    pub state_dir: PathBuf,
+    /// Does not survive a reboot: sockets, records, namespace pins.
+    pub run_dir: PathBuf,
+    /// The `orlop-shim` binary.
+    pub shim: PathBuf,
+    /// The program run as `<creator> create …`; it calls [`crate::create::create_main`] first thing.
+    pub creator: PathBuf,
+}
+
+/// Which pod a sandbox belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PodRef {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// UID: the identity; names directories and cgroups.
+    pub uid: String,
+}
+
+/// What containers of a pod share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// The pod.
+    pub pod: PodRef,
+    /// Host name inside the pod.
+    pub hostname: String,
+    /// Pod-level cgroup, relative to every hierarchy's mount point: `<root>/kubepods/burstable/pod<uid>`.
+    pub cgroup: String,
+    /// Limits of the pod-level cgroup.
+    pub resources: Resources,
+    /// Use the network namespace of this process instead of a new one.
+    pub host_network: bool,
+    /// Use the IPC namespace of this process.
+    pub host_ipc: bool,
+    /// Containers see the processes of the host.
+    pub host_pid: bool,
+    /// Namespaced sysctls, set once when the namespaces are made.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Limits of one cgroup, in the units of cgroup v1 and OCI. `None` leaves the kernel's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// 2…262144; translated to `cpu.weight` on v2.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds per period; −1 is no limit.
+    pub cpu_quota_us: Option<i64>,
+    /// Period in microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// Bytes; swap is limited to the same. −1 is no limit.
+    pub memory_limit: Option<i64>,
+    /// Number of tasks; −1 is no limit.
+    pub pids_limit: Option<i64>,
+    /// −1000…1000; raised to the floor of this process where the kernel would refuse it. Containers only.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// A sandbox as it is on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// The pod.
+    pub pod: PodRef,
+    /// Pinned network namespace; `None` with the host's network.
+    pub netns: Option<PathBuf>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Whether the shim answers. A dead shim means its containers are lost.
+    pub shim_alive: bool,
+    /// All containers with a record, dead ones too, oldest first.
+    pub containers: Vec<Container>,
+}
+
+/// One container to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Name in the pod.
+    pub name: String,
+    /// Restart count.
+    pub attempt: u32,
+    /// What the pod asked for.
+    pub image_ref: String,
+    /// What it resolved to; shared by all containers of one image.
+    pub image: Arc<Image>,
+    /// Replaces the image's entrypoint (and then its `cmd` too) when not empty.
+    pub command: Vec<String>,
+    /// Replaces the image's `cmd` when not empty.
+    pub args: Vec<String>,
+    /// Added to and overriding the image's environment, in this order.
+    pub env: Vec<(String, String)>,
+    /// Replaces the image's working directory.
+    pub working_dir: Option<String>,
+    /// `None`: the image's user.
+    pub user: Option<User>,
+    /// Volumes and files of the host.
+    pub mounts: Vec<Mount>,
+    /// All capabilities and devices, nothing masked, no seccomp.
+    pub privileged: bool,
+    /// Names with or without `CAP_`; `ALL` is understood.
+    pub add_capabilities: Vec<String>,
+    /// Names with or without `CAP_`; `ALL` is understood. Applied before `add`.
+    pub drop_capabilities: Vec<String>,
+    /// Sets no_new_privs.
+    pub no_new_privileges: bool,
+    /// Mounts the root file system read-only.
+    pub read_only_rootfs: bool,
+    /// System call filter.
+    pub seccomp: Seccomp,
+    /// Limits of the container's cgroup.
+    pub resources: Resources,
+    /// Not supported yet: refused with a clear error.
+    pub tty: bool,
+    /// Keeps stdin open (without a writer it blocks) instead of `/dev/null`.
+    pub stdin: bool,
+    /// CRI log file; its directory is made.
+    pub log_path: PathBuf,
+    /// Kept with the container and given back.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Who a container runs as.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub additional_gids: Vec<u32>,
+}
+
+/// A bind mount from the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Path on the host; a file or a directory that exists.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub destination: PathBuf,
+    /// Read-only.
+    pub read_only: bool,
+    /// Which way later mounts travel.
+    pub propagation: Propagation,
+}
+
+/// Mount propagation in the words of Kubernetes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// `None`: private.
+    #[default]
+    Private,
+    /// rslave.
+    HostToContainer,
+    /// rshared.
+    Bidirectional,
+}
+
+/// Which system calls a container may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// Our allow list, resolved for the container's capabilities.
+    #[default]
+    RuntimeDefault,
+    /// No filter.
+    Unconfined,
+    /// An OCI/Docker JSON profile on the host.
+    Localhost(PathBuf),
+}
+
+/// A container as it is on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// 64 hex digits, the SHA-256 of pod UID, name and attempt.
+    pub id: String,
+    /// Name in the pod.
+    pub name: String,
+    /// Restart count.
+    pub attempt: u32,
+    /// What the pod asked for.
+    pub image_ref: String,
+    /// `sha256:<config digest>`.
+    pub image_id: String,
+    /// CRI log file.
+    pub log_path: PathBuf,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// As given at its start.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerState {
+    /// There is a record, but no process was ever reported.
+    Created,
+    /// It runs.
+    Running {
+        /// Process id on the host.
+        pid: u32,
+        /// When the process was started.
+        started_at: Timestamp,
+    },
+    /// It ended.
+    Exited(Exit),
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit status, or 128 + signal. 137 when nobody saw the end (lost shim).
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The kernel killed a process of this container for want of memory.
+    pub oom_killed: bool,
+    /// When the process was started.
+    pub started_at: Timestamp,
+    /// When its end was seen.
+    pub finished_at: Timestamp,
+}
+
+/// What the runtime tells without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuntimeEvent {
+    /// A container ended. May come twice (reconnects); the record is the truth.
+    Exited {
+        /// Pod UID.
+        uid: String,
+        /// Container id.
+        container_id: String,
+        /// How.
+        exit: Exit,
+    },
+    /// The kernel killed a process for want of memory; the container may go on.
+    Oom {
+        /// Pod UID.
+        uid: String,
+        /// Container id.
+        container_id: String,
+    },
+    /// The shim of a pod is gone, its containers with it.
+    ShimLost {
+        /// Pod UID.
+        uid: String,
+    },
+}
+
+/// A command to run inside a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// Program and arguments; the program is looked up in the container's PATH.
+    pub command: Vec<String>,
+    /// Added to the container's environment.
+    pub env: Vec<(String, String)>,
+    /// After this the command and its children are killed.
+    pub timeout: Option<Duration>,
+    /// Bytes of output kept; the rest is read and thrown away.
+    pub max_output: usize,
+}
+
+/// How a command inside a container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Exit status, or 128 + signal.
+    pub exit_code: i32,
+    /// stdout and stderr, in the order they arrived.
+    pub output: Vec<u8>,
+}

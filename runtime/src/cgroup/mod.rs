@@ -1,0 +1,230 @@
+//! Cgroups of pods: made with limits, counted, removed; on v2, v1 and both at once.
+//!
+//! Not for: the cgroups of containers, which libcontainer makes; we only remove and read them.
+
+mod layout;
+mod limits;
+mod stats;
+
+use std::{
+    fs,
+    io::{Error, ErrorKind},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use layout::Hierarchies;
+pub use stats::Stats;
+
+use crate::api::Resources;
+
+/// One file or directory of a cgroup could not be made, written or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {}", path.display())]
+pub struct CgroupError {
+    what: &'static str,
+    path: PathBuf,
+    source: Error,
+}
+
+fn at(what: &'static str, path: &Path) -> impl FnOnce(Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError { what, path, source }
+}
+
+impl Hierarchies {
+    /// Of this machine.
+    pub fn discover() -> Result<Hierarchies, Error> {
+        let found = Hierarchies::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+        if found.v1.is_empty() && found.unified.is_none() {
+            return Err(Error::new(ErrorKind::NotFound, "no cgroup hierarchy is mounted"));
+        }
+        Ok(found)
+    }
+
+    /// Makes a pod's cgroup and sets its limits; fine if it is there.
+    pub fn create(&self, path: &str, limits: &Resources) -> Result<(), CgroupError> {
+        match &self.unified {
+            Some(root) if self.is_v2() => create_v2(root, path, limits),
+            unified => {
+                if let Some(root) = unified {
+                    make(&root.join(path.trim_start_matches('/')))?;
+                }
+                self.create_v1(path, limits)
+            }
+        }
+    }
+
+    fn create_v1(&self, path: &str, limits: &Resources) -> Result<(), CgroupError> {
+        let path = path.trim_start_matches('/');
+        for controller in ["cpu", "memory", "pids"] {
+            if let Some(root) = self.controller(controller) {
+                make(&root.join(path))?;
+            }
+        }
+        for (controller, file, value) in limits::v1(limits) {
+            if let Some(root) = self.controller(controller) {
+                write(&root.join(path).join(file), &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a cgroup and all below it, everywhere. What still runs in it is killed. Reports every failure.
+    pub fn remove(&self, path: &str) -> Vec<CgroupError> {
+        let directories = self.directories(path).into_iter().map(|(_, dir)| dir);
+        directories.filter_map(|dir| remove_tree(&dir).err()).collect()
+    }
+
+    /// Kills everything in a cgroup and below it.
+    pub fn kill(&self, path: &str) {
+        self.directories(path).into_iter().for_each(|(_, dir)| kill_tree(&dir));
+    }
+
+    /// Content of a bundle's `cgroups` file.
+    pub(crate) fn describe(&self, path: &str) -> String {
+        let line = |(name, dir): (String, PathBuf)| format!("{name} {}\n", dir.display());
+        self.directories(path).into_iter().map(line).collect()
+    }
+
+    /// Puts one of our own processes where service managers do not find it when they stop this one: they look at the
+    /// unified hierarchy and at `name=systemd`. Where this process is in nobody's charge (the root), neither is the other.
+    pub(crate) fn adopt(&self, path: &str, pid: u32) {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        for (name, dir) in self.named(path) {
+            let in_root = own
+                .lines()
+                .any(|line| line.split_once(':').is_some_and(|(_, rest)| rest == format!("{name}:/")));
+            // Another pod's removal may take the directory away between the two steps.
+            let moved = in_root
+                || (0..3).any(|_| {
+                    fs::create_dir_all(&dir).is_ok()
+                        && fs::write(dir.join("cgroup.procs"), pid.to_string()).is_ok()
+                });
+            if !moved {
+                tracing::debug!(dir = %dir.display(), pid, "shim stays in the cgroup of its starter");
+            }
+        }
+    }
+
+    /// Removes that directory when nobody is in it any more, and on `name=systemd`, where we are the only ones to make
+    /// them, the empty ones above it.
+    pub(crate) fn disown(&self, path: &str) {
+        for (name, dir) in self.named(path) {
+            let depth = if name.is_empty() { 1 } else { path.split('/').count() };
+            let gone = dir.ancestors().take(depth).take_while(|dir| fs::remove_dir(dir).is_ok()).count();
+            tracing::trace!(dir = %dir.display(), gone, "shims' cgroup");
+        }
+    }
+
+    /// As in /proc/self/cgroup: the unified hierarchy has no name.
+    fn named(&self, path: &str) -> Vec<(String, PathBuf)> {
+        let v1 = self.v1.iter().filter(|(name, _)| name.starts_with("name="));
+        let v1 = v1.map(|(name, point)| (name.clone(), point.join(path)));
+        v1.chain(self.unified.iter().map(|point| (String::new(), point.join(path)))).collect()
+    }
+
+    /// Whether v2 has the memory controller.
+    pub(crate) fn has_memory_v2(&self) -> bool {
+        let controllers =
+            |root: &PathBuf| fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        self.unified
+            .as_ref()
+            .map(controllers)
+            .is_some_and(|all| all.split_whitespace().any(|one| one == "memory"))
+    }
+
+    /// Whether swap can be limited together with memory.
+    pub(crate) fn limits_swap(&self) -> bool {
+        match self.controller("memory") {
+            Some(root) => root.join("memory.memsw.limit_in_bytes").exists(),
+            None => self.has_memory_v2(),
+        }
+    }
+
+    /// Counters of a cgroup, summed by the kernel over all below it.
+    pub fn stats(&self, path: &str) -> Result<Stats, Error> {
+        let path = path.trim_start_matches('/');
+        let read = |root: &Path, file: &str| fs::read_to_string(root.join(path).join(file));
+        match &self.unified {
+            Some(root) if self.is_v2() => Ok(Stats::v2(
+                &read(root, "cpu.stat")?,
+                &read(root, "memory.current")?,
+                &read(root, "memory.stat")?,
+            )),
+            _ => {
+                let missing = || Error::new(ErrorKind::NotFound, "no cpuacct or memory controller");
+                let cpu = self.controller("cpuacct").ok_or_else(missing)?;
+                let memory = self.controller("memory").ok_or_else(missing)?;
+                let usage = read(cpu, "cpuacct.usage").or_else(|_| {
+                    // The pod level of cpuacct is made by its first container.
+                    Ok::<_, Error>("0".to_owned())
+                })?;
+                Ok(Stats::v1(&usage, &read(memory, "memory.usage_in_bytes")?, &read(memory, "memory.stat")?))
+            }
+        }
+    }
+}
+
+fn make(dir: &Path) -> Result<(), CgroupError> {
+    fs::create_dir_all(dir).map_err(at("make cgroup", dir))
+}
+
+fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::write(file, value).map_err(at("write", file))
+}
+
+/// Controllers have to be switched on in every directory above the one that uses them.
+fn create_v2(root: &Path, path: &str, limits: &Resources) -> Result<(), CgroupError> {
+    let mut dir = root.to_owned();
+    let parts: Vec<_> = Path::new(path.trim_start_matches('/')).iter().collect();
+    for part in &parts {
+        for controller in ["+cpu", "+memory", "+pids", "+cpuset", "+io"] {
+            // A controller that this machine does not have is missed only when a limit needs it, below.
+            drop(fs::write(dir.join("cgroup.subtree_control"), controller));
+        }
+        dir.push(part);
+        make(&dir)?;
+    }
+    for (file, value) in limits::v2(limits) {
+        write(&dir.join(file), &value)?;
+    }
+    Ok(())
+}
+
+fn children(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+}
+
+fn kill_tree(dir: &Path) {
+    if fs::write(dir.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let pids = pids.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw);
+    for pid in pids {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+    }
+    children(dir).for_each(|child| kill_tree(&child));
+}
+
+/// rmdir says busy for a short while after the last process was reaped.
+fn remove_tree(dir: &Path) -> Result<(), CgroupError> {
+    for child in children(dir) {
+        remove_tree(&child)?;
+    }
+    let mut wait = Duration::from_millis(1);
+    loop {
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && wait < Duration::from_secs(1) => {
+                kill_tree(dir);
+                std::thread::sleep(wait);
+                wait *= 2;
+            }
+            Err(error) => return Err(at("remove cgroup", dir)(error)),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! One error per operation of the runtime; a variant names the step.
+
+use std::{io, path::PathBuf};
+
+use orlop_shim::protocol::{Response, Step};
+
+use crate::{cgroup::CgroupError, seccomp::SeccompError, spec::SpecError, sysctl::NotThePods};
+
+/// An error of somebody else's type.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// [`crate::Runtime::open`].
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The run or state directory.
+    #[error("prepare {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing to limit containers with.
+    #[error("find the cgroup hierarchies")]
+    Cgroups(#[source] io::Error),
+    /// The image store.
+    #[error("open the image store")]
+    Images(#[source] BoxError),
+}
+
+/// A shim could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    /// It does not answer.
+    #[error("connect to the shim in {}", dir.display())]
+    Connect {
+        /// The pod's directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection ended before the answer.
+    #[error("the shim of pod {0} is gone")]
+    Lost(String),
+    /// It speaks otherwise.
+    #[error("unexpected answer of the shim: {0:?}")]
+    Unexpected(Response),
+    /// It refused.
+    #[error("{text}")]
+    Refused {
+        /// Where.
+        step: Step,
+        /// Why.
+        text: String,
+    },
+}
+
+/// Making and removing sandboxes.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// It would lead elsewhere as a directory name.
+    #[error("pod uid {0:?} cannot be a directory name")]
+    Uid(String),
+    /// A directory or record.
+    #[error("write {}", path.display())]
+    Files {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The pod's cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A kernel parameter that is the machine's.
+    #[error(transparent)]
+    Sysctl(#[from] NotThePods),
+    /// Network, IPC or UTS namespace.
+    #[error("make the namespaces of the pod")]
+    Namespaces(#[source] io::Error),
+    /// The pod's shared memory.
+    #[error("mount /dev/shm of the pod")]
+    Shm(#[source] io::Error),
+    /// The shim did not start.
+    #[error("start the shim: {0}")]
+    ShimStart(String),
+    /// The shim does not answer.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+    /// Some steps of a removal failed; the others were done.
+    #[error("left behind: {}", .0.join("; "))]
+    LeftBehind(Vec<String>),
+}
+
+/// Starting a container. The steps up to `Bundle` are what Kubernetes calls creating (CreateContainerError).
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no such pod here.
+    #[error("pod {0} has no sandbox")]
+    NoSandbox(String),
+    /// The layers of the image are not there.
+    #[error("find the layers of image {image}")]
+    Image {
+        /// Its id.
+        image: String,
+        /// Why.
+        source: BoxError,
+    },
+    /// Something that cannot be done was asked for.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The system call filter.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// The overlay.
+    #[error("mount the root file system")]
+    Rootfs(#[source] io::Error),
+    /// A volume's path on the host.
+    #[error("volume source {}", path.display())]
+    VolumeSource {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Files for creator and shim.
+    #[error("write {}", path.display())]
+    Bundle {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The shim does not answer.
+    #[error(transparent)]
+    Shim(ShimError),
+    /// Namespaces, mounts, cgroups: libcontainer's words (RunContainerError).
+    #[error("{0}")]
+    Create(String),
+    /// The program is not in the image (StartError, exit code 127 by convention).
+    #[error("{0}")]
+    NotFound(String),
+    /// The program may not be run or is none (StartError, 126 by convention).
+    #[error("{0}")]
+    NotExecutable(String),
+    /// The last steps before the program (StartError).
+    #[error("{0}")]
+    Start(String),
+}
+
+impl StartError {
+    /// Whether the container was never created, in the sense of Kubernetes (CreateContainerError).
+    pub fn before_create(&self) -> bool {
+        match self {
+            StartError::NoSandbox(_)
+            | StartError::Image { .. }
+            | StartError::Spec(_)
+            | StartError::Seccomp(_)
+            | StartError::Rootfs(_)
+            | StartError::VolumeSource { .. }
+            | StartError::Bundle { .. } => true,
+            StartError::Shim(_)
+            | StartError::Create(_)
+            | StartError::NotFound(_)
+            | StartError::NotExecutable(_)
+            | StartError::Start(_) => false,
+        }
+    }
+}
+
+impl From<ShimError> for StartError {
+    fn from(error: ShimError) -> StartError {
+        match error {
+            ShimError::Refused { step, text } => match step {
+                Step::NotFound => StartError::NotFound(text),
+                Step::NotExecutable => StartError::NotExecutable(text),
+                Step::Start => StartError::Start(text),
+                Step::Create | Step::Shim | Step::NotRunning | Step::Protocol => StartError::Create(text),
+            },
+            other => StartError::Shim(other),
+        }
+    }
+}
+
+/// Stopping or signalling a container.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// Not the name of a signal.
+    #[error("unknown signal {0:?}")]
+    Signal(String),
+    /// The shim does not answer or refused.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+}
+
+/// Removing a container.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// Only dead ones are removed.
+    #[error("container {0} is running")]
+    Running(String),
+    /// Some steps failed; the others were done.
+    #[error("left behind: {}", .0.join("; "))]
+    LeftBehind(Vec<String>),
+}
+
+/// Running a command inside a container.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// It does not run.
+    #[error("{0}")]
+    NotRunning(String),
+    /// The command is not there or may not be run: probes count this as a failure of the command.
+    #[error("{0}")]
+    Command(String),
+    /// Killed when its time was over; what it had written until then.
+    #[error("command timed out")]
+    Timeout(Vec<u8>),
+    /// The shim does not answer, or could not enter the container.
+    #[error(transparent)]
+    Shim(ShimError),
+}
+
+impl From<ShimError> for ExecError {
+    fn from(error: ShimError) -> ExecError {
+        match error {
+            ShimError::Refused { step: Step::NotRunning, text } => ExecError::NotRunning(text),
+            ShimError::Refused { step: Step::NotFound | Step::NotExecutable, text } => {
+                ExecError::Command(text)
+            }
+            other => ExecError::Shim(other),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What this machine and process can give to containers.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
+};
+
+use crate::spec::{DeviceNode, capabilities::Capabilities};
+
+/// Capabilities of this process, and the lowest `oom_score_adj` it may set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) capabilities: Capabilities,
+    pub(crate) oom_floor: i32,
+}
+
+pub(crate) fn limits() -> Limits {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    let capabilities = Capabilities(bits);
+    // Without the capability the kernel refuses anything below the value last set with it, at least our own.
+    let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
+    let oom_floor = if capabilities.has("SYS_RESOURCE") { -1000 } else { own.unwrap_or(0) };
+    Limits { capabilities, oom_floor }
+}
+
+/// Device nodes of the host, for privileged containers. Terminals and what every container has anyway are left out.
+pub(crate) fn devices() -> io::Result<Vec<DeviceNode>> {
+    let mut found = Vec::new();
+    scan(Path::new("/dev"), &mut found)?;
+    Ok(found)
+}
+
+fn scan(dir: &Path, found: &mut Vec<DeviceNode>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        let name = entry.file_name();
+        if kind.is_dir() {
+            let skip = ["pts", "shm", "mqueue", "fd", ".lxc", ".udev"];
+            if !skip.iter().any(|skip| name == *skip) {
+                // A directory that went away meanwhile has nothing to give.
+                drop(scan(&path, found));
+            }
+            continue;
+        }
+        let Some(text) = path.to_str() else { continue };
+        let kind = match (kind.is_char_device(), kind.is_block_device()) {
+            (true, _) => 'c',
+            (_, true) => 'b',
+            _ => continue,
+        };
+        if ["console", "ptmx", "tty"].iter().any(|skip| name == *skip) {
+            continue;
+        }
+        let Ok(meta) = entry.metadata() else { continue };
+        found.push(DeviceNode {
+            path: text.to_owned(),
+            kind,
+            major: rustix::fs::major(meta.rdev()),
+            minor: rustix::fs::minor(meta.rdev()),
+            mode: meta.mode() & 0o7777,
+            uid: meta.uid(),
+            gid: meta.gid(),
+        });
+    }
+    Ok(())
+}

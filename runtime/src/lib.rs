@@ -1,0 +1,47 @@
+//! Containers and images on one machine.
+//!
+//! ```text
+//!  Runtime (this process) ──▶ orlop-shim, one per pod ──▶ creator (throw-away, `create`) ──▶ containers
+//!     ├── spec [p]    what was asked for → OCI spec and last steps      ├── cgroup   limits, counters
+//!     ├── seccomp [p] profiles → BPF                                    ├── sandbox  pinned namespaces
+//!     ├── image       references, store, registries                     └── log      CRI files, read back
+//! ```
+//! Not for: deciding which containers should run (the agent), pod addresses (`orlop-cni`), Kubernetes objects.
+
+#![deny(unsafe_code)]
+
+pub mod api;
+mod bundle;
+pub mod cgroup;
+mod client;
+pub mod create;
+mod devices;
+mod enter;
+mod errors;
+mod host;
+pub mod image;
+pub mod log;
+mod records;
+mod remove;
+mod rootfs;
+mod sandbox;
+pub mod seccomp;
+mod shim;
+mod signal;
+pub mod spec;
+mod start;
+mod sys;
+mod sysctl;
+mod view;
+
+pub use api::{
+    Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, Mount, PodRef, Propagation,
+    Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
+};
+pub use bundle::container_id;
+pub use client::{Layers, Runtime};
+pub use errors::{
+    BoxError, ExecError, OpenError, RemoveError, SandboxError, ShimError, StartError, StopError,
+};
+pub use records::list;
+pub use sysctl::NotThePods;

@@ -1,0 +1,9 @@
+//! CRI log files, read back: lines, the last n, since when, and on as they grow.
+//!
+//! Not for: writing them (the shim does).
+
+pub mod line;
+pub mod read;
+
+pub use line::Line;
+pub use read::{Options, Reader};

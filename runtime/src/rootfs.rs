@@ -1,0 +1,132 @@
+//! A container's root file system: an overlay over the image's layers, and safe looks into it.
+
+use std::{
+    fs::{self, File},
+    io::{Error, ErrorKind, Read, Result},
+    os::fd::OwnedFd,
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
+    },
+};
+
+use crate::spec::user::Accounts;
+
+/// More than any account file needs.
+const MAX_ACCOUNTS: u64 = 4 << 20;
+
+/// Mounts the layers (top first) at `target`, writable in `writable/upper`.
+///
+/// Volatile: nothing is written through for its own sake. Else unmounting would first sync the whole file system below,
+/// other people's data too, for files that are deleted right after; a container does not outlive a crash of the machine.
+pub(crate) fn mount_overlay(layers: &[PathBuf], writable: &Path, target: &Path) -> Result<()> {
+    let (upper, work) = (writable.join("upper"), writable.join("work"));
+    for dir in [&upper, &work, target] {
+        fs::create_dir_all(dir)?;
+    }
+    // An overlay without a lower directory is none: an empty image gets an empty one.
+    let empty = writable.join("empty");
+    let layers = if layers.is_empty() {
+        fs::create_dir_all(&empty)?;
+        std::slice::from_ref(&empty)
+    } else {
+        layers
+    };
+    match with_new_api(layers, &upper, &work, target) {
+        // `lowerdir+` is younger than the calls themselves (6.8).
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            with_old_api(layers, &upper, &work, target)
+        }
+        other => other,
+    }
+}
+
+fn with_new_api(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers {
+        fsconfig_set_string(&overlay, "lowerdir+", layer)?;
+    }
+    fsconfig_set_string(&overlay, "upperdir", upper)?;
+    fsconfig_set_string(&overlay, "workdir", work)?;
+    fsconfig_set_flag(&overlay, "volatile")?;
+    fsconfig_create(&overlay)?;
+    let mounted = fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    Ok(move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+fn with_old_api(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
+    let text = |path: &Path| path.display().to_string().replace('\\', "\\\\").replace(':', "\\:");
+    let lower = layers.iter().map(|layer| text(layer)).collect::<Vec<_>>().join(":");
+    let options = format!("lowerdir={lower},upperdir={},workdir={},volatile", text(upper), text(work));
+    let options = std::ffi::CString::new(options).map_err(Error::other)?;
+    Ok(mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())?)
+}
+
+/// Takes away whatever is mounted at a path, as often as it is; fine if nothing is.
+pub(crate) fn unmount_all(path: &Path) -> Result<()> {
+    loop {
+        match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn open_in(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd> {
+    Ok(rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Account files of the image. Links are followed inside the root only; no file is no entries.
+pub(crate) fn accounts(root: &Path) -> Result<Accounts> {
+    let root = open_root(root)?;
+    let read = |path: &str| -> Result<String> {
+        let file = match open_in(&root, Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(file) => File::from(file),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(String::new());
+            }
+            Err(error) => return Err(error),
+        };
+        if !file.metadata()?.is_file() {
+            return Ok(String::new());
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_ACCOUNTS).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    Ok(Accounts { passwd: read("/etc/passwd")?, group: read("/etc/group")? })
+}
+
+/// Makes a directory inside the root, with all above it; links are followed inside the root only.
+pub(crate) fn make_dir(root: &Path, path: &str) -> Result<()> {
+    let root = open_root(root)?;
+    let mut at = PathBuf::from("/");
+    for part in Path::new(path).components().filter(|part| matches!(part, Component::Normal(_))) {
+        let parent = open_in(&root, &at, OFlags::PATH | OFlags::DIRECTORY)?;
+        match mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        at.push(part);
+    }
+    Ok(())
+}
+
+/// Whether something is mounted exactly there.
+pub(crate) fn is_mount_point(path: &Path) -> bool {
+    let Some(parent) = path.parent() else { return true };
+    let id =
+        |path: &Path| rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, rustix::fs::StatxFlags::MNT_ID);
+    matches!((id(path), id(parent)), (Ok(here), Ok(above)) if here.stx_mnt_id != above.stx_mnt_id)
+}

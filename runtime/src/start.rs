@@ -1,0 +1,176 @@
+//! Starting one container: image layers to a mounted root, a request to a bundle, and the word to the shim.
+//!
+//! The bundle is complete on disk before the shim hears of it. If this process dies anywhere, asking again either
+//! finds the bundle complete and goes on, or makes it anew: the same container never starts twice, because the shim
+//! answers a second creation with what it has.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use orlop_shim::protocol::{Request, Response};
+
+use crate::{
+    api::{Container, ContainerSpec, ContainerState, Propagation},
+    bundle::{self, container_id},
+    client::{Inner, Runtime, blocking},
+    errors::{ShimError, StartError},
+    host,
+    records::{self, ContainerRecord},
+    rootfs, sandbox, seccomp,
+    spec::{self, Host},
+};
+
+impl Runtime {
+    /// Starts a container, or gives the one that was started from the same pod, name and attempt.
+    pub async fn start_container(&self, uid: &str, spec: &ContainerSpec) -> Result<Container, StartError> {
+        let id = container_id(uid, &spec.name, spec.attempt);
+        let shim = self.shim(uid).map_err(|_| StartError::NoSandbox(uid.to_owned()))?;
+        let (runtime, wanted) = (self.clone(), spec.clone());
+        let (pod, container) = (uid.to_owned(), id.clone());
+        let prepared = blocking(move || runtime.prepare(&pod, &container, &wanted)).await;
+        let record = match prepared {
+            Ok(Prepared::Started(container)) => return Ok(container),
+            Ok(Prepared::Ready(record)) => record,
+            Err(error) => return Err(self.give_up(uid, &id, error).await),
+        };
+        let create = Request::Create {
+            id: id.clone(),
+            bundle: bundle::text(&self.0.layout.container(uid, &id)),
+            log: bundle::text(&record.log_path),
+            stdin: record.stdin,
+        };
+        match shim.ask(create).await {
+            Ok(Response::Created { pid, started }) => {
+                // It may have ended meanwhile: the files know.
+                let state = match self.0.layout.container_state(uid, &id) {
+                    ContainerState::Created => {
+                        ContainerState::Running { pid, started_at: records::timestamp(started) }
+                    }
+                    known => known,
+                };
+                Ok(record.container(state))
+            }
+            Ok(other) => Err(StartError::Shim(ShimError::Unexpected(other))),
+            // A shim that is gone did not refuse: what it left is for the removal of the pod.
+            Err(error @ (ShimError::Lost(_) | ShimError::Connect { .. })) => Err(StartError::Shim(error)),
+            Err(error) => Err(self.give_up(uid, &id, error.into()).await),
+        }
+    }
+
+    /// A container that did not start leaves nothing.
+    async fn give_up(&self, uid: &str, id: &str, error: StartError) -> StartError {
+        let (runtime, uid, id) = (self.clone(), uid.to_owned(), id.to_owned());
+        let left = blocking(move || runtime.clean_container(&uid, &id)).await;
+        if !left.is_empty() {
+            tracing::warn!(?left, "left behind by a container that did not start");
+        }
+        error
+    }
+
+    fn prepare(&self, uid: &str, id: &str, spec: &ContainerSpec) -> Result<Prepared, StartError> {
+        let Inner { layout, .. } = &*self.0;
+        let dir = layout.container(uid, id);
+        let file = |name: &str| dir.join(name);
+        let failed = |path: PathBuf| move |source| StartError::Bundle { path, source };
+        let sandbox = layout.sandbox(uid).map_err(failed(layout.pod(uid)))?;
+        let sandbox = sandbox.ok_or_else(|| StartError::NoSandbox(uid.to_owned()))?.spec;
+        let complete = file(bundle::READY).exists();
+        let record = layout.record(uid, id).map_err(failed(file(bundle::RECORD)))?;
+        if let Some(record) = record.filter(|_| complete) {
+            return Ok(match layout.container_state(uid, id) {
+                ContainerState::Created => Prepared::Ready(record),
+                state => Prepared::Started(record.container(state)),
+            });
+        }
+        drop(self.clean_container(uid, id));
+        fs::create_dir_all(&dir).map_err(failed(dir.clone()))?;
+        let record = ContainerRecord::new(id.to_owned(), spec, Timestamp::now());
+        records::write_json(&file(bundle::RECORD), &record).map_err(failed(file(bundle::RECORD)))?;
+        check_volumes(spec)?;
+        let root = file(bundle::ROOTFS);
+        self.mount_root(id, spec, &root)?;
+        let host = self.host(&sandbox, id, spec, &root)?;
+        let cgroups = self.0.hierarchies.describe(&host.cgroup);
+        let built = spec::bundle(spec, &host)?;
+        rootfs::make_dir(&root, &built.process.cwd).map_err(StartError::Rootfs)?;
+        let files = [
+            (bundle::CONFIG, built.config.to_string().into_bytes()),
+            (bundle::PROCESS, built.process.to_bytes()),
+            (bundle::CGROUPS, cgroups.into_bytes()),
+            (bundle::READY, Vec::new()),
+        ];
+        if !spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
+            let mounts = self.needed_mounts(&host);
+            fs::write(file(bundle::MOUNTS), mounts).map_err(failed(file(bundle::MOUNTS)))?;
+        }
+        if !spec.privileged {
+            fs::write(file(bundle::DEVICES), "").map_err(failed(file(bundle::DEVICES)))?;
+        }
+        for (name, bytes) in files {
+            fs::write(file(name), bytes).map_err(failed(file(name)))?;
+        }
+        Ok(Prepared::Ready(record))
+    }
+
+    /// Content of the `mounts` file: the pods' directory, then what of it this container needs.
+    fn needed_mounts(&self, host: &Host) -> String {
+        let pods = self.0.layout.pods();
+        let own = [&host.netns, &host.ipcns, &host.utsns, &host.shm].into_iter().flatten();
+        let needed = own.chain([&host.rootfs]).filter(|path| path.starts_with(&pods));
+        [&pods].into_iter().chain(needed).map(|path| format!("{}\n", path.display())).collect()
+    }
+
+    fn mount_root(&self, id: &str, spec: &ContainerSpec, root: &Path) -> Result<(), StartError> {
+        let Inner { layers, layout, .. } = &*self.0;
+        let missing = |source| StartError::Image { image: spec.image.id.clone(), source };
+        layers.hold(id, &spec.image).map_err(missing)?;
+        let paths = layers.layer_paths(&spec.image).map_err(missing)?;
+        rootfs::mount_overlay(&paths, &layout.writable(id), root).map_err(StartError::Rootfs)
+    }
+
+    fn host(
+        &self,
+        pod: &crate::api::SandboxSpec,
+        id: &str,
+        spec: &ContainerSpec,
+        root: &Path,
+    ) -> Result<Host, StartError> {
+        let Inner { layout, hierarchies, limits, .. } = &*self.0;
+        let kept = spec::capabilities(spec, limits.capabilities).map_err(spec::SpecError::from)?;
+        let filter =
+            if spec.privileged { None } else { seccomp::prepare(&layout.seccomp(), &spec.seccomp, kept)? };
+        let devices = if spec.privileged { host::devices() } else { Ok(Vec::new()) };
+        Ok(Host {
+            hostname: pod.hostname.clone(),
+            rootfs: root.to_owned(),
+            netns: sandbox::pin(layout, pod, "net"),
+            ipcns: sandbox::pin(layout, pod, "ipc"),
+            utsns: sandbox::pin(layout, pod, "uts"),
+            host_pid: pod.host_pid,
+            shm: Some(sandbox::shm(layout, pod)),
+            cgroup: format!("{}/{id}", pod.cgroup),
+            accounts: rootfs::accounts(root).map_err(StartError::Rootfs)?,
+            seccomp: filter.map(|path| bundle::text(&path)).unwrap_or_default(),
+            capabilities: limits.capabilities,
+            oom_floor: limits.oom_floor,
+            swap_limit: hierarchies.limits_swap(),
+            memory_v2: hierarchies.has_memory_v2(),
+            devices: devices.map_err(StartError::Rootfs)?,
+        })
+    }
+}
+
+enum Prepared {
+    Ready(ContainerRecord),
+    Started(Container),
+}
+
+/// libcontainer's words for a missing source do not name it.
+fn check_volumes(spec: &ContainerSpec) -> Result<(), StartError> {
+    let missing = |path: &Path| fs::metadata(path).err().map(|source: io::Error| (path.to_owned(), source));
+    let first = spec.mounts.iter().find_map(|mount| missing(&mount.source));
+    first.map_or(Ok(()), |(path, source)| Err(StartError::VolumeSource { path, source }))
+}

@@ -1,0 +1,275 @@
+//! How containers and their keepers live and end: stop, exec, restarts of the client, lost shims, removal.
+
+mod common;
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use common::{Node, chain};
+use orlop_runtime::{
+    ContainerState, ExecError, ExecOutput, ExecRequest, RemoveError, Resources, RuntimeEvent, User,
+};
+
+fn request(command: &[&str]) -> ExecRequest {
+    ExecRequest {
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        env: vec![],
+        timeout: Some(Duration::from_secs(20)),
+        max_output: 4096,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn stop_asks_and_then_kills() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let polite = node.shell("polite", "trap 'exit 33' TERM; echo up; while :; do sleep 0.05; done");
+    let stubborn = node
+        .shell("stubborn", "trap '' TERM; (trap '' TERM; sleep 100) & echo up; while :; do sleep 1; done");
+    let usr = node.shell("usr", "trap 'exit 44' USR1; echo up; while :; do sleep 0.05; done");
+    for (spec, signal, code) in [(polite, None, 33), (stubborn, None, 137), (usr, Some("SIGUSR1"), 44)] {
+        let container = node.runtime.start_container("u1", &spec).await.unwrap();
+        node.wait_for_log(&spec, "up").await;
+        let removed = node.runtime.remove_container("u1", &container.id).await;
+        assert!(matches!(removed, Err(RemoveError::Running(_))));
+        let asked = Instant::now();
+        let grace = Duration::from_millis(700);
+        node.runtime.stop_container("u1", &container.id, signal, grace).await.unwrap();
+        let exit = node.exit(&container).await;
+        assert_eq!(exit.code, code, "{}", spec.name);
+        assert_eq!(exit.code == 137, asked.elapsed() >= grace, "{} {:?}", spec.name, asked.elapsed());
+        node.runtime.stop_container("u1", &container.id, None, grace).await.expect("ended: no error");
+        node.runtime.remove_container("u1", &container.id).await.unwrap();
+    }
+    let error = node.runtime.stop_container("u1", "x", Some("SIGNOPE"), Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.to_string(), "unknown signal \"SIGNOPE\"");
+    node.finish(&["u1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn exec_is_the_container_over_again() {
+    let node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let mut spec = node.shell("a", "cat /proc/self/status; echo up; sleep 100");
+    spec.user = Some(User { uid: 33, gid: 34, additional_gids: vec![] });
+    spec.env = vec![("A".into(), "container".into()), ("B".into(), "container".into())];
+    spec.working_dir = Some("/tmp".into());
+    spec.resources =
+        Resources { oom_score_adj: Some(300), memory_limit: Some(32 << 20), ..Resources::default() };
+    spec.no_new_privileges = true;
+    let container = node.runtime.start_container("u1", &spec).await.unwrap();
+    node.wait_for_log(&spec, "up").await;
+    let id = &container.id;
+    let exec = |request: ExecRequest| node.runtime.exec("u1", id, request);
+    let run = |script: &'static str| exec(request(&["sh", "-c", script]));
+    let text = |output: ExecOutput| String::from_utf8(output.output).unwrap();
+
+    let output = run("echo out; echo err >&2; exit 42").await.unwrap();
+    assert_eq!((output.exit_code, text(output)), (42, "out\nerr\n".to_owned()));
+    let mut with_env =
+        request(&["sh", "-c", "echo $A $B $HOME; pwd; id -u; id -G; cat /proc/self/oom_score_adj"]);
+    with_env.env = vec![("B".into(), "exec".into())];
+    assert_eq!(text(exec(with_env).await.unwrap()), "container exec /srv\n/tmp\n33\n34 50\n300\n");
+    let statuses = [node.log(&spec), text(exec(request(&["cat", "/proc/self/status"])).await.unwrap())];
+    for name in ["CapEff", "CapBnd", "CapPrm", "Seccomp", "NoNewPrivs", "Uid", "Gid", "Groups", "SigIgn"] {
+        let [first, second] = statuses.each_ref().map(|status| {
+            status.lines().find(|line| line.starts_with(name)).unwrap().split('\t').nth(1).unwrap().to_owned()
+        });
+        assert_eq!(first, second, "{name}");
+    }
+    for kind in ["net", "mnt", "pid", "ipc", "uts", "cgroup"] {
+        let link =
+            text(exec(request(&["stat", "-c", "%N", &format!("/proc/self/ns/{kind}")])).await.unwrap());
+        let own = text(exec(request(&["stat", "-c", "%N", &format!("/proc/1/ns/{kind}")])).await.unwrap());
+        let inode = |text: &str| text.split('[').nth(1).map(str::to_owned);
+        assert!(inode(&link).is_some() && inode(&link) == inode(&own), "{kind}: {link} {own}");
+    }
+    let cgroups = text(run("cat /proc/self/cgroup").await.unwrap());
+    assert!(
+        cgroups.lines().filter(|line| !line.contains("name=")).all(|line| line.ends_with(":/")),
+        "{cgroups}"
+    );
+    let mut flood = request(&["sh", "-c", "seq 1 100000"]);
+    flood.max_output = 10;
+    assert_eq!(text(exec(flood).await.unwrap()), "1\n2\n3\n4\n5\n");
+
+    let error = exec(request(&["nope"])).await.unwrap_err();
+    assert!(matches!(&error, ExecError::Command(text) if text.contains("not found in $PATH")), "{error:?}");
+    let mut slow = request(&["sh", "-c", "echo begun; sleep 1000 & sleep 1000"]);
+    slow.timeout = Some(Duration::from_millis(300));
+    let started = Instant::now();
+    let error = exec(slow).await.unwrap_err();
+    assert!(matches!(&error, ExecError::Timeout(output) if output == b"begun\n"), "{error:?}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    let left = text(run("ps -o args | grep -c '^sleep 1000'").await.unwrap());
+    assert_eq!(left, "0\n", "children go with it");
+    let error = node.runtime.exec("u1", "unknown", request(&["true"])).await.unwrap_err();
+    assert!(matches!(error, ExecError::NotRunning(_)), "{error:?}");
+    node.finish(&["u1"]).await;
+}
+
+/// Each client lives in a tokio runtime of its own, which ends at once, as a killed process does.
+#[test]
+#[ignore = "root tier"]
+fn a_killed_client_loses_no_line_no_code_and_starts_nothing_twice() {
+    let first = tokio::runtime::Runtime::new().unwrap();
+    let mut node = first.block_on(Node::new());
+    let lines = node.shell("lines", "for i in $(seq 1 2000); do echo $i; done; sleep 1; echo last; exit 17");
+    let meanwhile = node.shell("meanwhile", "sleep 0.3; exit 23");
+    let started = first.block_on(async {
+        node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+        let first = node.runtime.start_container("u1", &lines).await.unwrap();
+        (first, node.runtime.start_container("u1", &meanwhile).await.unwrap())
+    });
+    first.shutdown_background();
+    std::thread::sleep(Duration::from_millis(600));
+    let second = tokio::runtime::Runtime::new().unwrap();
+    second.block_on(async {
+        node.reopen().await;
+        let again = node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+        assert!(again.shim_alive);
+        let codes: Vec<_> = again.containers.iter().map(|container| &container.state).collect();
+        assert!(matches!(codes[1], ContainerState::Exited(exit) if exit.code == 23), "{codes:?}");
+        let same = node.runtime.start_container("u1", &lines).await.unwrap();
+        assert_eq!(same.id, started.0.id);
+        let exit = node.exit(&same).await;
+        assert_eq!(exit.code, 17);
+        let expected: String = (1..=2000).map(|n| format!("{n}\n")).collect::<String>() + "last\n";
+        assert_eq!(node.log(&lines), expected);
+        let ended = node.runtime.start_container("u1", &meanwhile).await.unwrap();
+        assert!(matches!(ended.state, ContainerState::Exited(exit) if exit.code == 23));
+        node.finish(&["u1"]).await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn a_lost_shim_is_told_and_its_containers_end() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let spec = node.shell("a", "echo up; sleep 1000");
+    let container = node.runtime.start_container("u1", &spec).await.unwrap();
+    let ContainerState::Running { pid, .. } = container.state else { panic!("{container:?}") };
+    let record = fs::read_to_string(node.pod_dir("u1").join("pid")).unwrap();
+    let shim = record.split(' ').next().unwrap();
+    assert!(std::process::Command::new("kill").args(["-9", shim]).status().unwrap().success());
+    let exit = node.exit(&container).await;
+    assert_eq!(exit.code, 137);
+    let event = tokio::time::timeout(Duration::from_secs(5), node.events.recv()).await.unwrap();
+    assert_eq!(event, Some(RuntimeEvent::ShimLost { uid: "u1".into() }));
+    let pod = node.runtime.pods().await.pop().unwrap();
+    assert!(!pod.shim_alive);
+    for _ in 0..100 {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if state.is_empty() || state.contains(") Z ") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    node.finish(&["u1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn removal_takes_everything_that_still_runs() {
+    let node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    for name in ["a", "b"] {
+        let spec = node.shell(name, "trap '' TERM; (sleep 1000 &) ; echo up; sleep 1000");
+        node.runtime.start_container("u1", &spec).await.unwrap();
+        node.wait_for_log(&spec, "up").await;
+    }
+    let started = Instant::now();
+    node.finish(&["u1"]).await;
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn many_short_containers_at_once() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let specs: Vec<_> =
+        (0..12).map(|n| node.shell(&format!("c{n}"), &format!("echo {n}; exit {n}"))).collect();
+    let starts = specs.iter().map(|spec| node.runtime.start_container("u1", spec));
+    let started = futures::future::join_all(starts).await;
+    for (code, container) in started.into_iter().enumerate() {
+        let container = container.unwrap_or_else(|e| panic!("{}", chain(&e)));
+        let known = node.runtime.container("u1", &container.id).await.unwrap();
+        let exit = match known.state {
+            ContainerState::Exited(exit) => exit,
+            _ => node.exit(&container).await,
+        };
+        assert_eq!(i32::try_from(code), Ok(exit.code));
+        assert_eq!(node.log(&specs[code]), format!("{code}\n"));
+    }
+    node.finish(&["u1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn a_rotated_log_goes_on_in_the_new_file() {
+    let node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let spec = node.shell("a", "echo one; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo two; sleep 100");
+    let container = node.runtime.start_container("u1", &spec).await.unwrap();
+    node.wait_for_log(&spec, "one").await;
+    let old = spec.log_path.with_extension("old");
+    fs::rename(&spec.log_path, &old).unwrap();
+    node.runtime.reopen_log("u1", &container.id).await.unwrap();
+    node.runtime.exec("u1", &container.id, request(&["touch", "/tmp/go"])).await.unwrap();
+    node.wait_for_log(&spec, "two").await;
+    assert_eq!(node.log(&spec), "two\n");
+    assert!(fs::read_to_string(old).unwrap().ends_with("one\n"));
+    node.finish(&["u1"]).await;
+}
+
+/// Kills a client that makes and removes pods in three lanes, at moments spread over its steps.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn killed_at_any_moment_nothing_runs_twice_and_nothing_stays() {
+    let mut node = Node::new().await;
+    let (shim, creator) = common::programs();
+    let starts = node.dir.path().join("starts");
+    fs::create_dir(&starts).unwrap();
+    for round in 0..25_u64 {
+        let mut churn = std::process::Command::new(common::target_dir().join("examples/churn"))
+            .args([&shim, &creator, &node.dir.path().join("layer"), node.dir.path()])
+            .arg(&node.cgroup)
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(round * 37 % 290)).await;
+        assert_eq!(churn.try_wait().unwrap(), None, "it only ends when killed");
+        churn.kill().unwrap();
+        churn.wait().unwrap();
+    }
+    node.reopen().await;
+    let pods = node.runtime.pods().await;
+    let uids: Vec<&str> = pods.iter().map(|pod| pod.pod.uid.as_str()).collect();
+    let started = common::names(&starts);
+    assert!(started.len() > 10, "it did something: {started:?}");
+    for name in started {
+        let lines = fs::read_to_string(starts.join(&name)).unwrap();
+        assert_eq!(lines, "started\n", "{name} started once");
+    }
+    for uid in &uids {
+        node.runtime.remove_sandbox(uid).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    }
+    assert_eq!(common::names(&node.dir.path().join("run/pods")), Vec::<String>::new());
+    node.finish(&[]).await;
+}
+
+#[test]
+#[ignore = "root tier"]
+fn the_same_with_cgroup2_only() {
+    common::on_cgroup2_only(&[
+        "stop_asks_and_then_kills",
+        "removal_takes_everything_that_still_runs",
+        "a_lost_shim_is_told_and_its_containers_end",
+        "a_rotated_log_goes_on_in_the_new_file",
+    ]);
+}

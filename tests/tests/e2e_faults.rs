@@ -1,0 +1,138 @@
+//! The agent killed at any moment: what was declared becomes true, nothing runs twice, nothing is left.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
+
+use orlop_tests::{Playground, leaks, playground::run, until};
+
+const HELLO: &str = include_str!("../../examples/hello.yaml");
+const KILLS: u64 = 50;
+
+#[test]
+#[ignore = "e2e tier"]
+fn fifty_kills_during_a_rollout_end_in_the_declared_state() {
+    let mut p = Playground::start();
+    p.apply(HELLO).text();
+    p.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]).text();
+    // A fixed sequence of odd numbers instead of a random generator: the same moments on every run, spread over a rollout.
+    for kill in 0..KILLS {
+        let image = if kill % 2 == 0 { "v2" } else { "v1" };
+        p.kubectl(&["set", "image", "deployment/hello", &format!("hello=orlop.dev/example/hello:{image}")])
+            .text();
+        std::thread::sleep(Duration::from_millis(kill * 37 % 400));
+        p.kill_agent(1);
+        let doubled = doubled_containers(&p);
+        assert!(doubled.is_empty(), "kill {kill}: runs twice: {doubled:?}");
+        p.up();
+    }
+    p.kubectl(&["rollout", "status", "deployment/hello", "--timeout=120s"]).text();
+    until("only the declared pods are left", Duration::from_secs(60), || {
+        let pods = p.get(&["pods", "-l", "app=hello"]);
+        let items = pods["items"].as_array().unwrap();
+        let images: BTreeSet<_> = items
+            .iter()
+            .map(|pod| pod["spec"]["containers"][0]["image"].as_str().unwrap().to_owned())
+            .collect();
+        let expected = BTreeSet::from(["orlop.dev/example/hello:v1".to_owned()]);
+        if items.len() == 3 && images == expected {
+            Ok(())
+        } else {
+            Err(format!("{} pods of {images:?}", items.len()))
+        }
+    });
+    let restarts = p
+        .kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "app=hello",
+            "-o",
+            "jsonpath={.items[*].status.containerStatuses[0].restartCount}",
+        ])
+        .text();
+    assert_eq!(restarts, "0 0 0", "a dead agent is no reason to restart a container");
+    until("nothing of a pod that is gone is left", Duration::from_secs(30), || {
+        let left = orphans(&p);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
+/// Pods whose container's program runs more than once, by the host's process table.
+fn doubled_containers(p: &Playground) -> Vec<String> {
+    let mut inits: BTreeMap<String, u32> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        if !line.starts_with(b"/server\0") {
+            continue;
+        }
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let ours = groups.lines().find(|line| line.contains(p.json["nodes"][0]["cgroup"].as_str().unwrap()));
+        if let Some(pod) = ours.and_then(|line| line.split('/').find(|part| part.starts_with("pod"))) {
+            *inits.entry(pod.to_owned()).or_default() += 1;
+        }
+    }
+    inits.into_iter().filter(|(_, count)| *count > 1).map(|(pod, count)| format!("{pod}: {count}")).collect()
+}
+
+/// Whatever names a pod that the API does not know: run directories, mounts, cgroups, links.
+fn orphans(p: &Playground) -> Vec<String> {
+    let pods = p.get(&["pods", "-A"]);
+    let known: BTreeSet<String> = pods["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned())
+        .collect();
+    let mut found = Vec::new();
+    let run_dirs = fs::read_dir(p.dir.join("run/pods")).unwrap().flatten();
+    found.extend(
+        run_dirs
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|uid| !known.contains(uid)),
+    );
+    let is_known = |text: &str| known.iter().any(|uid| text.contains(uid.as_str()));
+    let pod_mounts = leaks::mounts_below(&p.dir).into_iter().filter(|mount| mount.contains("/pods/"));
+    found.extend(pod_mounts.filter(|mount| !is_known(mount)));
+    let cgroup = p.json["nodes"][0]["cgroup"].as_str().unwrap();
+    let groups = run(std::process::Command::new("sh")
+        .args(["-c", &format!("find /sys/fs/cgroup -type d -path '*/{cgroup}/*' -name 'pod*'")]));
+    found.extend(groups.stdout.lines().filter(|path| !is_known(path)).map(str::to_owned));
+    let netns = p.json["nodes"][0]["netns"].as_str().unwrap();
+    let links = run(std::process::Command::new("ip").args(["-n", netns, "-br", "link"])).text();
+    let veths = links.lines().filter(|line| line.starts_with("orl")).count();
+    if veths != known.len() {
+        found.push(format!("{veths} pod links for {} pods", known.len()));
+    }
+    found
+}
+
+#[test]
+#[ignore = "e2e tier"]
+fn containers_logs_and_exit_codes_outlive_the_agent() {
+    let mut p = Playground::start();
+    p.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: writer}, spec: {restartPolicy: Never, containers: [\
+         {name: lines, image: 'orlop.dev/example/hello:v1', args: [lines, '400', '10']},\
+         {name: short, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, 'sleep 2; exit 17']}]}}",
+    )
+    .text();
+    p.wait_for(&["get", "pod", "writer", "-o", "jsonpath={.status.phase}"], |phase| phase == "Running");
+    p.kill_agent(1);
+    // Longer than the short container lives: nobody but its shim sees it end.
+    std::thread::sleep(Duration::from_secs(3));
+    p.up();
+    let exit = "jsonpath={.status.containerStatuses[?(@.name==\"short\")].state.terminated.exitCode}";
+    p.wait_for(&["get", "pod", "writer", "-o", exit], |code| code == "17");
+    p.wait_for(&["get", "pod", "writer", "-o", "jsonpath={.status.phase}"], |phase| phase == "Failed");
+    let log = p.kubectl(&["logs", "writer", "-c", "lines"]).text();
+    assert_eq!(log.lines().count(), 400, "no line lost, none written twice");
+    let counts = p
+        .kubectl(&["get", "pod", "writer", "-o", "jsonpath={.status.containerStatuses[*].restartCount}"])
+        .text();
+    assert_eq!(counts, "0 0");
+}

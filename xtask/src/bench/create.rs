@@ -1,0 +1,49 @@
+//! Container create → first byte of output, against crun and runc on the same bundle.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::priority::Preferred;
+use super::row::{Aim, Row};
+use super::summary::Summary;
+use super::tools::{self, Tools};
+use crate::build::Built;
+use crate::run::which;
+
+const RUNS: u32 = 100;
+
+pub(crate) fn measure(built: &Built, tools: &Tools) -> Result<Vec<Row>> {
+    let bench = tools.example("orlop-runtime", "create_bench")?;
+    let preferred = Preferred::new()?;
+    let mut command = preferred.command(&bench);
+    command.args(["--cgroup", preferred.name()]);
+    command.arg("--shim").arg(&built.shim).arg("--creator").arg(&built.orlop);
+    command.arg("--runs").arg(RUNS.to_string());
+    let others = ["crun", "runc"].map(|name| Some((name, which(name)?)));
+    for (name, path) in others.iter().flatten() {
+        command.arg(format!("--{name}")).arg(path);
+    }
+    let result = tools::json(&mut command);
+    preferred.remove()?;
+    let result = result?;
+    let summary = |name: &str| {
+        let samples = tools::numbers(&result["milliseconds"][name]);
+        Summary::of(&samples).with_context(|| format!("create_bench says nothing of {name}"))
+    };
+    let what = "container create → first byte, bundle ready";
+    let mut rows = Vec::new();
+    for (name, path) in others.iter().flatten() {
+        let row = Row::new(what, "ms", summary("ours")?);
+        let row = row.against(format!("{} run", version(name, path)), summary(name)?);
+        rows.push(if *name == "crun" { row.aim(Aim::Ratio(0.7)) } else { row });
+    }
+    rows.push(Row::new("the same with overlay and bundle made first", "ms", summary("start")?));
+    Ok(rows)
+}
+
+fn version(name: &str, path: &std::path::Path) -> String {
+    let text = crate::run::output(Command::new(path).arg("--version")).unwrap_or_default();
+    let words = text.lines().next().unwrap_or_default().replace(" version", "");
+    if words.is_empty() { name.to_owned() } else { words }
+}

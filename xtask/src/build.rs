@@ -1,0 +1,76 @@
+//! The release build: eBPF object first, then the static binaries that embed it, then the example images.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::progress::step;
+use crate::run::{cargo, root, run, target_dir};
+
+/// What the shipped binaries are built for.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
+
+/// The static binaries of one build.
+pub(crate) struct Built {
+    /// The multi-call binary.
+    pub(crate) orlop: PathBuf,
+    /// The shim; `orlop` looks for it beside itself.
+    pub(crate) shim: PathBuf,
+    /// The server in the example image.
+    pub(crate) example_server: PathBuf,
+}
+
+/// Builds the eBPF object and returns its path.
+pub(crate) fn ebpf() -> Result<PathBuf> {
+    step("build the eBPF programs", |step| step.suspend(|| crate::ebpf::build(&root())))
+}
+
+/// Builds everything that is shipped.
+pub(crate) fn build() -> Result<Built> {
+    let object = ebpf()?;
+    step("build orlop (release, static)", |step| {
+        step.suspend(|| {
+            let args = ["build", "--release", "--locked", "--target", TARGET];
+            // No relocations to apply at start means no private pages for them: the shim lives once per pod.
+            // The agent stays position independent.
+            run(cargo(args)
+                .args(["-p", "orlop-shim"])
+                .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", "-Crelocation-model=static"))?;
+            run(cargo(args)
+                .args(["-p", "orlop", "-p", "orlop-example-server"])
+                .env("ORLOP_EBPF_OBJECT", &object))
+        })
+    })?;
+    let dir = target_dir().join(TARGET).join("release");
+    Ok(Built {
+        orlop: dir.join("orlop"),
+        shim: dir.join("orlop-shim"),
+        example_server: dir.join("orlop-example-server"),
+    })
+}
+
+/// Builds the example images' OCI layouts and returns their directories.
+pub(crate) fn images() -> Result<Vec<crate::image::BuiltImage>> {
+    let built = build()?;
+    images_with(&built)
+}
+
+/// The same with binaries already built.
+pub(crate) fn images_with(built: &Built) -> Result<Vec<crate::image::BuiltImage>> {
+    step("build the example images", |_| {
+        crate::image::build_all(&target_dir().join("images"), &built.example_server)
+    })
+}
+
+/// Copies the binaries to `dir`, replacing what runs there (a running file is renamed over, not written into).
+pub(crate) fn install(built: &Built, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    for from in [&built.orlop, &built.shim] {
+        let name = from.file_name().context("binary without a name")?;
+        let (to, tmp) = (dir.join(name), dir.join(format!(".{}.tmp", name.to_string_lossy())));
+        fs::copy(from, &tmp).with_context(|| format!("copy {} to {}", from.display(), tmp.display()))?;
+        fs::rename(&tmp, &to).with_context(|| format!("rename to {}", to.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Builds the example images as OCI layouts from parts of this machine: no docker, nothing from the internet.
+//!
+//! Deterministic: the same parts give the same bytes and so the same digests (fixed times, owners and order).
+//! Not for: loading them anywhere.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tar::{EntryType, Header};
+
+/// An image layout on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct BuiltImage {
+    /// `orlop.dev/example/hello:v1`.
+    pub(crate) reference: String,
+    /// Directory of the layout.
+    pub(crate) layout: PathBuf,
+}
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
+const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
+
+/// Writes every example image under `out`, replacing what is there.
+pub(crate) fn build_all(out: &Path, server_binary: &Path) -> Result<Vec<BuiltImage>> {
+    let hello = hello_layer(server_binary)?;
+    let busybox = busybox_layer()?;
+    let mut images = Vec::new();
+    for version in ["v1", "v2"] {
+        let run = json!({
+            "Entrypoint": ["/server"], "Cmd": ["serve"], "Env": [format!("VERSION={version}")],
+            "ExposedPorts": {"8080/tcp": {}, "8080/udp": {}},
+            "Labels": {"org.opencontainers.image.version": version},
+        });
+        images.push(write_image(out, "hello", version, &hello, &run)?);
+    }
+    let run = json!({
+        "Cmd": ["sh"],
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+    });
+    images.push(write_image(out, "busybox", "v1", &busybox, &run)?);
+    Ok(images)
+}
+
+fn hello_layer(server: &Path) -> Result<Vec<u8>> {
+    let binary = fs::read(server).with_context(|| format!("read {}", server.display()))?;
+    let mut layer = Layer::new();
+    layer.dir("etc/", 0o755)?;
+    layer.file("etc/group", 0o644, GROUP.as_bytes())?;
+    layer.file("etc/passwd", 0o644, PASSWD.as_bytes())?;
+    layer.file("server", 0o755, &binary)?;
+    layer.dir("tmp/", 0o1777)?;
+    layer.finish()
+}
+
+fn busybox_layer() -> Result<Vec<u8>> {
+    let (path, applets) = find_busybox()?;
+    let binary = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let mut layer = Layer::new();
+    layer.dir("bin/", 0o755)?;
+    layer.file("bin/busybox", 0o755, &binary)?;
+    for applet in &applets {
+        layer.symlink(&format!("bin/{applet}"), "busybox")?;
+    }
+    layer.dir("etc/", 0o755)?;
+    layer.file("etc/group", 0o644, GROUP.as_bytes())?;
+    layer.file("etc/passwd", 0o644, PASSWD.as_bytes())?;
+    layer.dir("root/", 0o700)?;
+    layer.dir("tmp/", 0o1777)?;
+    layer.finish()
+}
+
+/// Debian's static busybox and the applets it has, without the one that is its own name.
+fn find_busybox() -> Result<(PathBuf, Vec<String>)> {
+    let install = "install the package busybox-static (`cargo xtask setup` does)";
+    let candidates = ["/usr/bin/busybox", "/bin/busybox"];
+    let Some(path) = candidates.iter().map(PathBuf::from).find(|path| path.exists()) else {
+        bail!("no busybox: {install}");
+    };
+    let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    // A dynamic program names its loader; in an image without one it would not start.
+    if bytes.windows(8).any(|w| w == b"/ld-linu") || bytes.windows(9).any(|w| w == b"/lib/ld-m") {
+        bail!("{} is not static: {install}", path.display());
+    }
+    let output =
+        Command::new(&path).arg("--list").output().with_context(|| format!("run {}", path.display()))?;
+    let text = String::from_utf8(output.stdout).context("applets of busybox")?;
+    let mut applets: Vec<String> =
+        text.lines().filter(|name| *name != "busybox" && !name.contains('/')).map(str::to_owned).collect();
+    applets.sort();
+    applets.dedup();
+    if !applets.iter().any(|applet| applet == "sh") {
+        bail!("{} lists no applet `sh`", path.display());
+    }
+    Ok((path, applets))
+}
+
+/// A layer's archive with fixed owners and times.
+struct Layer(tar::Builder<Vec<u8>>);
+
+impl Layer {
+    fn new() -> Self {
+        Self(tar::Builder::new(Vec::new()))
+    }
+
+    fn entry(&mut self, kind: EntryType, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+        let mut header = header(kind, mode, content.len() as u64);
+        self.0.append_data(&mut header, name, content).with_context(|| format!("add {name}"))
+    }
+
+    fn dir(&mut self, name: &str, mode: u32) -> Result<()> {
+        self.entry(EntryType::Directory, name, mode, b"")
+    }
+
+    fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+        self.entry(EntryType::Regular, name, mode, content)
+    }
+
+    fn symlink(&mut self, name: &str, target: &str) -> Result<()> {
+        let mut header = header(EntryType::Symlink, 0o777, 0);
+        self.0.append_link(&mut header, name, target).with_context(|| format!("add {name}"))
+    }
+
+    fn finish(self) -> Result<Vec<u8>> {
+        Ok(self.0.into_inner()?)
+    }
+}
+
+fn header(kind: EntryType, mode: u32, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header
+}
+
+fn write_image(out: &Path, name: &str, tag: &str, archive: &[u8], run: &Value) -> Result<BuiltImage> {
+    let reference = format!("orlop.dev/example/{name}:{tag}");
+    let path = out.join(format!("{name}-{tag}"));
+    if path.exists() {
+        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    let blobs = path.join("blobs/sha256");
+    fs::create_dir_all(&blobs).with_context(|| format!("create {}", blobs.display()))?;
+
+    let layer = describe(&blobs, "application/vnd.oci.image.layer.v1.tar+gzip", &gzip(archive)?)?;
+    let config = json!({
+        "created": "1970-01-01T00:00:00Z", "architecture": architecture()?, "os": "linux", "config": run,
+        "rootfs": {"type": "layers", "diff_ids": [digest(archive)]},
+        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "cargo xtask image"}],
+    });
+    let config = describe(&blobs, "application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&config)?)?;
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]});
+    let mut manifest = describe(&blobs, kind, &serde_json::to_vec(&manifest)?)?;
+    manifest["annotations"] = json!({
+        "io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference,
+    });
+    manifest["platform"] = json!({"architecture": architecture()?, "os": "linux"});
+    let index = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest],
+    });
+    write(&path.join("index.json"), &serde_json::to_vec(&index)?)?;
+    write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    Ok(BuiltImage { reference, layout: path })
+}
+
+/// Writes a blob and returns its descriptor.
+fn describe(blobs: &Path, media_type: &str, bytes: &[u8]) -> Result<Value> {
+    let digest = digest(bytes);
+    write(&blobs.join(digest.trim_start_matches("sha256:")), bytes)?;
+    Ok(json!({"mediaType": media_type, "digest": digest, "size": bytes.len()}))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// No name and no time in the header.
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}
+
+fn architecture() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        other => bail!("no example images for {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_parts_give_the_same_images() {
+        let scratch = tempfile::tempdir().unwrap();
+        let server = scratch.path().join("server");
+        fs::write(&server, "not really a program").unwrap();
+        let layer = hello_layer(&server).unwrap();
+        let run = json!({"Entrypoint": ["/server"]});
+        let index = |out: &str| {
+            let image = write_image(&scratch.path().join(out), "hello", "v1", &layer, &run).unwrap();
+            assert_eq!(image.reference, "orlop.dev/example/hello:v1");
+            fs::read_to_string(image.layout.join("index.json")).unwrap()
+        };
+        assert_eq!(index("one"), index("two"));
+        assert_eq!(index("one"), index("one"));
+    }
+}

@@ -1,0 +1,79 @@
+//! The network between host and nodes: one namespace with a bridge, a veth to each.
+//!
+//! Idempotent: what is there stays. Removing the namespaces removes the links with them.
+
+use anyhow::Result;
+
+use super::{Layout, NodePlace};
+use crate::run::{cmd, output, succeeds};
+
+pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
+    let lan = layout.lan();
+    if !exists(&lan) {
+        ip(&["netns", "add", &lan])?;
+        ip(&["-n", &lan, "link", "set", "lo", "up"])?;
+        ip(&["-n", &lan, "link", "add", "br0", "type", "bridge", "forward_delay", "0"])?;
+        ip(&["-n", &lan, "link", "set", "br0", "up"])?;
+    }
+    let host_link = layout.host_link();
+    if !succeeds(&mut cmd("ip", ["link", "show", "dev", &host_link])) {
+        plug(
+            &lan,
+            "host",
+            &["link", "add", &host_link, "type", "veth", "peer", "name", "host", "netns", &lan],
+        )?;
+        ip(&["addr", "add", &format!("{}/24", layout.address(1)), "dev", &host_link])?;
+        ip(&["link", "set", &host_link, "up"])?;
+    }
+    for place in places {
+        let (Some(netns), Some(address)) = (&place.netns, &place.address) else { continue };
+        if exists(netns) {
+            continue;
+        }
+        ip(&["netns", "add", netns])?;
+        ip(&["-n", netns, "link", "set", "lo", "up"])?;
+        let port = format!("n{}", place.number);
+        plug(
+            &lan,
+            &port,
+            &["-n", netns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &lan],
+        )?;
+        ip(&["-n", netns, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+        ip(&["-n", netns, "link", "set", "eth0", "up"])?;
+        ip(&["-n", netns, "route", "add", "default", "via", &layout.address(1)])?;
+    }
+    Ok(())
+}
+
+/// Removes the namespaces and the host's link; a list of what could not be removed.
+pub(super) fn down(layout: &Layout) -> Vec<String> {
+    let ours = format!("orlop-{}-", layout.id);
+    let listed = output(&mut cmd("ip", ["netns", "list"])).unwrap_or_default();
+    let mut failures = Vec::new();
+    for name in listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| name.starts_with(&ours))
+    {
+        failures.extend(ip(&["netns", "delete", name]).err().map(|error| format!("{error:#}")));
+    }
+    // The link goes with its peer's namespace; on a busy machine that takes a moment.
+    let host_link = layout.host_link();
+    if succeeds(&mut cmd("ip", ["link", "show", "dev", &host_link])) {
+        let _gone_meanwhile = ip(&["link", "delete", "dev", &host_link]);
+    }
+    failures
+}
+
+fn plug(lan: &str, port: &str, add: &[&str]) -> Result<()> {
+    ip(add)?;
+    ip(&["-n", lan, "link", "set", port, "master", "br0", "up"])
+}
+
+fn exists(netns: &str) -> bool {
+    std::path::Path::new("/run/netns").join(netns).exists()
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    output(&mut cmd("ip", args)).map(drop)
+}

@@ -1,0 +1,132 @@
+//! Names, paths and addresses of a playground, all derived from its directory: nothing to remember, nothing to lose.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::run::root;
+
+/// A playground.
+pub(crate) struct Layout {
+    /// Absolute directory that everything lives in.
+    pub(crate) dir: PathBuf,
+    /// Six hex digits of the directory's hash: several playgrounds live side by side.
+    pub(crate) id: String,
+    /// Whether the node runs on the host itself.
+    pub(crate) host: bool,
+    /// Third byte of the playground's network 198.18.X.0/24 (RFC 2544: never routed).
+    subnet: u8,
+}
+
+/// One node of a playground.
+pub(crate) struct NodePlace {
+    /// 1 is the standalone node.
+    pub(crate) number: u8,
+    /// Node name in the cluster.
+    pub(crate) name: String,
+    /// Network namespace; `None` on the host.
+    pub(crate) netns: Option<String>,
+    /// Cgroup subtree below every hierarchy's mount point.
+    pub(crate) cgroup: String,
+    /// Address in the playground's network; `None` on the host.
+    pub(crate) address: Option<String>,
+    /// State, run directory, pid file and log.
+    pub(crate) state: PathBuf,
+    pub(crate) run: PathBuf,
+    pub(crate) pid_file: PathBuf,
+    pub(crate) log: PathBuf,
+}
+
+impl Layout {
+    /// The playground in `dir`, made now if it is new.
+    pub(crate) fn new(dir: &Path, host: bool) -> Result<Self> {
+        let dir = if dir.is_absolute() { dir.to_owned() } else { root().join(dir) };
+        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let dir = dir.canonicalize().with_context(|| format!("resolve {}", dir.display()))?;
+        let hash = Sha256::digest(dir.as_os_str().as_encoded_bytes());
+        Ok(Self { id: hex::encode(&hash[..3]), subnet: hash[3], dir, host })
+    }
+
+    /// The playground in `dir`, which must exist.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        let dir = if dir.is_absolute() { dir.to_owned() } else { root().join(dir) };
+        if !dir.join("bin/orlop").exists() {
+            bail!("no playground in {}: run `cargo xtask up` first", dir.display());
+        }
+        let host = dir.join("host").exists();
+        Self::new(&dir, host)
+    }
+
+    pub(crate) fn bin(&self) -> PathBuf {
+        self.dir.join("bin")
+    }
+
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// Namespace that plays the network between the nodes.
+    pub(crate) fn lan(&self) -> String {
+        format!("orlop-{}-lan", self.id)
+    }
+
+    /// The host's end of the wire to the playground.
+    pub(crate) fn host_link(&self) -> String {
+        format!("orlop{}", self.id)
+    }
+
+    /// Address number `last` of the playground's network.
+    pub(crate) fn address(&self, last: u8) -> String {
+        format!("198.18.{}.{last}", self.subnet)
+    }
+
+    pub(crate) fn node(&self, number: u8) -> NodePlace {
+        let dir = if number == 1 { self.dir.clone() } else { self.dir.join(format!("node{number}")) };
+        let (netns, cgroup, address) = if self.host {
+            (None, "orlop".to_owned(), None)
+        } else {
+            let name = format!("orlop-{}-n{number}", self.id);
+            (Some(name.clone()), name, Some(self.address(10 + number)))
+        };
+        NodePlace {
+            number,
+            name: format!("node{number}"),
+            netns,
+            cgroup,
+            address,
+            state: dir.join("state"),
+            run: dir.join("run"),
+            pid_file: dir.join("orlop.pid"),
+            log: dir.join("log"),
+        }
+    }
+
+    /// The nodes that were ever started here.
+    pub(crate) fn existing_nodes(&self) -> Vec<NodePlace> {
+        (1..=8).map(|number| self.node(number)).filter(|place| place.state.exists()).collect()
+    }
+
+    /// What scripts may rely on.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let nodes: Vec<_> = self
+            .existing_nodes()
+            .iter()
+            .map(|place| {
+                json!({
+                    "name": place.name, "netns": place.netns, "cgroup": place.cgroup, "address": place.address,
+                    "state": place.state, "run": place.run, "pid": place.pid_file, "log": place.log,
+                })
+            })
+            .collect();
+        json!({
+            "dir": self.dir,
+            "kubeconfig": self.kubeconfig(),
+            "pid": self.dir.join("orlop.pid"),
+            "log": self.dir.join("log"),
+            "bin": self.bin().join("orlop"),
+            "nodes": nodes,
+        })
+    }
+}
