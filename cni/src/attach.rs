@@ -62,9 +62,11 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
         let _one_at_a_time = inner.wiring();
         link(&want, &mut host, &mut pod, &netns)
     });
-    inner.put_back(host);
     match linked {
-        Ok(()) => Ok(Attached { address: want.address, interface: POD_INTERFACE.to_owned(), mtu: want.mtu }),
+        Ok(()) => {
+            inner.put_back(host);
+            Ok(Attached { address: want.address, interface: POD_INTERFACE.to_owned(), mtu: want.mtu })
+        }
         Err(error) => {
             let may_be_in_use = matches!(&error, AttachError::Step { left, .. } if !left.is_empty());
             if assigned.new
@@ -104,10 +106,10 @@ pub(crate) fn detach(inner: &Inner, uid: &str) -> Result<(), DetachError> {
     let _turn = inner.turn(uid);
     let mut host = inner.socket().map_err(DetachError::Socket)?;
     let name = LinkName::for_pod(uid);
-    let deleted = delete_pair(&name, uid, &inner.reaper, &mut host);
-    inner.put_back(host);
     // As long as the link is there its address must not go to another pod.
-    deleted.map_err(|source| DetachError::Link { host: name, source })?;
+    delete_pair(&name, uid, &inner.reaper, &mut host)
+        .map_err(|source| DetachError::Link { host: name, source })?;
+    inner.put_back(host);
     Ok(inner.ledger().release(uid)?)
 }
 

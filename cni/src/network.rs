@@ -156,8 +156,11 @@ impl Network {
             let _one_at_a_time = lock(&inner.routes);
             let mut socket = inner.socket().map_err(|e| vec![RouteError::List(e)])?;
             let failures = route::reconcile(inner.config.pod_cidr, &desired, &mut socket);
+            if !failures.is_empty() {
+                return Err(failures);
+            }
             inner.put_back(socket);
-            if failures.is_empty() { Ok(()) } else { Err(failures) }
+            Ok(())
         };
         blocking(set).await.map_err(|failures| RoutesError { failures })
     }
@@ -204,6 +207,7 @@ impl Inner {
         idle.map_or_else(RouteSocket::open, Ok)
     }
 
+    /// Keeps a socket for the next call. Not after a failure: the socket itself may have been at fault.
     pub(crate) fn put_back(&self, socket: RouteSocket) {
         lock(&self.sockets).push(socket);
     }

@@ -55,8 +55,10 @@ const DOORS: &[Door] = &[
         crates: &["orlop-dataplane", "orlop-abi"],
         files: &["dataplane/src/loader", "dataplane/src/maps", "dataplane-ebpf/abi/"],
     },
+    Door { library: "rtnetlink", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
     Door { library: "netlink_packet_core", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
     Door { library: "netlink_packet_route", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
+    Door { library: "netlink_proto", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
     Door { library: "netlink_sys", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
     Door { library: "fjall", crates: &["orlop-apiserver"], files: &["apiserver/src/store"] },
     Door {

@@ -1,15 +1,12 @@
 //! Links: the veth pair of a pod, and what there is.
 
-use std::{
-    fs::File,
-    os::fd::{AsRawFd, RawFd},
-};
+use std::{fs::File, os::fd::AsRawFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State},
 };
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use rustix::io::Errno;
 
 use super::{Error, RouteSocket};
@@ -60,8 +57,7 @@ pub(crate) struct VethPair<'a> {
 impl RouteSocket {
     /// The link with this name.
     pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let message = LinkUnspec::new_with_name(name).build();
         let found = self.get(RouteNetlinkMessage::GetLink(message), Errno::NODEV)?;
         Ok(found.and_then(as_link))
     }
@@ -74,66 +70,51 @@ impl RouteSocket {
 
     /// Makes a pair, both sides down.
     pub(crate) fn create_veth(&mut self, pair: &VethPair<'_>) -> Result<(), Error> {
-        let peer_netns: RawFd = pair.peer_netns.as_raw_fd();
-        let mut peer = LinkMessage::default();
-        peer.attributes = vec![
-            LinkAttribute::IfName(pair.peer_name.to_owned()),
-            LinkAttribute::Address(pair.peer_mac.0.to_vec()),
-            LinkAttribute::Mtu(pair.mtu),
-            LinkAttribute::NetNsFd(peer_netns),
-        ];
-        let mut message = LinkMessage::default();
-        message.attributes = vec![
-            LinkAttribute::IfName(pair.name.to_owned()),
-            LinkAttribute::Address(pair.mac.0.to_vec()),
-            LinkAttribute::Mtu(pair.mtu),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-            ]),
-        ];
-        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        let peer = LinkUnspec::new_with_name(pair.peer_name)
+            .address(pair.peer_mac.0.to_vec())
+            .mtu(pair.mtu)
+            .setns_by_fd(pair.peer_netns.as_raw_fd());
+        // The builder of pairs gives the peer nothing but its name.
+        let message = LinkVeth::new(pair.name, pair.peer_name)
+            .address(pair.mac.0.to_vec())
+            .mtu(pair.mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+        self.wait(self.handle.link().add(message.build()).execute())
     }
 
     /// Sets a link up or down, and labels it in the same step.
     pub(crate) fn set_link(&mut self, index: u32, up: bool, alias: Option<&str>) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.header.change_mask = LinkFlags::Up;
-        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
-        message.attributes.extend(alias.map(|text| LinkAttribute::IfAlias(text.to_owned())));
-        self.change(RouteNetlinkMessage::SetLink(message), 0)
+        let message = LinkUnspec::new_with_index(index);
+        let message = if up { message.up() } else { message.down() };
+        let message = match alias {
+            Some(text) => message.alias(text),
+            None => message,
+        };
+        self.wait(self.handle.link().change(message.build()).execute())
     }
 
     /// Puts a link into a group. One that is gone is fine: namespaces take theirs along when they end.
     pub(crate) fn set_group(&mut self, index: u32, group: u32) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(LinkAttribute::Group(group));
-        match self.change(RouteNetlinkMessage::SetLink(message), 0) {
-            Err(error) if error.is(&[Errno::NODEV]) => Ok(()),
-            other => other,
-        }
+        let message = LinkUnspec::new_with_index(index).link_group(group).build();
+        unless_gone(self.wait(self.handle.link().change(message).execute()))
     }
 
     /// Removes all links of a group at once. None is fine.
     pub(crate) fn delete_group(&mut self, group: u32) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::Group(group));
-        match self.change(RouteNetlinkMessage::DelLink(message), 0) {
-            Err(error) if error.is(&[Errno::NODEV]) => Ok(()),
-            other => other,
-        }
+        let message = LinkMessageBuilder::<LinkUnspec>::new().link_group(group).build();
+        unless_gone(self.wait(self.handle.link().del_with_message(message).execute()))
     }
 
     /// Removes a link, with its peer and everything configured on both. One that is gone is fine.
     pub(crate) fn delete_link(&mut self, index: u32) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        match self.change(RouteNetlinkMessage::DelLink(message), 0) {
-            Err(error) if error.is(&[Errno::NODEV]) => Ok(()),
-            other => other,
-        }
+        unless_gone(self.wait(self.handle.link().del(index).execute()))
+    }
+}
+
+fn unless_gone(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(error) if error.is(&[Errno::NODEV]) => Ok(()),
+        other => other,
     }
 }
 

@@ -1,12 +1,14 @@
 //! The only door to the kernel's network configuration: typed requests over netlink sockets.
 //!
-//! Requests are synchronous: the kernel answers rtnetlink within the `send`, so a socket needs no task behind
-//! it and a round trip costs microseconds. Callers are blocking threads, never tokio's.
+//! Links, addresses, neighbours and routes go through the crate `rtnetlink`. nf_tables is another family of
+//! netlink, for which it has no messages. A call returns when the kernel has answered, which takes microseconds
+//! or, while others hold its locks, longer: callers are blocking threads, never tokio's.
 //!
 //! Not in here: what to do ([`crate::plan`], [`crate::route`]) and in which namespace ([`crate::netns`]: a
 //! socket belongs to the namespace it was opened in).
 
 mod address;
+mod direct;
 mod error;
 mod link;
 mod neighbour;

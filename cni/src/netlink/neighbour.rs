@@ -2,11 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::RouteType,
 };
 
 use super::{Error, RouteSocket};
@@ -18,12 +16,15 @@ impl RouteSocket {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Inet;
         let all = self.list(&RouteNetlinkMessage::GetNeighbour(message))?;
-        let wanted = entry(index, address, Some(mac));
+        let wanted = [
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+            NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+        ];
         Ok(all.iter().any(|message| match message {
             RouteNetlinkMessage::NewNeighbour(found) => {
                 found.header.ifindex == index
                     && found.header.state == NeighbourState::Permanent
-                    && wanted.attributes.iter().all(|a| found.attributes.contains(a))
+                    && wanted.iter().all(|attribute| found.attributes.contains(attribute))
             }
             _ => false,
         }))
@@ -31,23 +32,13 @@ impl RouteSocket {
 
     /// Sets the entry; one that the kernel learned is overwritten.
     pub(crate) fn set_neighbour(&mut self, index: u32, address: Ipv4Addr, mac: Mac) -> Result<(), Error> {
-        let message = RouteNetlinkMessage::NewNeighbour(entry(index, address, Some(mac)));
-        self.change(message, NLM_F_CREATE | NLM_F_REPLACE)
+        let entry = self.handle.neighbours().add(index, address.into()).link_layer_address(&mac.0);
+        self.wait(entry.replace().execute())
     }
 
     /// Removes it.
     pub(crate) fn delete_neighbour(&mut self, index: u32, address: Ipv4Addr) -> Result<(), Error> {
-        self.change(RouteNetlinkMessage::DelNeighbour(entry(index, address, None)), 0)
+        let entry = self.handle.neighbours().add(index, address.into()).message_mut().clone();
+        self.wait(self.handle.neighbours().del(entry).execute())
     }
-}
-
-fn entry(index: u32, address: Ipv4Addr, mac: Option<Mac>) -> NeighbourMessage {
-    let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.ifindex = index;
-    message.header.state = NeighbourState::Permanent;
-    message.header.kind = RouteType::Unspec;
-    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
-    message.attributes.extend(mac.map(|m| NeighbourAttribute::LinkLayerAddress(m.0.to_vec())));
-    message
 }

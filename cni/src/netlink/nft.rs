@@ -5,12 +5,16 @@
 
 mod encode;
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, io, net::Ipv4Addr};
 
-use netlink_sys::constants::NETLINK_NETFILTER;
+use netlink_packet_route::RouteNetlinkMessage;
 use orlop_model::net::Ipv4Net;
+use rtnetlink::{
+    packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
+    sys::protocols::NETLINK_NETFILTER,
+};
 
-use super::{Error, socket::Raw};
+use super::{Error, direct::connect};
 
 /// A table of family `ip` with one NAT chain at postrouting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,24 +70,31 @@ impl Table {
 
 /// Sends one batch. The kernel has answered everything by the time `send` returns.
 fn transact(batch: &[u8]) -> Result<(), Error> {
-    let mut socket = Raw::open(NETLINK_NETFILTER)?;
-    socket.send(batch)?;
+    let socket = connect(NETLINK_NETFILTER).map_err(Error::Open)?;
+    socket.send(batch, 0).map_err(Error::Talk)?;
     let mut answered = false;
     loop {
-        match socket.receive(rustix::net::RecvFlags::DONTWAIT.bits().cast_signed()) {
-            Ok(frames) => {
-                for outcome in frames.iter().filter_map(super::socket::Frame::outcome) {
-                    outcome?;
-                    answered = true;
-                }
-            }
-            Err(Error::Talk(error)) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
+        match socket.recv_from_full() {
+            Ok((answer, _)) => outcome(&answer)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(Error::Talk(error)),
         }
+        answered = true;
     }
     match answered {
         true => Ok(()),
         false => Err(Error::Malformed("no answer from nf_tables".into())),
+    }
+}
+
+/// What became of one request of the batch: each is answered by a datagram of its own, whose form all families of
+/// netlink share.
+fn outcome(answer: &[u8]) -> Result<(), Error> {
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer).map(|answer| answer.payload) {
+        Ok(NetlinkPayload::Error(ErrorMessage { code: None, .. })) => Ok(()),
+        Ok(NetlinkPayload::Error(refusal)) => Err(refusal.into()),
+        Ok(other) => Err(Error::Malformed(format!("{other:?}"))),
+        Err(error) => Err(Error::Malformed(error.to_string())),
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
         RouteType,
     },
 };
 use orlop_model::net::Ipv4Net;
+use rtnetlink::RouteMessageBuilder;
 use rustix::io::Errno;
 
 use super::{Error, RouteSocket};
@@ -53,25 +53,24 @@ impl Route {
 impl RouteSocket {
     /// All routes that are ours.
     pub(crate) fn routes(&mut self) -> Result<Vec<Route>, Error> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
+        let message = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let all = self.list(&RouteNetlinkMessage::GetRoute(message))?;
         Ok(all.into_iter().filter_map(as_route).collect())
     }
 
     /// Adds a route; refuses when there is one to the same place, whoever made it.
     pub(crate) fn add_route(&mut self, route: &Route) -> Result<(), Error> {
-        self.change(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE | NLM_F_EXCL)
+        self.wait(self.handle.route().add(message(route)).execute())
     }
 
     /// Changes our route to the same place, without a moment in between.
     pub(crate) fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
-        self.change(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE | NLM_F_REPLACE)
+        self.wait(self.handle.route().add(message(route)).replace().execute())
     }
 
     /// Removes a route. One that is gone is fine.
     pub(crate) fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
-        match self.change(RouteNetlinkMessage::DelRoute(message(route)), 0) {
+        match self.wait(self.handle.route().del(message(route)).execute()) {
             Err(error) if error.is(&[Errno::SRCH, Errno::NODEV]) => Ok(()),
             other => other,
         }
@@ -83,33 +82,16 @@ fn net(address: Ipv4Addr, prefix: u8) -> Ipv4Net {
 }
 
 fn message(route: &Route) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header = RouteHeader {
-        address_family: AddressFamily::Inet,
-        destination_prefix_length: route.to.prefix(),
-        table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::Other(PROTOCOL),
-        scope: RouteScope::Universe,
-        kind: RouteType::Unicast,
-        ..RouteHeader::default()
+    let message = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(route.to.network(), route.to.prefix())
+        .protocol(RouteProtocol::Other(PROTOCOL));
+    let message = match route.kind {
+        Kind::Link(index) => message.scope(RouteScope::Link).output_interface(index),
+        Kind::OnLink(via, index) => message.onlink().gateway(via).output_interface(index),
+        Kind::Via(via) => message.gateway(via),
+        Kind::Unreachable => message.kind(RouteType::Unreachable),
     };
-    if route.to.prefix() > 0 {
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.to.network())));
-    }
-    let gateway = |address| RouteAttribute::Gateway(RouteAddress::Inet(address));
-    match route.kind {
-        Kind::Link(index) => {
-            message.header.scope = RouteScope::Link;
-            message.attributes.push(RouteAttribute::Oif(index));
-        }
-        Kind::OnLink(via, index) => {
-            message.header.flags = RouteFlags::Onlink;
-            message.attributes.extend([gateway(via), RouteAttribute::Oif(index)]);
-        }
-        Kind::Via(via) => message.attributes.push(gateway(via)),
-        Kind::Unreachable => message.header.kind = RouteType::Unreachable,
-    }
-    message
+    message.build()
 }
 
 fn as_route(message: RouteNetlinkMessage) -> Option<Route> {
