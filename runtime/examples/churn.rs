@@ -1,8 +1,9 @@
 //! Makes and removes pods without end, to be killed in the middle of it by tests:
 //! `churn <orlop-shim> <creator> <root file system> <directory> <cgroup>`.
 //!
-//! Every container appends a line to a file of its own in `<directory>/starts`. Pods that are found are taken on from
-//! where they are, as an agent does: containers started again by name, then everything removed.
+//! Every container makes a directory of its own in `<directory>/starts`, or `<its own>-again` where that is there: one
+//! system call, which a kill cannot cut in two. Pods that are found are taken on from where they are, as an agent does:
+//! containers started again by name, then everything removed.
 
 use std::{
     collections::BTreeMap,
@@ -97,7 +98,8 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
 }
 
 fn container(dir: &Path, uid: &str, name: &str) -> ContainerSpec {
-    let script = format!("echo started >> /starts/{uid}-{name}; sleep 1000");
+    let mark = format!("/starts/{uid}-{name}");
+    let script = format!("mkdir {mark} || mkdir {mark}-again; sleep 1000");
     ContainerSpec {
         name: name.into(),
         attempt: 0,

@@ -252,10 +252,8 @@ async fn killed_at_any_moment_nothing_runs_twice_and_nothing_stays() {
     let uids: Vec<&str> = pods.iter().map(|pod| pod.pod.uid.as_str()).collect();
     let started = common::names(&starts);
     assert!(started.len() > 10, "it did something: {started:?}");
-    for name in started {
-        let lines = fs::read_to_string(starts.join(&name)).unwrap();
-        assert_eq!(lines, "started\n", "{name} started once");
-    }
+    let twice: Vec<_> = started.iter().filter(|name| name.ends_with("-again")).collect();
+    assert!(twice.is_empty(), "started twice: {twice:?}");
     for uid in &uids {
         node.runtime.remove_sandbox(uid).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
     }

@@ -144,10 +144,12 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
 fn write_image(out: &Path, name: &str, tag: &str, archive: &[u8], run: &Value) -> Result<BuiltImage> {
     let reference = format!("orlop.dev/example/{name}:{tag}");
     let path = out.join(format!("{name}-{tag}"));
-    if path.exists() {
-        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-    }
-    let blobs = path.join("blobs/sha256");
+    fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+    // Another `up` may be reading what is there, or writing the same: an image comes into its place whole.
+    let scratch =
+        tempfile::Builder::new().prefix(".image-").tempdir_in(out).context("create a place to build")?;
+    let new = scratch.path().join("layout");
+    let blobs = new.join("blobs/sha256");
     fs::create_dir_all(&blobs).with_context(|| format!("create {}", blobs.display()))?;
 
     let layer = describe(&blobs, "application/vnd.oci.image.layer.v1.tar+gzip", &gzip(archive)?)?;
@@ -167,9 +169,24 @@ fn write_image(out: &Path, name: &str, tag: &str, archive: &[u8], run: &Value) -
     let index = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest],
     });
-    write(&path.join("index.json"), &serde_json::to_vec(&index)?)?;
-    write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    write(&new.join("index.json"), &serde_json::to_vec(&index)?)?;
+    write(&new.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    put_in_place(&new, &path)?;
     Ok(BuiltImage { reference, layout: path })
+}
+
+/// Moves the layout `new` to `path`, unless the same image is there: a reader never finds a half or no image.
+fn put_in_place(new: &Path, path: &Path) -> Result<()> {
+    use rustix::{fs, io::Errno};
+    let index = |layout: &Path| std::fs::read(layout.join("index.json")).ok();
+    if index(path).is_some() && index(path) == index(new) {
+        return Ok(());
+    }
+    let moved = match fs::renameat_with(fs::CWD, new, fs::CWD, path, fs::RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => fs::renameat_with(fs::CWD, new, fs::CWD, path, fs::RenameFlags::EXCHANGE),
+        other => other,
+    };
+    moved.with_context(|| format!("move the image to {}", path.display()))
 }
 
 /// Writes a blob and returns its descriptor.
@@ -220,5 +237,26 @@ mod tests {
         };
         assert_eq!(index("one"), index("two"));
         assert_eq!(index("one"), index("one"));
+    }
+
+    #[test]
+    fn an_image_being_read_is_never_half_there() {
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("out");
+        let build = |tag: &str| {
+            let run = json!({"Env": [tag]});
+            write_image(&out, "hello", "v1", tag.as_bytes(), &run).unwrap().layout
+        };
+        let layout = build("first");
+        std::thread::scope(|scope| {
+            let writers = ["a", "b"].map(|tag| {
+                scope.spawn(move || (0..50).for_each(|turn| drop(build(&format!("{tag}{turn}")))))
+            });
+            while writers.iter().any(|writer| !writer.is_finished()) {
+                let index = fs::read(layout.join("index.json")).unwrap();
+                assert!(serde_json::from_slice::<Value>(&index).is_ok());
+            }
+        });
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "nothing else is left");
     }
 }
