@@ -22,6 +22,8 @@ use crate::{
 
 /// Pods that share a lock wait for each other; with this many that is rare.
 const TURNS: usize = 64;
+/// Sockets kept between calls: what one pod at a time needs.
+const IDLE_SOCKETS: usize = 2;
 
 /// What a node's network is made from.
 #[derive(Clone, Debug)]
@@ -207,9 +209,13 @@ impl Inner {
         idle.map_or_else(RouteSocket::open, Ok)
     }
 
-    /// Keeps a socket for the next call. Not after a failure: the socket itself may have been at fault.
+    /// Keeps a socket for the next call. Not after a failure: the socket itself may have been at fault. Not all of a
+    /// burst's either: each has a buffer of 64 KiB.
     pub(crate) fn put_back(&self, socket: RouteSocket) {
-        lock(&self.sockets).push(socket);
+        let mut idle = lock(&self.sockets);
+        if idle.len() < IDLE_SOCKETS {
+            idle.push(socket);
+        }
     }
 }
 
