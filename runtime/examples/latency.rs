@@ -143,6 +143,7 @@ fn container(log_path: PathBuf) -> ContainerSpec {
             memory_limit: Some(64 << 20),
             pids_limit: Some(64),
             oom_score_adj: Some(500),
+            ..Resources::default()
         },
         tty: false,
         stdin: false,

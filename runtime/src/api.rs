@@ -67,6 +67,9 @@ pub struct Resources {
     pub memory_limit: Option<i64>,
     /// Number of tasks; −1 is no limit.
     pub pids_limit: Option<i64>,
+    /// Bytes of huge pages by their size (`2MB`, `1GB`).
+    #[serde(default)]
+    pub hugepages: BTreeMap<String, i64>,
     /// −1000…1000; raised to the floor of this process where the kernel would refuse it. Containers only.
     pub oom_score_adj: Option<i32>,
 }

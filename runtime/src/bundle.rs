@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  <run_dir>/pods/<uid>/            sandbox.json  s (socket)  lock  pid (shim)  ns/{net,ipc,uts}  shm/
-//!                       c/<id>/     record.json  config.json  process  cgroups  devices  mounts  rootfs/  state/  ready  pid  exit
+//!                       c/<id>/     record.json  plan.json  process  cgroups  rootfs/  ready  pid  exit
 //!  <state_dir>/containers/<id>/     upper/  work/
 //!  <run_dir>/seccomp/<hash>.bpf
 //! ```
@@ -14,15 +14,11 @@ use sha2::{Digest, Sha256};
 pub(crate) const SANDBOX: &str = "sandbox.json";
 pub(crate) const SOCKET: &str = "s";
 pub(crate) const RECORD: &str = "record.json";
-pub(crate) const CONFIG: &str = "config.json";
+/// What the creator is to do.
+pub(crate) const PLAN: &str = "plan.json";
 pub(crate) const PROCESS: &str = "process";
 pub(crate) const CGROUPS: &str = "cgroups";
-/// There when the container may touch only the usual devices.
-pub(crate) const DEVICES: &str = "devices";
-/// Mount points of the pod that the creator needs; all others under the pods' directory it hides from itself.
-pub(crate) const MOUNTS: &str = "mounts";
 pub(crate) const ROOTFS: &str = "rootfs";
-pub(crate) const STATE: &str = "state";
 /// Written last: everything above is complete.
 pub(crate) const READY: &str = "ready";
 pub(crate) const PID: &str = "pid";

@@ -2,22 +2,32 @@
 //!
 //! ```text
 //!  shim ── fork + exec ──▶ orlop create <bundle> <id> <status fd>
+//!                            │ cgroups: limits, then this process goes in; all that follows is born there
+//!                            │ outside: namespaces of the pod, sources of mounts, a small world for libcontainer
 //!                            │ build(): clones with CLONE_PARENT, so the container is the shim's child
-//!                            │ start(): the container goes on to `Steps::exec`
+//!                            │    └─ pid and mount namespace, /dev, pivot_root, then our `Steps`:
+//!                            │         word to itself to go on ── inside: mounts, masks ── user ── filter, exec
 //!                            └ pid into the status pipe; the pipe closes when the program runs
 //! ```
 //!
 //! libcontainer changes what belongs to the whole process (oom_score_adj, dumpable, working directory), leaks on
 //! errors, and allocates between clone and exec, which deadlocks where there are threads. All of that is harmless
-//! in a process like this one, and nowhere else. Not for: anything that runs longer.
+//! in a process like this one, and nowhere else. It is asked for the little that has to be done between its clones:
+//! what it does with cgroups and mounts takes ten times as long as the kernel needs (docs/performance.md).
+//! Not for: anything that runs longer.
+
+mod cgroups;
+mod config;
+mod inside;
+mod outside;
+mod tree;
 
 use std::{
     collections::HashMap,
     error::Error,
-    fs::{self, File},
-    io::Write,
+    fs,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
 };
 
@@ -35,7 +45,8 @@ use orlop_shim::{
     report,
 };
 
-use crate::{bundle, devices, enter, sys, view};
+use self::outside::Outside;
+use crate::{bundle, spec::plan::Plan, sys};
 
 /// `args` are those after `create`. Must be called before the process has a second thread.
 pub fn create_main(args: &[String]) -> ! {
@@ -68,82 +79,51 @@ impl Status {
     }
 }
 
-fn failed(what: &str, error: &dyn Error) -> Failure {
-    let mut text = format!("{what}: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+/// For `map_err`: what could not be done, with the whole chain of causes.
+fn failed<E: Error>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
+    move |error| {
+        let mut text = format!("{what}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text = format!("{text}: {cause_text}");
+            }
+            source = cause.source();
         }
-        source = cause.source();
+        Failure { step: Step::Create, text }
     }
-    Failure { step: Step::Create, text }
 }
 
 fn create(dir: &Path, id: &str, status: &Status) -> Result<u32, Failure> {
-    let bytes = fs::read(dir.join(bundle::PROCESS)).map_err(|error| failed("read the process", &error))?;
-    let spec = ProcessSpec::from_bytes(&bytes).map_err(|error| failed("read the process", &error))?;
+    let bytes = fs::read(dir.join(bundle::PROCESS)).map_err(failed("read the process"))?;
+    let spec = ProcessSpec::from_bytes(&bytes).map_err(failed("read the process"))?;
     let filter = match spec.seccomp.as_str() {
         "" => Vec::new(),
-        path => fs::read(path).map_err(|error| failed("read the system call filter", &error))?,
+        path => fs::read(path).map_err(failed("read the system call filter"))?,
     };
-    let narrowed = narrow(dir).map_err(|error| failed("leave the mounts of other pods", &error))?;
-    let cgroups = fs::read_to_string(dir.join(bundle::CGROUPS));
-    let cgroups = cgroups.map_err(|error| failed("read the cgroups", &error))?;
-    join_unified(dir, &cgroups).map_err(|error| failed("prepare the cgroup2 directory", &error))?;
-    if narrowed {
-        enter::join_v1(&cgroups);
-    }
-    let state = dir.join(bundle::STATE);
-    fs::create_dir_all(&state).map_err(|error| failed("make the state directory", &error))?;
-    let steps = Steps { spec, filter, status: status.clone() };
-    let pid = build(dir.to_owned(), id, &state, steps).map_err(|error| failed("create container", &error))?;
+    let plan = fs::read(dir.join(bundle::PLAN)).map_err(failed("read the plan"))?;
+    let plan: Plan = serde_json::from_slice(&plan).map_err(failed("read the plan"))?;
+    let cgroups = fs::read_to_string(dir.join(bundle::CGROUPS)).map_err(failed("read the cgroups"))?;
+    let cgroups = cgroups::enter(&cgroups, &plan)?;
+    let outside = outside::prepare(&plan, &spec, &cgroups, id)?;
+    let bundle = outside.bundle();
+    let steps =
+        Steps { spec, filter, plan: Rc::new(plan), outside: Rc::new(outside), status: status.clone() };
+    let pid = build(&bundle, id, steps).map_err(failed("create container"))?;
     pid.ok_or_else(|| Failure { step: Step::Create, text: "libcontainer told no pid".to_owned() })
 }
 
-/// Without the list (a volume wants its mounts to reach the host) everything stays in sight. Whether this process now
-/// has mounts of its own.
-fn narrow(dir: &Path) -> std::io::Result<bool> {
-    let mounts = match fs::read_to_string(dir.join(bundle::MOUNTS)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        other => other?,
-    };
-    let mut lines = mounts.lines();
-    let Some(pods) = lines.next().map(Path::new) else { return Ok(false) };
-    view::narrow(pods, &lines.collect::<Vec<_>>()).map(|()| true)
-}
-
-/// On a hybrid machine libcontainer knows only v1; programs attached to cgroup2 must see the container too. There, v1
-/// decides over devices, and a kernel that cannot do it by program is fine.
-fn join_unified(dir: &Path, cgroups: &str) -> std::io::Result<()> {
-    let Some(unified) = cgroups.lines().find_map(|line| line.strip_prefix("unified ")) else { return Ok(()) };
-    let hybrid = cgroups.lines().any(|line| !line.starts_with("unified "));
-    fs::create_dir_all(unified)?;
-    if dir.join(bundle::DEVICES).exists() {
-        let cgroup = File::open(unified)?.into();
-        match sys::attach_device_program(&cgroup, &devices::program()) {
-            Err(error) if !hybrid => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    // The shim has started us there, unless the kernel is too old for that.
-    if hybrid && !enter::is_in(unified)? {
-        File::options().write(true).open(format!("{unified}/cgroup.procs"))?.write_all(b"0")?;
-    }
-    Ok(())
-}
-
-fn build(dir: PathBuf, id: &str, state: &Path, steps: Steps) -> Result<Option<u32>, LibcontainerError> {
-    let mut container = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_root_path(state)?
+/// No `start()`: the container has told itself to go on.
+fn build(dir: &Path, id: &str, steps: Steps) -> Result<Option<u32>, LibcontainerError> {
+    let container = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+        .with_root_path(outside::state(dir))?
         .with_executor(steps)
         .as_init(dir)
         .with_systemd(false)
         .with_detach(true)
         .as_sibling(true)
         .build()?;
-    container.start()?;
     Ok(container.pid().and_then(|pid| u32::try_from(pid.as_raw()).ok()))
 }
 
@@ -152,13 +132,24 @@ fn build(dir: PathBuf, id: &str, state: &Path, steps: Steps) -> Result<Option<u3
 struct Steps {
     spec: ProcessSpec,
     filter: Vec<u8>,
+    plan: Rc<Plan>,
+    outside: Rc<Outside>,
     status: Status,
 }
 
+impl Steps {
+    fn ready(&self) -> Result<(), Failure> {
+        self.outside.go_on().map_err(failed("tell libcontainer to go on"))?;
+        inside::furnish(&self.plan, &self.outside, &self.spec.cwd)?;
+        process::assume_user(&self.spec)?;
+        process::find_program(&self.spec).map(drop)
+    }
+}
+
 impl Executor for Steps {
-    /// The last point where an error still reaches `build`: look for the program here, by the container's PATH.
+    /// The last point where an error still reaches `build`: everything that may fail is done here.
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
-        process::find_program(&self.spec).map(drop).map_err(|failure| {
+        self.ready().map_err(|failure| {
             self.status.fail(&failure);
             ExecutorValidationError::ArgValidationError(failure.text)
         })

@@ -1,7 +1,7 @@
-//! Which devices a container may touch, as a program of the cgroup2 hierarchy. Pure.
+//! Which devices a container may touch: words of v1's devices controller, and a program of the cgroup2 hierarchy. Pure.
 //!
-//! On v1 the devices controller does this, told by libcontainer; v2 has no such controller. The program is attached in
-//! both cases: a container that may make device nodes (CAP_MKNOD is in the default set) must not open them.
+//! v2 has no such controller. The program is attached in both cases: a container that may make device nodes (CAP_MKNOD
+//! is in the default set) must not open them.
 
 /// Letters of the kernel's `BPF_DEVCG_ACC_*`.
 const MKNOD: u32 = 1;
@@ -26,6 +26,21 @@ const DEFAULT: [Rule; 11] = [
     Rule(CHAR, ALL, Some(5), Some(2)),
     Rule(CHAR, ALL, Some(136), None),
 ];
+
+/// Files of v1's devices controller and what is written to them.
+pub(crate) fn v1(privileged: bool) -> Vec<(&'static str, String)> {
+    let all = "a *:* rwm".to_owned();
+    if privileged {
+        return vec![("devices.allow", all)];
+    }
+    let number = |number: &Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
+    let rule = |Rule(kind, access, major, minor): &Rule| {
+        let (kind, access) =
+            (if *kind == BLOCK { 'b' } else { 'c' }, if *access == ALL { "rwm" } else { "m" });
+        ("devices.allow", format!("{kind} {}:{} {access}", number(major), number(minor)))
+    };
+    [("devices.deny", all)].into_iter().chain(DEFAULT.iter().map(rule)).collect()
+}
 
 // Registers: 1 context, 2 type, 3 access, 4 major, 5 minor.
 const LOAD_WORD: u8 = 0x61;
@@ -110,6 +125,26 @@ mod tests {
                 other => panic!("code {other:#x}"),
             }
         }
+    }
+
+    #[test]
+    fn both_say_the_same() {
+        let words = v1(false).into_iter().map(|(file, value)| format!("{file} {value}")).collect::<Vec<_>>();
+        expect_test::expect![[r#"
+            devices.deny a *:* rwm
+            devices.allow c *:* m
+            devices.allow b *:* m
+            devices.allow c 1:3 rwm
+            devices.allow c 1:5 rwm
+            devices.allow c 1:7 rwm
+            devices.allow c 5:0 rwm
+            devices.allow c 1:8 rwm
+            devices.allow c 1:9 rwm
+            devices.allow c 5:1 rwm
+            devices.allow c 5:2 rwm
+            devices.allow c 136:* rwm"#]]
+        .assert_eq(&words.join("\n"));
+        assert_eq!(v1(true), [("devices.allow", "a *:* rwm".to_owned())]);
     }
 
     #[test]

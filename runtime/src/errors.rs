@@ -112,6 +112,9 @@ pub enum StartError {
     /// The system call filter.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    /// A limit that this machine has no controller for.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The overlay.
     #[error("mount the root file system")]
     Rootfs(#[source] io::Error),
@@ -156,6 +159,7 @@ impl StartError {
             | StartError::Image { .. }
             | StartError::Spec(_)
             | StartError::Seccomp(_)
+            | StartError::Cgroup(_)
             | StartError::Rootfs(_)
             | StartError::VolumeSource { .. }
             | StartError::Bundle { .. } => true,

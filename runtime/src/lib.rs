@@ -16,7 +16,6 @@ pub mod cgroup;
 mod client;
 pub mod create;
 mod devices;
-mod enter;
 mod errors;
 mod host;
 pub mod image;

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use orlop_shim::protocol::{Request, Response};
 
 use crate::{
-    api::{Container, ContainerSpec, ContainerState, Propagation},
+    api::{Container, ContainerSpec, ContainerState},
     bundle::{self, container_id},
     client::{Inner, Runtime, blocking},
     errors::{ShimError, StartError},
@@ -93,34 +93,21 @@ impl Runtime {
         let root = file(bundle::ROOTFS);
         self.mount_root(id, spec, &root)?;
         let host = self.host(&sandbox, id, spec, &root)?;
-        let cgroups = self.0.hierarchies.describe(&host.cgroup);
+        let cgroups = self.0.hierarchies.describe(&format!("{}/{id}", sandbox.cgroup));
         let built = spec::bundle(spec, &host)?;
         rootfs::make_dir(&root, &built.process.cwd).map_err(StartError::Rootfs)?;
+        let plan =
+            serde_json::to_vec(&built.plan).map_err(|error| failed(file(bundle::PLAN))(error.into()))?;
         let files = [
-            (bundle::CONFIG, built.config.to_string().into_bytes()),
+            (bundle::PLAN, plan),
             (bundle::PROCESS, built.process.to_bytes()),
             (bundle::CGROUPS, cgroups.into_bytes()),
             (bundle::READY, Vec::new()),
         ];
-        if !spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
-            let mounts = self.needed_mounts(&host);
-            fs::write(file(bundle::MOUNTS), mounts).map_err(failed(file(bundle::MOUNTS)))?;
-        }
-        if !spec.privileged {
-            fs::write(file(bundle::DEVICES), "").map_err(failed(file(bundle::DEVICES)))?;
-        }
         for (name, bytes) in files {
             fs::write(file(name), bytes).map_err(failed(file(name)))?;
         }
         Ok(Prepared::Ready(record))
-    }
-
-    /// Content of the `mounts` file: the pods' directory, then what of it this container needs.
-    fn needed_mounts(&self, host: &Host) -> String {
-        let pods = self.0.layout.pods();
-        let own = [&host.netns, &host.ipcns, &host.utsns, &host.shm].into_iter().flatten();
-        let needed = own.chain([&host.rootfs]).filter(|path| path.starts_with(&pods));
-        [&pods].into_iter().chain(needed).map(|path| format!("{}\n", path.display())).collect()
     }
 
     fn mount_root(&self, id: &str, spec: &ContainerSpec, root: &Path) -> Result<(), StartError> {
@@ -143,21 +130,24 @@ impl Runtime {
         let filter =
             if spec.privileged { None } else { seccomp::prepare(&layout.seccomp(), &spec.seccomp, kept)? };
         let devices = if spec.privileged { host::devices() } else { Ok(Vec::new()) };
+        let cgroup = format!("{}/{id}", pod.cgroup);
+        let mut files = hierarchies.container_rules(&cgroup, spec.privileged);
+        files.extend(hierarchies.container_files(&cgroup, &spec.resources, None)?);
         Ok(Host {
             hostname: pod.hostname.clone(),
             rootfs: root.to_owned(),
+            pods: layout.pods(),
             netns: sandbox::pin(layout, pod, "net"),
             ipcns: sandbox::pin(layout, pod, "ipc"),
             utsns: sandbox::pin(layout, pod, "uts"),
             host_pid: pod.host_pid,
             shm: Some(sandbox::shm(layout, pod)),
-            cgroup: format!("{}/{id}", pod.cgroup),
+            limits: files,
+            hierarchies: hierarchies.views(&cgroup),
             accounts: rootfs::accounts(root).map_err(StartError::Rootfs)?,
             seccomp: filter.map(|path| bundle::text(&path)).unwrap_or_default(),
             capabilities: limits.capabilities,
             oom_floor: limits.oom_floor,
-            swap_limit: hierarchies.limits_swap(),
-            memory_v2: hierarchies.has_memory_v2(),
             devices: devices.map_err(StartError::Rootfs)?,
         })
     }

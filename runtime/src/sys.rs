@@ -7,7 +7,10 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use rustix::thread::UnshareFlags;
+use rustix::{
+    mount::{MountAttrFlags, MountPropagationFlags},
+    thread::UnshareFlags,
+};
 
 /// Takes over a descriptor that the parent process left open for us. It will close on exec.
 pub(crate) fn inherited(fd: RawFd) -> Result<OwnedFd> {
@@ -97,5 +100,29 @@ pub(crate) fn attach_device_program(cgroup: &OwnedFd, program: &[[u8; 8]]) -> Re
     };
     // SAFETY: the struct is ours and of the size given.
     let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attach, size_of::<Attach>()) };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Adds flags to a mount that a descriptor is open on, or changes how it propagates; also to all below it if asked for.
+pub(crate) fn mount_setattr(
+    mount: &OwnedFd,
+    set: MountAttrFlags,
+    propagation: MountPropagationFlags,
+    recursive: bool,
+) -> Result<()> {
+    /// `struct mount_attr`: set, clear, propagation, user namespace.
+    #[repr(C)]
+    struct Attr([u64; 4]);
+    const AT_RECURSIVE: libc::c_int = 0x8000;
+    // Access times are not a bit but a choice: a new one takes the place of the old.
+    let times = MountAttrFlags::MOUNT_ATTR__ATIME;
+    let clear = if set.intersects(times) { times.bits() } else { 0 };
+    let attr = Attr([u64::from(set.bits()), u64::from(clear), u64::from(propagation.bits()), 0]);
+    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    let fd = mount.as_raw_fd();
+    // SAFETY: an empty C string, and a struct of ours of the size given.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attr, size_of::<Attr>())
+    };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     time::{Duration, Instant},
 };
 
@@ -225,6 +226,47 @@ async fn a_rotated_log_goes_on_in_the_new_file() {
     node.wait_for_log(&spec, "two").await;
     assert_eq!(node.log(&spec), "two\n");
     assert!(fs::read_to_string(old).unwrap().ends_with("one\n"));
+    node.finish(&["u1"]).await;
+}
+
+/// Kills creators at moments spread over what they do, and what they have cloned by then.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn a_killed_creator_leaves_nothing() {
+    let scripts = tempfile::tempdir().unwrap();
+    let (script, delay) = (scripts.path().join("creator"), scripts.path().join("delay"));
+    let creator = common::programs().1;
+    // The shell becomes the creator, so that the pid is its own.
+    let text = format!(
+        "#!/bin/sh\n(sleep $(cat {}); kill -9 $$) 2> /dev/null > /dev/null &\nexec {} \"$@\"\n",
+        delay.display(),
+        creator.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let node = Node::with_creator(&script).await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let mut failed = 0;
+    for round in 0..20 {
+        fs::write(&delay, format!("{}", f64::from(round) / 500.0)).unwrap();
+        let spec = node.shell(&format!("c{round}"), "sleep 1000");
+        match node.runtime.start_container("u1", &spec).await {
+            Err(_) => failed += 1,
+            Ok(container) => {
+                let stop = node.runtime.stop_container("u1", &container.id, Some("KILL"), Duration::ZERO);
+                stop.await.unwrap();
+                let end = Instant::now() + Duration::from_secs(10);
+                while node.runtime.remove_container("u1", &container.id).await.is_err() {
+                    assert!(Instant::now() < end, "it ends");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+        assert_eq!(common::names(&node.pod_dir("u1").join("c")), Vec::<String>::new(), "round {round}");
+        let id = orlop_runtime::container_id("u1", &spec.name, 0);
+        assert!(!node.cgroups().iter().any(|dir| dir.ends_with(&id)), "round {round}");
+    }
+    assert!(failed > 0, "some were killed in time");
     node.finish(&["u1"]).await;
 }
 

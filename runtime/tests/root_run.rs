@@ -122,6 +122,7 @@ async fn limits_are_in_the_cgroup_files_and_memory_kills() {
         memory_limit: Some(16 << 20),
         pids_limit: Some(16),
         oom_score_adj: Some(500),
+        ..Resources::default()
     };
     let container = node.runtime.start_container("u1", &spec).await.unwrap();
     node.wait_for_log(&spec, "ready").await;

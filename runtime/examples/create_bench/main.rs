@@ -15,6 +15,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod launcher;
+mod oci;
 mod ours;
 mod profile;
 mod scratch;

@@ -16,13 +16,16 @@ use orlop_runtime::{
     BoxError, ContainerSpec, ContainerState, Layers, PodRef, Resources, Runtime, RuntimeConfig, RuntimeEvent,
     SandboxSpec, Seccomp, container_id,
     image::{Image, ImageConfig},
+    spec::plan::{Plan, Whose},
 };
-use orlop_shim::protocol::{Request, Response, VERSION, next_frame};
+use orlop_shim::{
+    protocol::{Request, Response, VERSION, next_frame},
+    records::ProcessSpec,
+};
 use rustix::fs::inotify;
-use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::{Result, profile, scratch::Scratch};
+use crate::{Result, oci, scratch::Scratch};
 
 const UID: &str = "bench";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,14 +54,15 @@ pub(crate) struct Ours {
 /// The bundle of a container that ran: all others are copies of it, with its root file system.
 pub(crate) struct Template {
     id: String,
-    config: Value,
+    plan: Plan,
+    process: ProcessSpec,
     cgroups: String,
     /// What else the creator reads, as it is.
     others: Vec<(OsString, Vec<u8>)>,
 }
 
 /// Files of a bundle that belong to one container, or are made from the rest.
-const OWN: [&str; 7] = ["config.json", "cgroups", "record.json", "ready", "pid", "exit", "state"];
+const OWN: [&str; 6] = ["plan.json", "cgroups", "record.json", "ready", "pid", "exit"];
 
 impl Ours {
     pub(crate) async fn open(scratch: &Scratch, shim: &Path, creator: &Path) -> Result<Ours> {
@@ -91,7 +95,8 @@ impl Ours {
         let started = self.runtime.start_container(UID, &spec).await?;
         self.end_of(&started.id).await?;
         let dir = self.bundle(&started.id);
-        let config = serde_json::from_slice(&fs::read(dir.join("config.json"))?)?;
+        let plan = serde_json::from_slice(&fs::read(dir.join("plan.json"))?)?;
+        let process = ProcessSpec::from_bytes(&fs::read(dir.join("process"))?).map_err(|e| e.to_string())?;
         let cgroups = fs::read_to_string(dir.join("cgroups"))?;
         let mut others = Vec::new();
         for entry in fs::read_dir(&dir)? {
@@ -100,7 +105,7 @@ impl Ours {
                 others.push((entry.file_name(), fs::read(entry.path())?));
             }
         }
-        Ok(Template { id: started.id, config, cgroups, others })
+        Ok(Template { id: started.id, plan, process, cgroups, others })
     }
 
     fn bundle(&self, id: &str) -> PathBuf {
@@ -112,19 +117,19 @@ impl Ours {
         let id = container_id(UID, "ours", u32::try_from(round)?);
         let dir = self.bundle(&id);
         fs::create_dir_all(&dir)?;
-        let mut config = from.config.clone();
-        let path = config["linux"]["cgroupsPath"].as_str().unwrap_or_default().replace(&from.id, &id);
-        config["linux"]["cgroupsPath"] = path.into();
-        fs::write(dir.join("config.json"), config.to_string())?;
+        let mut plan = from.plan.clone();
+        let own = |path: &Path| PathBuf::from(path.to_string_lossy().replace(&from.id, &id));
+        plan.limits.iter_mut().for_each(|(path, _)| *path = own(path));
+        for hierarchy in &mut plan.hierarchies {
+            if let Whose::Own(path) = &mut hierarchy.of {
+                *path = own(path);
+            }
+        }
+        fs::write(dir.join("plan.json"), serde_json::to_vec(&plan)?)?;
         for (name, bytes) in &from.others {
             fs::write(dir.join(name), bytes)?;
         }
-        let cgroups = from.cgroups.replace(&from.id, &id);
-        // As the runtime does, before the shim hears of the bundle.
-        for unified in cgroups.lines().filter_map(|line| line.strip_prefix("unified ")) {
-            fs::create_dir_all(unified)?;
-        }
-        fs::write(dir.join("cgroups"), cgroups)?;
+        fs::write(dir.join("cgroups"), from.cgroups.replace(&from.id, &id))?;
         let log = scratch.path("logs").join(format!("ours-{round}"));
         let byte = first_byte(&log)?;
         let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -192,16 +197,8 @@ impl Template {
     pub(crate) fn foreign_bundle(&self, scratch: &Scratch, name: &str, round: usize) -> Result<PathBuf> {
         let dir = scratch.path("bundles").join(format!("{name}-{round}"));
         fs::create_dir_all(&dir)?;
-        let mut config = self.config.clone();
-        // Debian's crun refuses anything newer; nothing of it is used.
-        config["ociVersion"] = "1.0.2".into();
-        let path = config["linux"]["cgroupsPath"].as_str().unwrap_or_default();
-        config["linux"]["cgroupsPath"] = path.replace(&self.id, &format!("{name}-{round}")).into();
-        let wanted = profile::capabilities(&config)?;
-        for set in ["bounding", "effective", "permitted"] {
-            config["process"]["capabilities"][set] = wanted.names().into();
-        }
-        config["linux"]["seccomp"] = profile::seccomp(wanted)?;
+        let cgroup = format!("{}/kubepods/pod{UID}/{name}-{round}", scratch.cgroup);
+        let config = oci::config(&self.plan, &self.process, &limits(), &cgroup)?;
         fs::write(dir.join("config.json"), config.to_string())?;
         Ok(dir)
     }
@@ -230,18 +227,23 @@ fn container(scratch: &Scratch, name: &str) -> ContainerSpec {
         no_new_privileges: false,
         read_only_rootfs: false,
         seccomp: Seccomp::RuntimeDefault,
-        resources: Resources {
-            cpu_shares: Some(512),
-            cpu_quota_us: Some(100_000),
-            cpu_period_us: Some(100_000),
-            memory_limit: Some(128 << 20),
-            pids_limit: Some(1024),
-            oom_score_adj: Some(500),
-        },
+        resources: limits(),
         tty: false,
         stdin: false,
         log_path: scratch.path("logs").join(name),
         labels: BTreeMap::new(),
+    }
+}
+
+fn limits() -> Resources {
+    Resources {
+        cpu_shares: Some(512),
+        cpu_quota_us: Some(100_000),
+        cpu_period_us: Some(100_000),
+        memory_limit: Some(128 << 20),
+        pids_limit: Some(1024),
+        oom_score_adj: Some(500),
+        ..Resources::default()
     }
 }
 

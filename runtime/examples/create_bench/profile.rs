@@ -8,15 +8,6 @@ use serde_json::{Value, json};
 
 use crate::Result;
 
-/// The default set, as far as this machine gives it to our own container.
-pub(crate) fn capabilities(config: &Value) -> Result<Capabilities> {
-    let given = config["process"]["capabilities"]["bounding"].as_array();
-    let given: Vec<String> =
-        given.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    let given = Capabilities::resolve(&given, &["ALL".to_owned()])?;
-    Ok(Capabilities::resolve(&[], &[])?.and(given))
-}
-
 /// `linux.seccomp` with the architectures that our own filter has.
 pub(crate) fn seccomp(capabilities: Capabilities) -> Result<Value> {
     let profile = Profile::runtime_default(capabilities)?;

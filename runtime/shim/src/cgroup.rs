@@ -20,10 +20,9 @@ pub(crate) fn memory(dirs: &Dirs) -> Option<&str> {
     named("memory").or_else(|| named("unified"))
 }
 
-/// Where v1 has the controllers, the directory in the (empty) unified hierarchy beside them.
-pub(crate) fn beside_v1(dirs: &Dirs) -> Option<&str> {
-    let unified = dirs.iter().find(|(name, _)| name == "unified").map(|(_, dir)| dir.as_str());
-    unified.filter(|_| dirs.iter().any(|(name, _)| name != "unified"))
+/// The directory in cgroup v2: a process can be born there.
+pub(crate) fn unified(dirs: &Dirs) -> Option<&str> {
+    dirs.iter().find(|(name, _)| name == "unified").map(|(_, dir)| dir.as_str())
 }
 
 /// KILL to every process in the container's cgroup. Errors cannot be helped here: the caller comes again.

@@ -27,7 +27,7 @@ pub enum Request {
     Create {
         /// Container id.
         id: String,
-        /// Directory with `config.json`, `process`, `cgroups`; takes `pid` and `exit`.
+        /// Directory with `plan.json`, `process`, `cgroups`; takes `pid` and `exit`.
         bundle: String,
         /// CRI log file.
         log: String,

@@ -1,6 +1,6 @@
-//! Cgroups of pods: made with limits, counted, removed; on v2, v1 and both at once.
+//! Cgroups of pods and containers: made with limits, counted, removed; on v2, v1 and both at once.
 //!
-//! Not for: the cgroups of containers, which libcontainer makes; we only remove and read them.
+//! Those of containers are made by the creator (`create::cgroups`), from the files and values that are put together here.
 
 mod layout;
 mod limits;
@@ -8,7 +8,7 @@ mod stats;
 
 use std::{
     fs,
-    io::{Error, ErrorKind},
+    io::{Error, ErrorKind, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +16,12 @@ use std::{
 pub use layout::Hierarchies;
 pub use stats::Stats;
 
-use crate::api::Resources;
+use self::limits::{Level, Setting};
+use crate::{
+    api::Resources,
+    devices,
+    spec::plan::{Hierarchy, Whose},
+};
 
 /// One file or directory of a cgroup could not be made, written or removed.
 #[derive(Debug, thiserror::Error)]
@@ -44,30 +49,76 @@ impl Hierarchies {
 
     /// Makes a pod's cgroup and sets its limits; fine if it is there.
     pub fn create(&self, path: &str, limits: &Resources) -> Result<(), CgroupError> {
-        match &self.unified {
-            Some(root) if self.is_v2() => create_v2(root, path, limits),
-            unified => {
-                if let Some(root) = unified {
-                    make(&root.join(path.trim_start_matches('/')))?;
-                }
-                self.create_v1(path, limits)
+        let path = path.trim_start_matches('/');
+        if self.is_v2() {
+            if let Some(root) = &self.unified {
+                make_v2(root, path)?;
             }
+        } else {
+            let v1 =
+                ["cpu", "memory", "pids"].into_iter().filter_map(|controller| self.controller(controller));
+            v1.chain(self.unified.as_deref()).try_for_each(|root| make(&root.join(path)))?;
         }
+        // A pod goes without what the machine cannot limit.
+        let settings = self.settings(limits, Level::Pod).into_iter();
+        write_all(&settings.filter_map(|setting| self.file(path, setting)).collect::<Vec<_>>())
     }
 
-    fn create_v1(&self, path: &str, limits: &Resources) -> Result<(), CgroupError> {
+    /// Files of a container's cgroups and what to write to them, for one that is to be made, or for one that runs with
+    /// this memory limit. Any that the machine does not have is an error.
+    pub fn container_files(
+        &self,
+        path: &str,
+        limits: &Resources,
+        memory_now: Option<i64>,
+    ) -> Result<Vec<(PathBuf, String)>, CgroupError> {
+        let level = Level::Container { swap: self.limits_swap(), memory_now };
+        let file = |setting: Setting| {
+            let what = PathBuf::from(&setting.file);
+            let missing = || at("find", &what)(Error::new(ErrorKind::NotFound, "no such cgroup controller"));
+            self.file(path.trim_start_matches('/'), setting).ok_or_else(missing)
+        };
+        self.settings(limits, level).into_iter().map(file).collect()
+    }
+
+    /// What a new container's cgroups get besides its limits.
+    pub(crate) fn container_rules(&self, path: &str, privileged: bool) -> Vec<(PathBuf, String)> {
         let path = path.trim_start_matches('/');
-        for controller in ["cpu", "memory", "pids"] {
-            if let Some(root) = self.controller(controller) {
-                make(&root.join(path))?;
-            }
+        if let Some(root) = self.controller("devices") {
+            let file = |(name, value): (&str, String)| (root.join(path).join(name), value);
+            return devices::v1(privileged).into_iter().map(file).collect();
         }
-        for (controller, file, value) in limits::v1(limits) {
-            if let Some(root) = self.controller(controller) {
-                write(&root.join(path).join(file), &value)?;
-            }
+        // Out of memory ends the container as a whole, as Kubernetes has it on v2.
+        let group = self.unified.as_ref().filter(|_| self.is_v2() && self.has_memory_v2());
+        group.map(|root| (root.join(path).join("memory.oom.group"), "1".to_owned())).into_iter().collect()
+    }
+
+    /// What a container sees of its cgroups: what is mounted below `/sys/fs/cgroup`, v2 only where there is nothing else.
+    pub(crate) fn views(&self, path: &str) -> Vec<Hierarchy> {
+        let path = path.trim_start_matches('/');
+        if let Some(root) = self.unified.as_ref().filter(|_| self.is_v2()) {
+            return vec![Hierarchy { name: String::new(), of: Whose::Own(root.join(path)) }];
         }
-        Ok(())
+        let view = |(controllers, point): &(String, PathBuf)| {
+            let name = point.strip_prefix("/sys/fs/cgroup").ok()?.to_str()?.to_owned();
+            let named = controllers.starts_with("name=");
+            let of = if named {
+                Whose::Creators(controllers.clone(), point.clone())
+            } else {
+                Whose::Own(point.join(path))
+            };
+            (!name.is_empty() && !name.contains('/')).then_some(Hierarchy { name, of })
+        };
+        self.v1.iter().filter_map(view).collect()
+    }
+
+    fn settings(&self, limits: &Resources, level: Level) -> Vec<Setting> {
+        if self.is_v2() { limits::v2(limits, level) } else { limits::v1(limits, level) }
+    }
+
+    fn file(&self, path: &str, Setting { controller, file, value }: Setting) -> Option<(PathBuf, String)> {
+        let root = if self.is_v2() { self.unified.as_deref() } else { self.controller(controller) };
+        root.map(|root| (root.join(path).join(file), value))
     }
 
     /// Removes a cgroup and all below it, everywhere. What still runs in it is killed. Reports every failure.
@@ -170,26 +221,36 @@ fn make(dir: &Path) -> Result<(), CgroupError> {
     fs::create_dir_all(dir).map_err(at("make cgroup", dir))
 }
 
-fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
-    fs::write(file, value).map_err(at("write", file))
+/// Writes one value after the other. What goes to the same file is written through one descriptor.
+pub(crate) fn write_all(files: &[(PathBuf, String)]) -> Result<(), CgroupError> {
+    for same in files.chunk_by(|(one, _), (next, _)| one == next) {
+        let Some((path, _)) = same.first() else { continue };
+        let mut file = fs::File::options().write(true).open(path).map_err(at("open", path))?;
+        for (_, value) in same {
+            file.write_all(value.as_bytes()).map_err(at("write", path))?;
+        }
+    }
+    Ok(())
 }
 
-/// Controllers have to be switched on in every directory above the one that uses them.
-fn create_v2(root: &Path, path: &str, limits: &Resources) -> Result<(), CgroupError> {
+/// Controllers have to be switched on in every directory above the one that uses them: for a pod in its own too, for
+/// its containers.
+fn make_v2(root: &Path, path: &str) -> Result<(), CgroupError> {
     let mut dir = root.to_owned();
-    let parts: Vec<_> = Path::new(path.trim_start_matches('/')).iter().collect();
-    for part in &parts {
-        for controller in ["+cpu", "+memory", "+pids", "+cpuset", "+io"] {
-            // A controller that this machine does not have is missed only when a limit needs it, below.
-            drop(fs::write(dir.join("cgroup.subtree_control"), controller));
-        }
+    for part in Path::new(path) {
+        enable(&dir);
         dir.push(part);
         make(&dir)?;
     }
-    for (file, value) in limits::v2(limits) {
-        write(&dir.join(file), &value)?;
-    }
+    enable(&dir);
     Ok(())
+}
+
+/// A controller that this machine does not have is missed only when a limit needs it.
+fn enable(dir: &Path) {
+    for controller in ["+cpu", "+memory", "+pids", "+cpuset", "+io", "+hugetlb"] {
+        drop(fs::write(dir.join("cgroup.subtree_control"), controller));
+    }
 }
 
 fn children(dir: &Path) -> impl Iterator<Item = PathBuf> {

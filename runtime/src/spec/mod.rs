@@ -1,23 +1,25 @@
-//! From what a caller asks for to what libcontainer and the last steps before exec need. Pure.
+//! From what a caller asks for to what the creator and the last steps before exec need. Pure.
 //!
 //! Not for: reading the image's files, asking the kernel what it can do, or writing the bundle: all of that comes in
 //! as [`Host`] and goes out as [`Bundle`].
 
 pub mod capabilities;
 mod mounts;
+pub mod plan;
 mod process;
 pub mod user;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use orlop_shim::records::ProcessSpec;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use self::{
     capabilities::{Capabilities, UnknownCapability},
+    plan::{Hierarchy, Plan},
     user::{Accounts, UserError},
 };
-use crate::api::{ContainerSpec, Resources};
+use crate::api::{ContainerSpec, Propagation};
 
 /// What the machine and the sandbox bring.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +28,8 @@ pub struct Host {
     pub hostname: String,
     /// Mount point of the root file system.
     pub rootfs: PathBuf,
+    /// Directory of all pods.
+    pub pods: PathBuf,
     /// Pinned network namespace, if the pod has its own.
     pub netns: Option<PathBuf>,
     /// Pinned IPC namespace.
@@ -36,8 +40,10 @@ pub struct Host {
     pub host_pid: bool,
     /// The pod's `/dev/shm`.
     pub shm: Option<PathBuf>,
-    /// Cgroup of the container, relative to the hierarchies' mount points.
-    pub cgroup: String,
+    /// Files of the container's cgroups and what is written to them.
+    pub limits: Vec<(PathBuf, String)>,
+    /// Cgroup hierarchies, as the container sees them.
+    pub hierarchies: Vec<Hierarchy>,
     /// Accounts of the image.
     pub accounts: Accounts,
     /// Compiled filter; empty is none.
@@ -46,16 +52,12 @@ pub struct Host {
     pub capabilities: Capabilities,
     /// Lowest `oom_score_adj` the kernel lets us set.
     pub oom_floor: i32,
-    /// Whether the kernel limits swap (`memory.memsw` or v2).
-    pub swap_limit: bool,
-    /// Whether memory is limited by cgroup v2.
-    pub memory_v2: bool,
     /// Devices of the host, for privileged containers.
     pub devices: Vec<DeviceNode>,
 }
 
 /// A device node of the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceNode {
     /// Absolute path.
     pub path: String,
@@ -76,8 +78,8 @@ pub struct DeviceNode {
 /// What is written into the bundle directory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bundle {
-    /// `config.json`.
-    pub config: Value,
+    /// `plan.json`.
+    pub plan: Plan,
     /// `process`.
     pub process: ProcessSpec,
 }
@@ -128,92 +130,26 @@ pub fn bundle(spec: &ContainerSpec, host: &Host) -> Result<Bundle, SpecError> {
         seccomp: host.seccomp.clone(),
         oom_score_adj: spec.resources.oom_score_adj.map(|score| score.max(host.oom_floor)),
     };
-    Ok(Bundle { config: config(spec, host, &process, capabilities), process })
+    Ok(Bundle { plan: plan(spec, host), process })
 }
 
-/// No `seccomp` and no `noNewPrivileges`: both are done by our own last steps, after which the two capabilities
-/// they need are gone again.
-fn config(spec: &ContainerSpec, host: &Host, process: &ProcessSpec, capabilities: Capabilities) -> Value {
-    let during = capabilities.with("SYS_ADMIN").with("SETPCAP").names();
-    let mut config = json!({
-        "ociVersion": "1.2.0",
-        "root": { "path": host.rootfs, "readonly": spec.read_only_rootfs },
-        "process": {
-            "terminal": false,
-            "user": { "uid": process.uid, "gid": process.gid, "additionalGids": process.groups },
-            "args": process.args,
-            "env": process.env,
-            "cwd": process.cwd,
-            "capabilities": { "bounding": during, "effective": during, "permitted": during },
-        },
-        "mounts": mounts::table(spec, host.shm.as_deref()),
-        "linux": {
-            "namespaces": namespaces(host),
-            "cgroupsPath": format!("/{}", host.cgroup.trim_start_matches('/')),
-            "resources": resources(&spec.resources, host, spec.privileged),
-            "rootfsPropagation": mounts::root_propagation(spec),
-        },
-    });
-    if let Some(score) = process.oom_score_adj {
-        config["process"]["oomScoreAdj"] = score.into();
+fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
+    let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
+    Plan {
+        rootfs: host.rootfs.clone(),
+        pods: host.pods.clone(),
+        namespaces: [&host.netns, &host.ipcns, &host.utsns].into_iter().flatten().cloned().collect(),
+        host_pid: host.host_pid,
+        limits: host.limits.clone(),
+        hierarchies: host.hierarchies.clone(),
+        usual_devices: !spec.privileged,
+        devices: if spec.privileged { host.devices.clone() } else { Vec::new() },
+        mounts: mounts::table(spec, host.shm.as_deref()),
+        shared_root: spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional),
+        masked: if spec.privileged { Vec::new() } else { paths(&mounts::MASKED) },
+        read_only: if spec.privileged { Vec::new() } else { paths(&mounts::READ_ONLY) },
+        read_only_root: spec.read_only_rootfs,
     }
-    if spec.privileged {
-        config["linux"]["devices"] = host.devices.iter().map(device).collect();
-    } else {
-        config["linux"]["maskedPaths"] = json!(mounts::MASKED);
-        config["linux"]["readonlyPaths"] = json!(mounts::READ_ONLY);
-    }
-    config
-}
-
-fn device(DeviceNode { path, kind, major, minor, mode, uid, gid }: &DeviceNode) -> Value {
-    json!({
-        "path": path, "type": kind, "major": major, "minor": minor,
-        "fileMode": mode, "uid": uid, "gid": gid,
-    })
-}
-
-fn namespaces(host: &Host) -> Vec<Value> {
-    let joined = |kind: &str, path: &Option<PathBuf>| {
-        path.as_deref().map(|path: &Path| json!({ "type": kind, "path": path }))
-    };
-    let mut list = vec![json!({ "type": "mount" }), json!({ "type": "cgroup" })];
-    if !host.host_pid {
-        list.push(json!({ "type": "pid" }));
-    }
-    list.extend(joined("network", &host.netns));
-    list.extend(joined("ipc", &host.ipcns));
-    list.extend(joined("uts", &host.utsns));
-    list
-}
-
-fn resources(limits: &Resources, host: &Host, privileged: bool) -> Value {
-    let mut out = json!({ "devices": [{ "allow": privileged, "access": "rwm" }] });
-    let cpu = [
-        ("shares", limits.cpu_shares.map(Value::from)),
-        ("quota", limits.cpu_quota_us.map(Value::from)),
-        ("period", limits.cpu_period_us.map(Value::from)),
-    ];
-    for (name, value) in cpu {
-        if let Some(value) = value {
-            out["cpu"][name] = value;
-        }
-    }
-    if let Some(limit) = limits.memory_limit {
-        out["memory"]["limit"] = limit.into();
-        if host.swap_limit {
-            // Memory and swap together: equal means no swap.
-            out["memory"]["swap"] = limit.into();
-        }
-    }
-    if host.memory_v2 {
-        // Out of memory ends the container as a whole, as Kubernetes has it on v2.
-        out["unified"]["memory.oom.group"] = "1".into();
-    }
-    if let Some(limit) = limits.pids_limit {
-        out["pids"]["limit"] = limit.into();
-    }
-    out
 }
 
 #[cfg(test)]

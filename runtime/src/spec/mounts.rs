@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
-
-use crate::api::{ContainerSpec, Mount, Propagation};
+use super::plan::{Flag, Mount, What};
+use crate::api::{self, ContainerSpec, Propagation};
 
 /// Kernel views nobody in a container should look at, or make use of.
 pub(crate) const MASKED: [&str; 12] = [
@@ -25,62 +24,40 @@ pub(crate) const MASKED: [&str; 12] = [
 pub(crate) const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-fn special(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
-    json!({ "destination": destination, "type": kind, "source": source, "options": options })
+const KERNEL: [Flag; 3] = [Flag::NoSuid, Flag::NoExec, Flag::NoDev];
+
+fn new(at: &str, kind: &str, parameters: &[(&str, &str)], flags: &[Flag]) -> Mount {
+    let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Mount { at: at.to_owned(), what: What::New(kind.to_owned(), parameters.collect()), flags: flags.to_vec() }
 }
 
-/// The usual ones, then the container's own in the order of depth, so that none hides another.
-/// A destination that the container mounts itself is left to it.
-pub(crate) fn table(spec: &ContainerSpec, shm: Option<&Path>) -> Vec<Value> {
-    let access = if spec.privileged { "rw" } else { "ro" };
-    let kernel = ["nosuid", "noexec", "nodev"];
-    let with = |more: &[&'static str]| [&kernel[..], more].concat();
+/// The usual ones and the container's own in the order of depth, so that none hides another. A destination that the
+/// container mounts itself is left to it. `/dev` is there already: libcontainer fills it.
+pub(crate) fn table(spec: &ContainerSpec, shm: Option<&Path>) -> Vec<Mount> {
+    let guarded = if spec.privileged { KERNEL.to_vec() } else { [&KERNEL[..], &[Flag::ReadOnly]].concat() };
+    let terminals = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     let mut mounts = vec![
-        special("/proc", "proc", "proc", &kernel),
-        special("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        special(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
-        special("/dev/mqueue", "mqueue", "mqueue", &kernel),
-        special("/sys", "sysfs", "sysfs", &with(&[access])),
-        special("/sys/fs/cgroup", "cgroup", "cgroup", &with(&["relatime", access])),
+        new("/proc", "proc", &[], &KERNEL),
+        new("/dev/pts", "devpts", &terminals, &[Flag::NoSuid, Flag::NoExec]),
+        new("/dev/mqueue", "mqueue", &[], &KERNEL),
+        new("/sys", "sysfs", &[], &guarded),
+        Mount { at: "/sys/fs/cgroup".to_owned(), what: What::Cgroups, flags: guarded },
     ];
     if let Some(shm) = shm {
-        let options = ["rbind", "rw", "nosuid", "nodev", "noexec"];
-        mounts.push(special("/dev/shm", "bind", &shm.to_string_lossy(), &options));
+        let what = What::Bind(shm.to_owned(), Propagation::Private);
+        mounts.push(Mount { at: "/dev/shm".to_owned(), what, flags: KERNEL.to_vec() });
     }
-    let own = |destination: &str| spec.mounts.iter().any(|mount| mount.destination == Path::new(destination));
-    mounts.retain(|mount| !mount["destination"].as_str().is_some_and(own));
-    let mut volumes: Vec<&Mount> = spec.mounts.iter().collect();
-    volumes.sort_by_key(|mount| mount.destination.components().count());
-    mounts.extend(volumes.into_iter().map(volume));
+    let own = |at: &str| spec.mounts.iter().any(|mount| mount.destination == Path::new(at));
+    mounts.retain(|mount| !own(&mount.at));
+    mounts.extend(spec.mounts.iter().map(volume));
+    mounts.sort_by_key(|mount| Path::new(&mount.at).components().count());
     mounts
 }
 
-fn volume(Mount { source, destination, read_only, propagation }: &Mount) -> Value {
-    let propagation = match propagation {
-        Propagation::Private => "rprivate",
-        Propagation::HostToContainer => "rslave",
-        Propagation::Bidirectional => "rshared",
-    };
-    let access = if *read_only { "ro" } else { "rw" };
-    json!({
-        "destination": destination, "type": "bind", "source": source,
-        "options": ["rbind", access, propagation],
-    })
-}
-
-/// The widest that any volume asks for: without it the volume's own could not reach the host.
-pub(crate) fn root_propagation(spec: &ContainerSpec) -> &'static str {
-    let any = |wanted: Propagation| spec.mounts.iter().any(|mount| mount.propagation == wanted);
-    if any(Propagation::Bidirectional) {
-        "shared"
-    } else if any(Propagation::HostToContainer) {
-        "slave"
-    } else {
-        "private"
+fn volume(api::Mount { source, destination, read_only, propagation }: &api::Mount) -> Mount {
+    Mount {
+        at: destination.to_string_lossy().into_owned(),
+        what: What::Bind(source.clone(), *propagation),
+        flags: read_only.then_some(Flag::ReadOnly).into_iter().collect(),
     }
 }

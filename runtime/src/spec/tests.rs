@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use expect_test::{Expect, expect};
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::{
-    api::{Mount, Propagation, Seccomp},
+    api::{Mount, Propagation, Resources, Seccomp},
     image::{Image, ImageConfig},
 };
 
@@ -49,24 +51,25 @@ fn host() -> Host {
     Host {
         hostname: "pod".into(),
         rootfs: "/r".into(),
+        pods: "/run/pods".into(),
         netns: Some("/ns/net".into()),
-        cgroup: "kubepods/pod1/c".into(),
+        limits: vec![("/cgroup/pids.max".into(), "16".into())],
         capabilities: Capabilities::all(40),
         oom_floor: 0,
-        swap_limit: true,
         ..Host::default()
     }
 }
 
+/// `pointer` into both: `/plan`, `/process`.
 fn check(change: impl FnOnce(&mut ContainerSpec, &mut Host), pointer: &str, expected: Expect) {
     let (mut spec, mut host) = (spec(), host());
     change(&mut spec, &mut host);
     let found = match bundle(&spec, &host) {
-        Ok(bundle) => {
-            let text = bundle.config.to_string();
-            let parsed: oci_spec::runtime::Spec = serde_json::from_str(&text).unwrap();
-            assert!(parsed.linux().is_some(), "what libcontainer reads");
-            bundle.config.pointer(pointer).map_or("-".to_owned(), Value::to_string)
+        Ok(Bundle { plan, process }) => {
+            let ProcessSpec { args, env, cwd, oom_score_adj, .. } = process;
+            let process = json!({ "args": args, "env": env, "cwd": cwd, "oomScoreAdj": oom_score_adj });
+            let both = json!({ "plan": plan, "process": process });
+            both.pointer(pointer).map_or("-".to_owned(), Value::to_string)
         }
         Err(error) => error.to_string(),
     };
@@ -90,87 +93,86 @@ fn process_is_image_with_the_pod_over_it() {
 }
 
 #[test]
-fn limits_are_written_only_where_asked() {
-    check(|_, _| {}, "/linux/resources", expect![[r#"{"devices":[{"access":"rwm","allow":false}]}"#]]);
-    let limit = |s: &mut ContainerSpec| {
-        s.resources = Resources {
-            cpu_shares: Some(512),
-            cpu_quota_us: Some(50_000),
-            cpu_period_us: Some(100_000),
-            memory_limit: Some(1 << 20),
-            pids_limit: Some(16),
-            oom_score_adj: Some(-5),
-        }
-    };
-    check(
-        |s, _| limit(s),
-        "/linux/resources",
-        expect![[
-            r#"{"cpu":{"period":100000,"quota":50000,"shares":512},"devices":[{"access":"rwm","allow":false}],"memory":{"limit":1048576,"swap":1048576},"pids":{"limit":16}}"#
-        ]],
-    );
-    check(
-        |s, h| (limit(s), h.swap_limit = false).0,
-        "/linux/resources/memory",
-        expect![[r#"{"limit":1048576}"#]],
-    );
-    check(|_, h| h.memory_v2 = true, "/linux/resources/unified", expect![[r#"{"memory.oom.group":"1"}"#]]);
-    check(|s, _| limit(s), "/process/oomScoreAdj", expect!["0"]);
-    check(|s, h| (limit(s), h.oom_floor = -999).0, "/process/oomScoreAdj", expect!["-5"]);
+fn oom_score_is_raised_to_what_the_kernel_takes() {
+    let score = |s: &mut ContainerSpec| s.resources.oom_score_adj = Some(-5);
+    check(|_, _| {}, "/process/oomScoreAdj", expect!["null"]);
+    check(|s, _| score(s), "/process/oomScoreAdj", expect!["0"]);
+    check(|s, h| (score(s), h.oom_floor = -999).0, "/process/oomScoreAdj", expect!["-5"]);
 }
 
 #[test]
 fn namespaces_are_the_pods() {
-    check(
-        |_, _| {},
-        "/linux/namespaces",
-        expect![[
-            r#"[{"type":"mount"},{"type":"cgroup"},{"type":"pid"},{"path":"/ns/net","type":"network"}]"#
-        ]],
-    );
-    check(
-        |_, h| (h.netns, h.host_pid) = (None, true),
-        "/linux/namespaces",
-        expect![[r#"[{"type":"mount"},{"type":"cgroup"}]"#]],
-    );
+    check(|_, _| {}, "/plan/namespaces", expect![[r#"["/ns/net"]"#]]);
+    check(|_, _| {}, "/plan/host_pid", expect!["false"]);
+    check(|_, h| (h.netns, h.host_pid) = (None, true), "/plan/namespaces", expect!["[]"]);
+    check(|_, h| (h.netns, h.host_pid) = (None, true), "/plan/host_pid", expect!["true"]);
 }
 
 #[test]
 fn privileged_hides_nothing() {
-    check(|s, _| s.privileged = true, "/linux/maskedPaths", expect!["-"]);
-    check(|s, _| s.privileged = true, "/linux/resources/devices/0/allow", expect!["true"]);
+    check(|s, _| s.privileged = true, "/plan/masked", expect!["[]"]);
+    check(|s, _| s.privileged = true, "/plan/read_only", expect!["[]"]);
+    check(|s, _| s.privileged = true, "/plan/usual_devices", expect!["false"]);
+    check(|s, _| s.privileged = true, "/plan/mounts/1/flags", expect![[r#"["NoSuid","NoExec","NoDev"]"#]]);
+    check(|_, _| {}, "/plan/mounts/1/flags", expect![[r#"["NoSuid","NoExec","NoDev","ReadOnly"]"#]]);
     let node =
         DeviceNode { path: "/dev/x".into(), kind: 'b', major: 8, minor: 1, mode: 0o600, uid: 0, gid: 6 };
     check(
         |s, h| (s.privileged, h.devices) = (true, vec![node]),
-        "/linux/devices",
-        expect![[r#"[{"fileMode":384,"gid":6,"major":8,"minor":1,"path":"/dev/x","type":"b","uid":0}]"#]],
+        "/plan/devices",
+        expect![[r#"[{"gid":6,"kind":"b","major":8,"minor":1,"mode":384,"path":"/dev/x","uid":0}]"#]],
     );
 }
 
-#[test]
-fn volumes_come_after_what_they_lie_in_and_replace_the_usual() {
-    let mount = |destination: &str, propagation| Mount {
-        source: "/host".into(),
-        destination: destination.into(),
-        read_only: true,
-        propagation,
-    };
-    let with = |list: Vec<Mount>| move |s: &mut ContainerSpec, _: &mut Host| s.mounts = list;
-    let both = vec![mount("/a/b", Propagation::Private), mount("/a", Propagation::HostToContainer)];
-    check(with(both.clone()), "/mounts/6/destination", expect![[r#""/a""#]]);
-    check(with(both.clone()), "/mounts/6/options", expect![[r#"["rbind","ro","rslave"]"#]]);
-    check(with(both.clone()), "/mounts/7/destination", expect![[r#""/a/b""#]]);
-    check(with(both), "/linux/rootfsPropagation", expect![[r#""slave""#]]);
-    let own_sys = vec![mount("/sys", Propagation::Bidirectional)];
-    check(with(own_sys.clone()), "/mounts/4/destination", expect![[r#""/sys/fs/cgroup""#]]);
-    check(with(own_sys), "/linux/rootfsPropagation", expect![[r#""shared""#]]);
+/// One line per mount.
+fn table(list: Vec<Mount>) -> String {
+    let mut spec = spec();
+    spec.mounts = list;
+    let host = Host { shm: Some("/run/pods/u/shm".into()), ..host() };
+    let plan = bundle(&spec, &host).unwrap().plan;
+    let line = |mount: &plan::Mount| format!("{} {:?} {:?}\n", mount.at, mount.what, mount.flags);
+    format!("shared root {}\n{}", plan.shared_root, plan.mounts.iter().map(line).collect::<String>())
+}
+
+fn mount(destination: &str, propagation: Propagation) -> Mount {
+    Mount { source: "/host".into(), destination: destination.into(), read_only: true, propagation }
 }
 
 #[test]
-fn capabilities_for_the_last_steps_are_only_lent() {
-    let bundle = bundle(&spec(), &host()).unwrap();
-    assert_eq!(bundle.process.capabilities, 0xa804_25fb);
-    let lent = bundle.config.pointer("/process/capabilities/effective").unwrap().to_string();
-    assert!(lent.contains("CAP_SYS_ADMIN") && lent.contains("CAP_SETPCAP"), "{lent}");
+fn volumes_come_after_what_they_lie_in() {
+    let list = vec![mount("/a/b", Propagation::Private), mount("/a", Propagation::HostToContainer)];
+    expect![[r#"
+        shared root false
+        /proc New("proc", []) [NoSuid, NoExec, NoDev]
+        /sys New("sysfs", []) [NoSuid, NoExec, NoDev, ReadOnly]
+        /a Bind("/host", HostToContainer) [ReadOnly]
+        /dev/pts New("devpts", [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")]) [NoSuid, NoExec]
+        /dev/mqueue New("mqueue", []) [NoSuid, NoExec, NoDev]
+        /dev/shm Bind("/run/pods/u/shm", Private) [NoSuid, NoExec, NoDev]
+        /a/b Bind("/host", Private) [ReadOnly]
+        /sys/fs/cgroup Cgroups [NoSuid, NoExec, NoDev, ReadOnly]
+    "#]]
+    .assert_eq(&table(list));
+}
+
+#[test]
+fn volumes_replace_the_usual() {
+    expect![[r#"
+        shared root true
+        /proc New("proc", []) [NoSuid, NoExec, NoDev]
+        /sys Bind("/host", Bidirectional) [ReadOnly]
+        /dev Bind("/host", Private) [ReadOnly]
+        /dev/pts New("devpts", [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")]) [NoSuid, NoExec]
+        /dev/mqueue New("mqueue", []) [NoSuid, NoExec, NoDev]
+        /dev/shm Bind("/run/pods/u/shm", Private) [NoSuid, NoExec, NoDev]
+        /sys/fs/cgroup Cgroups [NoSuid, NoExec, NoDev, ReadOnly]
+    "#]]
+    .assert_eq(&table(vec![mount("/sys", Propagation::Bidirectional), mount("/dev", Propagation::Private)]));
+}
+
+#[test]
+fn a_plan_survives_the_disk() {
+    let plan = bundle(&spec(), &host()).unwrap().plan;
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<plan::Plan>(&text).unwrap(), plan);
 }

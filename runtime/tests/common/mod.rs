@@ -100,17 +100,22 @@ fn layer(dir: &Path) -> PathBuf {
 
 impl Node {
     pub async fn new() -> Node {
+        Node::with_creator(&programs().1).await
+    }
+
+    /// With another program that builds containers.
+    pub async fn with_creator(creator: &Path) -> Node {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::Builder::new().prefix("orlop-test-").tempdir().unwrap();
         let cgroup = format!("orlop-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         layer(dir.path());
-        let (runtime, events) = open(dir.path()).await;
+        let (runtime, events) = open(dir.path(), creator).await;
         Node { dir, cgroup, runtime, events }
     }
 
     /// As if this process had been killed and another one started.
     pub async fn reopen(&mut self) {
-        let (runtime, events) = open(self.dir.path()).await;
+        let (runtime, events) = open(self.dir.path(), &programs().1).await;
         (self.runtime, self.events) = (runtime, events);
     }
 
@@ -265,8 +270,8 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
     found.push(dir.to_owned());
 }
 
-async fn open(dir: &Path) -> (Runtime, UnboundedReceiver<RuntimeEvent>) {
-    let (shim, creator) = programs();
+async fn open(dir: &Path, creator: &Path) -> (Runtime, UnboundedReceiver<RuntimeEvent>) {
+    let (shim, creator) = (programs().0, creator.to_owned());
     let config = RuntimeConfig { state_dir: dir.join("state"), run_dir: dir.join("run"), shim, creator };
     Runtime::open_with(config, OneLayer(dir.join("layer"))).await.unwrap()
 }

@@ -49,7 +49,7 @@ impl Server {
         let now = sys::now_ns();
         let started = fs::read_to_string(format!("{bundle}/cgroups")).and_then(|dirs| {
             let (dirs, log) = (cgroup::parse(&dirs), create::open_log(&log_path)?);
-            let cgroup = cgroup::beside_v1(&dirs);
+            let cgroup = cgroup::unified(&dirs);
             let started = create::start(&self.config.creator, &bundle, id, stdin, cgroup)?;
             Ok((dirs, log, started))
         });

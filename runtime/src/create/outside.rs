@@ -1,0 +1,175 @@
+//! What the creator does before libcontainer clones: it joins the pod's namespaces, opens what the container will get
+//! from the host, and leaves the mounts of the host but for a small world in which libcontainer finds only what is cheap.
+//!
+//! ```text
+//!  <pods>/            tmpfs in place of the pods' directory, in our own mount namespace; goes with us
+//!    config.json      libcontainer's bundle         state/<id>/    its state, its notify socket
+//!    rootfs/          the container's root          rootfs/dev/    tmpfs, filled by libcontainer
+//!  /sys/fs/cgroup     a cgroup2 directory, read-only, `cgroup.procs` covered: what libcontainer wants there is done
+//! ```
+//! libcontainer reads the mount table, and every pod adds four mounts to it; it copies the namespace and takes it down
+//! again. So the pods' mounts go first, all at once: the pods' directory is a mount of its own (`view`).
+
+use std::{
+    fs, io,
+    io::Write as _,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use orlop_shim::{process::Failure, records::ProcessSpec};
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount},
+    thread::UnshareFlags,
+};
+
+use super::{
+    cgroups::{self, Cgroups},
+    config, failed, tree,
+};
+use crate::{
+    api::Propagation,
+    spec::plan::{Hierarchy, Plan, What, Whose},
+    sys,
+};
+
+/// What the container needs from here; descriptors go over by fork.
+pub(super) struct Outside {
+    /// For each mount of the plan: its tree, if it comes from the host.
+    pub(super) sources: Vec<Option<OwnedFd>>,
+    /// For each hierarchy of the plan: the directory's tree.
+    pub(super) hierarchies: Vec<OwnedFd>,
+    world: PathBuf,
+    /// libcontainer's.
+    state: OwnedFd,
+    id: String,
+}
+
+/// Directory of libcontainer's state, beside its `config.json`.
+pub(super) fn state(bundle: &Path) -> PathBuf {
+    bundle.join("state")
+}
+
+impl Outside {
+    /// What libcontainer takes for the bundle.
+    pub(super) fn bundle(&self) -> PathBuf {
+        self.world.clone()
+    }
+
+    /// libcontainer waits for a word after all is done. Whoever may say so is in here already: it finds the word when it
+    /// begins to wait, if it gets that far, and the way back through the creator and its bookkeeping is saved.
+    pub(super) fn go_on(&self) -> io::Result<()> {
+        rustix::process::fchdir(&self.state)?;
+        let said = UnixStream::connect(format!("{}/notify.sock", self.id))
+            .and_then(|mut word| word.write_all(b"start container"));
+        std::env::set_current_dir("/").and(said)
+    }
+}
+
+pub(super) fn prepare(
+    plan: &Plan,
+    process: &ProcessSpec,
+    cgroups: &Cgroups,
+    id: &str,
+) -> Result<Outside, Failure> {
+    for path in &plan.namespaces {
+        join(path).map_err(failed(format_args!("join namespace {}", path.display())))?;
+    }
+    sys::unshare(UnshareFlags::NEWNS).map_err(failed("leave the mounts of the host"))?;
+    // Copies of what is shared with the host are shared too, as long as we are.
+    let mut sources = Vec::new();
+    for mount in &plan.mounts {
+        sources.push(match &mount.what {
+            What::Bind(path, propagation) => {
+                let early = *propagation == Propagation::Bidirectional || path.starts_with(&plan.pods);
+                if early { Some(source(path)?) } else { None }
+            }
+            What::New(..) | What::Cgroups => None,
+        });
+    }
+    let root = tree::copy(&plan.rootfs).map_err(failed("open the root file system"))?;
+    let hierarchies = plan.hierarchies.iter().map(|hierarchy| view(hierarchy, cgroups));
+    let hierarchies = hierarchies.collect::<Result<_, _>>()?;
+    let cgroup2 = cgroup2(cgroups.unified.as_deref()).map_err(failed("open the cgroup2 directory"))?;
+    leave_pods(&plan.pods).map_err(failed("leave the mounts of other pods"))?;
+    for (mount, source_of) in plan.mounts.iter().zip(&mut sources) {
+        if let (What::Bind(path, _), None) = (&mount.what, &source_of) {
+            *source_of = Some(source(path)?);
+        }
+    }
+    let world = plan.pods.clone();
+    let state =
+        furnish(&world, &root, &cgroup2, plan, process).map_err(failed("prepare for libcontainer"))?;
+    Ok(Outside { sources, hierarchies, world, state, id: id.to_owned() })
+}
+
+fn join(path: &Path) -> io::Result<()> {
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), None)?)
+}
+
+fn source(path: &Path) -> Result<OwnedFd, Failure> {
+    tree::copy(path).map_err(failed(format_args!("volume source {}", path.display())))
+}
+
+fn view(hierarchy: &Hierarchy, cgroups: &Cgroups) -> Result<OwnedFd, Failure> {
+    let path = match &hierarchy.of {
+        Whose::Own(path) => path.clone(),
+        Whose::Creators(name, point) => point.join(cgroups::path_in(&cgroups.own, name).unwrap_or_default()),
+    };
+    tree::copy(&path).map_err(failed(format_args!("open cgroup {}", path.display())))
+}
+
+/// Never a new instance where there is one: it would take its options for everybody's, and wait for a grace period.
+fn cgroup2(unified: Option<&Path>) -> io::Result<OwnedFd> {
+    let tree = match unified {
+        Some(path) => tree::copy(path)?,
+        None => tree::new("cgroup2", &[], MountAttrFlags::empty())?,
+    };
+    tree::restrict(&tree, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    Ok(tree)
+}
+
+/// Mounts of the host still arrive (volumes may ask for that); ours go nowhere.
+fn leave_pods(pods: &Path) -> io::Result<()> {
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    match unmount(pods, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // The pods of an older version lie in a plain directory.
+        Err(rustix::io::Errno::INVAL) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The small world; gives the state directory.
+fn furnish(
+    world: &Path,
+    root: &OwnedFd,
+    cgroup2: &OwnedFd,
+    plan: &Plan,
+    process: &ProcessSpec,
+) -> io::Result<OwnedFd> {
+    let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let none = MountAttrFlags::empty();
+    tree::attach(&tree::new("tmpfs", &[("mode", "0700")], none)?, &open(world)?)?;
+    let (rootfs, state) = (world.join("rootfs"), state(world));
+    fs::create_dir(&rootfs)?;
+    fs::create_dir(&state)?;
+    fs::write(world.join("config.json"), config::config(plan, process, &rootfs).to_string())?;
+    tree::attach(root, &open(&rootfs)?)?;
+    let dev = tree::plain_directory(open(&rootfs)?.as_fd(), "dev").map_err(named("/dev"))?;
+    let parameters = [("mode", "755"), ("size", "65536k")];
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
+    tree::attach(&tree::new("tmpfs", &parameters, flags)?, &dev)?;
+    let cgroups = Path::new("/sys/fs/cgroup");
+    tree::attach(cgroup2, &open(cgroups)?).map_err(named("/sys/fs/cgroup"))?;
+    mount_bind("/dev/null", cgroups.join("cgroup.procs")).map_err(|e| named("cgroup.procs")(e.into()))?;
+    Ok(rustix::fs::openat(CWD, &state, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn named(what: &str) -> impl FnOnce(io::Error) -> io::Error + '_ {
+    move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
+}

@@ -1,0 +1,163 @@
+//! Mounts that are not attached anywhere yet, and where they may be attached: never outside of the root given.
+
+use std::{
+    ffi::OsStr,
+    io::{Error, ErrorKind, Result},
+    os::fd::{BorrowedFd, OwnedFd},
+    path::{Component, Path},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    },
+};
+
+use crate::{api::Propagation, spec::plan::Flag, sys};
+
+/// As the kernel has them.
+pub(super) fn attributes(flags: &[Flag]) -> MountAttrFlags {
+    let bit = |flag: &Flag| match flag {
+        Flag::ReadOnly => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        Flag::NoSuid => MountAttrFlags::MOUNT_ATTR_NOSUID,
+        Flag::NoDev => MountAttrFlags::MOUNT_ATTR_NODEV,
+        Flag::NoExec => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        Flag::StrictAtime => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+    };
+    flags.iter().map(bit).collect()
+}
+
+fn propagation_flags(propagation: Propagation) -> MountPropagationFlags {
+    match propagation {
+        Propagation::Private => MountPropagationFlags::PRIVATE,
+        Propagation::HostToContainer => MountPropagationFlags::DOWNSTREAM,
+        Propagation::Bidirectional => MountPropagationFlags::SHARED,
+    }
+}
+
+/// A new instance of a file system, in the namespaces of this process.
+pub(super) fn new(kind: &str, parameters: &[(&str, &str)], flags: MountAttrFlags) -> Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", kind)?;
+    for (name, value) in parameters {
+        match *value {
+            "" => fsconfig_set_flag(&context, *name)?,
+            value => fsconfig_set_string(&context, *name, value)?,
+        }
+    }
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
+/// What is seen at a path of the host, with all that is mounted below it.
+pub(super) fn copy(path: &Path) -> Result<OwnedFd> {
+    Ok(open_tree(CWD, path, CLONE | OpenTreeFlags::AT_RECURSIVE)?)
+}
+
+/// Another mount of what a descriptor is open on.
+pub(super) fn copy_of(place: &OwnedFd, recursive: bool) -> Result<OwnedFd> {
+    let depth = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
+    Ok(open_tree(place, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH | depth)?)
+}
+
+/// Adds restrictions to the topmost mount of a tree.
+pub(super) fn restrict(tree: &OwnedFd, flags: MountAttrFlags) -> Result<()> {
+    if flags.is_empty() {
+        Ok(())
+    } else {
+        sys::mount_setattr(tree, flags, MountPropagationFlags::empty(), false)
+    }
+}
+
+/// For a tree that is attached: what it is attached to has a say before.
+pub(super) fn propagate(tree: &OwnedFd, propagation: Propagation) -> Result<()> {
+    sys::mount_setattr(tree, MountAttrFlags::empty(), propagation_flags(propagation), true)
+}
+
+/// Of this one mount alone.
+pub(super) fn share(mount: &OwnedFd) -> Result<()> {
+    sys::mount_setattr(mount, MountAttrFlags::empty(), MountPropagationFlags::SHARED, false)
+}
+
+pub(super) fn attach(tree: &OwnedFd, place: &OwnedFd) -> Result<()> {
+    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(tree, "", place, "", both)?)
+}
+
+/// What is at a path inside a root: links lead to nowhere else, and the links of /proc lead nowhere at all.
+pub(super) fn find(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC | flags;
+    // Renames elsewhere may make the kernel ask for another try.
+    for _ in 0..16 {
+        match openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
+
+/// A directory inside a root; what is missing of it is made.
+pub(super) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    match find(root, path, OFlags::DIRECTORY) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let (parent, name) = split(path)?;
+    let parent = directory(root, parent)?;
+    match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+        // A link that leads to nothing is there too: the second look says so.
+        Ok(()) | Err(Errno::EXIST) => find(root, path, OFlags::DIRECTORY),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A place for a file inside a root: whatever is there, or an empty file.
+pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    match find(root, path, OFlags::empty()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let (parent, name) = split(path)?;
+    let parent = directory(root, parent)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::EXIST) => find(root, path, OFlags::empty()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A directory that is no link and not behind one: for what must be at exactly that place.
+pub(super) fn plain_directory(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let open = || {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(root, name, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+    };
+    let made = match open() {
+        Err(Errno::NOENT) => mkdirat(root, name, Mode::from_raw_mode(0o755)).and_then(|()| open()),
+        other => other,
+    };
+    match made {
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            Err(Error::new(ErrorKind::NotADirectory, "the image has no ordinary directory there"))
+        }
+        other => Ok(other?),
+    }
+}
+
+/// A path's parent and last name. A path that ends in `..` names nothing that could be made.
+fn split(path: &Path) -> Result<(&Path, &OsStr)> {
+    let named = matches!(path.components().next_back(), Some(Component::Normal(_)));
+    let parts = path.parent().zip(path.file_name()).filter(|_| named);
+    let parts = parts.map(|(parent, name)| match parent.as_os_str().is_empty() {
+        true => (Path::new("."), name),
+        false => (parent, name),
+    });
+    parts.ok_or_else(|| Error::from(ErrorKind::InvalidInput))
+}
