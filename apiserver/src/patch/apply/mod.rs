@@ -34,6 +34,10 @@ pub use conflict::{Cause, Conflict};
 
 /// What kubectl's client-side apply leaves behind.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Owner of what is there when an object is applied for the first time.
+const BEFORE_APPLY: &str = "before-first-apply";
+/// kubectl's name when it applies on its own side.
+const CLIENT_SIDE: &str = "kubectl-client-side-apply";
 
 /// Who writes, what, where and when.
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +156,8 @@ pub fn apply(
     // Fields that nobody tracked so far get an owner, so that the first apply cannot take them unnoticed.
     if managed.is_empty() {
         let nothing = tracker.as_typed(tracker.ty, &empty, &live);
-        tracker.record_update(&nothing, &live, &mut managed, "before-first-apply");
+        tracker.record_update(&nothing, &live, &mut managed, BEFORE_APPLY);
+        tracker.credit_client_side_apply(&live, &mut managed);
     }
     let former = managed.clone();
     let (mut merged, mut managed) = match tracker.apply(&live, &config, managed.clone(), force) {
@@ -465,6 +470,19 @@ impl<'a> Tracker<'a> {
         }
         managed.take(owner, &bookkeeping);
         managed.0.retain(|_, owned| !owned.fields.is_empty());
+    }
+
+    /// Gives client-side apply what its annotation names, and the annotation. kubectl hands all that the owner of the
+    /// annotation owns to server-side apply, and that takes away what the manifest does not name: fields that the
+    /// server or a controller filled in must belong to somebody else.
+    fn credit_client_side_apply(&self, live: &Value, managed: &mut Managed) {
+        let Some(mut named) = self.last_applied(live) else { return };
+        named.insert(&["metadata", "annotations", LAST_APPLIED].map(|field| Step::Field(field.into())));
+        let finder = self.owner(Operation::Update, BEFORE_APPLY);
+        let Some(found) = managed.0.get(&finder).cloned() else { return };
+        let fields = found.fields.intersection(&named);
+        managed.take(&finder, &fields);
+        managed.0.insert(self.owner(Operation::Update, CLIENT_SIDE), Owned { fields, ..found });
     }
 
     /// Fields of client-side apply's annotation.

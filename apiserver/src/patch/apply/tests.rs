@@ -296,6 +296,27 @@ fn an_untracked_object_gets_an_owner_at_first_apply() {
 }
 
 #[test]
+fn an_untracked_object_of_client_side_apply_leaves_to_others_what_it_did_not_name() {
+    let raw = r#"raw - {"data":{"a":"1","filled":"in"},"metadata":{"name":"x","annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"data\":{\"a\":\"1\"}}"}}}"#;
+    check(
+        CONFIG_MAP,
+        &format!("{raw}\napply kubectl {{\"data\":{{\"a\":\"1\"}}}}"),
+        expect![[r#"
+            {"data":{"a":"1","filled":"in"},"metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"apiVersion\":\"v1\",\"data\":{\"a\":\"1\"},\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"x\"}}\n"}}}
+            kubectl Apply @02Z: .data.a
+            before-first-apply Update @02Z: .data .data.filled .metadata.annotations
+            kubectl-client-side-apply Update @02Z: .data.a .metadata.annotations.kubectl.kubernetes.io/last-applied-configuration"#]],
+    );
+    check(
+        CONFIG_MAP,
+        &format!("{raw}\napply other {{\"data\":{{\"a\":\"2\"}}}}"),
+        expect![[
+            r#"409 Conflict: Apply failed with 1 conflict: conflict with "kubectl-client-side-apply" using v1 at 2024-01-01T00:00:02Z: .data.a"#
+        ]],
+    );
+}
+
+#[test]
 fn managed_fields_that_a_client_sends() {
     let sent = r#"[{"manager":"z","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:data":{"f:a":{}}}}]"#;
     check(
