@@ -5,7 +5,7 @@
 mod support;
 
 use expect_test::expect;
-use support::check;
+use support::{Server, admin, check};
 
 #[tokio::test]
 async fn names_are_checked_and_taken_once() {
@@ -363,4 +363,21 @@ PATCH /apis/apps/v1/namespaces/default/deployments/d?fieldManager=one type=appli
         "#]],
     )
     .await;
+}
+
+#[tokio::test]
+async fn the_servers_own_service_comes_back() {
+    let server = Server::start().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (api, stopped) = (server.api.clone(), stop.clone());
+    let serving = tokio::spawn(async move { api.serve(stopped).await });
+    let path = "/api/v1/namespaces/default/services";
+    let ip = server.get(&format!("{path}/kubernetes")).await["spec"]["clusterIP"].clone();
+    let mut services = server.watch(&format!("{path}?watch=true"), 1).await;
+    server.ask("DELETE", &format!("{path}/kubernetes"), &[], String::new(), admin()).await;
+    assert_eq!(services.word().await, "DELETED kubernetes");
+    assert_eq!(services.word().await, "ADDED kubernetes");
+    assert_eq!(server.get(&format!("{path}/kubernetes")).await["spec"]["clusterIP"], ip);
+    stop.cancel();
+    serving.await.unwrap().unwrap();
 }

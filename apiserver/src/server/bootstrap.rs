@@ -1,6 +1,7 @@
-//! What every cluster has from the start: four namespaces and the server's own service.
+//! What every cluster has from the start and always: four namespaces and the server's own service.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -43,6 +44,36 @@ pub(super) async fn run(api: &Api, address: IpAddr, port: u16) -> Result<(), Fai
     )?;
     Ok(())
 }
+
+/// How long a failure to put something back is left alone.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Puts back what somebody deletes: `kubectl delete service --all` takes the server's own with it, and without that no
+/// pod reaches the API. Ends with the store.
+pub(super) async fn keep(api: &Api, address: IpAddr, port: u16) {
+    let (_, _, mut cursor) = api.store.list_and_cursor(OWN[0]);
+    loop {
+        // Nothing can be lost that matters: what counts is what is there now.
+        if let Err(lost) = cursor.take(OWN[0], usize::MAX)
+            && let Ok(newer) = api.store.cursor(lost.floor)
+        {
+            cursor = newer;
+        }
+        if OWN.iter().any(|key| api.store.get(key).is_none())
+            && let Err(failure) = run(api, address, port).await
+        {
+            tracing::warn!(%failure, "put back the API server's own objects");
+            tokio::time::sleep(AGAIN).await;
+        }
+        if !cursor.changed().await {
+            return;
+        }
+    }
+}
+
+/// Keys of what is put back. Namespaces are not in it: those that could be deleted nobody needs back.
+const OWN: [&str; 3] =
+    ["services/default/kubernetes", "endpoints/default/kubernetes", "endpointslices/default/kubernetes"];
 
 /// Creates an object, or puts back the parts of it that are ours.
 async fn ensure(

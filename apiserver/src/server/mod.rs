@@ -156,7 +156,7 @@ impl ApiServer {
 
     /// Serves until `stop` is cancelled, then ends watches, drains connections and flushes the store.
     pub async fn serve(&self, stop: CancellationToken) -> Result<(), ServeError> {
-        let Inner { api, pki, config, listener, certificates, .. } = &*self.inner;
+        let Inner { api, pki, config, address, listener, certificates } = &*self.inner;
         let listener = listener.lock().unwrap_or_else(PoisonError::into_inner).take();
         let listener = listener.ok_or(ServeError::AlreadyServing)?;
         let acceptor = tls::acceptor(pki, Arc::clone(certificates)).map_err(ServeError::Tls)?;
@@ -165,6 +165,7 @@ impl ApiServer {
             () = connection::accept(listener, acceptor, api, stop.cancelled_owned(), DRAIN) => {}
             () = certificates.keep_fresh(pki, names) => {}
             () = api.expire_events() => {}
+            () = bootstrap::keep(api, config.advertise_address, address.port()) => {}
         }
         api.store.close().await.map_err(ServeError::Close)
     }
