@@ -15,7 +15,7 @@ pub const POD: Hooks = Hooks {
     default,
     prepare_create,
     prepare_update,
-    validate: |pod, causes| podrules::validate(&pod["spec"], "spec", causes),
+    validate,
     validate_update,
     awaits: |pod| (!is_mirror(pod)).then(|| ("serviceaccounts", account_name(pod).to_owned())),
     ..Hooks::NONE
@@ -29,6 +29,17 @@ const TOLERATION_SECONDS: i64 = 300;
 
 fn is_mirror(pod: &Value) -> bool {
     pod["metadata"]["annotations"].get(MIRROR).is_some()
+}
+
+fn validate(pod: &Value, causes: &mut Causes) {
+    let spec = &pod["spec"];
+    podrules::validate(spec, "spec", causes);
+    if !items(spec, "ephemeralContainers").is_empty() {
+        causes.forbidden("spec.ephemeralContainers", "cannot be set on create");
+    }
+    if !items(spec, "schedulingGates").is_empty() && !text(spec, "nodeName").is_empty() {
+        causes.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+    }
 }
 
 fn account_name(pod: &Value) -> &str {
@@ -49,12 +60,19 @@ fn prepare_create(pod: &mut Value, world: &dyn Surroundings) -> Result<(), Failu
     if !is_mirror(pod) {
         add_account(pod, world)?;
     }
-    set_priority(pod)?;
+    set_classes(pod)?;
     let spec = object::child(pod, "spec");
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         tolerate(spec, key);
     }
-    let status = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
+    let mut status = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
+    if !items(&pod["spec"], "schedulingGates").is_empty() {
+        // Upstream says it here: the scheduler does not look at such a pod at all.
+        status["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastTransitionTime": null,
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }]);
+    }
     pod["status"] = status;
     Ok(())
 }
@@ -122,14 +140,26 @@ fn mount_token(spec: &mut Fields, name: &str) {
     }
 }
 
-/// Priority classes do not exist yet, but upstream's two built-in ones are known by name.
-fn set_priority(pod: &mut Value) -> Result<(), Failure> {
+/// Neither priority classes nor runtime classes exist yet, but upstream's two built-in priorities are known by name.
+fn set_classes(pod: &mut Value) -> Result<(), Failure> {
     let priority = match text(&pod["spec"], "priorityClassName") {
         "" => 0,
         "system-node-critical" => 2_000_001_000,
         "system-cluster-critical" => 2_000_000_000,
         other => return Err(refuse(pod, &format!("no PriorityClass with name {other} was found"))),
     };
+    let given = pod["spec"]["priority"].as_i64().filter(|given| *given != priority);
+    if let Some(given) = given {
+        let why = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller \
+             computed {priority} from the given PriorityClass name"
+        );
+        return Err(refuse(pod, &why));
+    }
+    let class = text(&pod["spec"], "runtimeClassName");
+    if !class.is_empty() {
+        return Err(refuse(pod, &format!("pod rejected: RuntimeClass {class:?} not found")));
+    }
     let spec = object::child(pod, "spec");
     or(spec, "priority", priority);
     or(spec, "preemptionPolicy", "PreemptLowerPriority");

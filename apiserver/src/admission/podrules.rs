@@ -1,5 +1,15 @@
 //! Upstream's rules for a pod's spec, in pods and in templates: those that people run into.
 
+mod env;
+mod handlers;
+mod network;
+mod placement;
+mod security;
+mod volumes;
+
+#[cfg(test)]
+mod tests;
+
 use orlop_model::names;
 use orlop_model::quantities::Quantity;
 use serde_json::Value;
@@ -8,10 +18,13 @@ use super::causes::Causes;
 use super::fields::{items, text};
 use super::meta;
 
-const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+pub(super) use network::BAD_ADDRESS;
+
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
+const MESSAGE_POLICIES: &[&str] = &["FallbackToLogsOnError", "File"];
+const RESOURCES: &[&str] = &["cpu", "ephemeral-storage", "memory"];
 pub(super) const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
@@ -21,7 +34,7 @@ pub(super) fn validate(spec: &Value, at: &str, causes: &mut Causes) {
     for (i, volume) in items(spec, "volumes").iter().enumerate() {
         let field = format!("{at}.volumes[{i}]");
         name(volume, &field, &mut volumes, causes);
-        volume_source(volume, &field, causes);
+        volumes::source(volume, &field, causes);
     }
     let containers = items(spec, "containers");
     if containers.is_empty() {
@@ -32,11 +45,16 @@ pub(super) fn validate(spec: &Value, at: &str, causes: &mut Causes) {
         for (i, c) in items(spec, list).iter().enumerate() {
             let field = format!("{at}.{list}[{i}]");
             name(c, &field, &mut seen, causes);
-            container(c, &field, &volumes, causes);
+            restart_policy(c, list == "initContainers", &field, causes);
+            container(c, spec, &field, &volumes, causes);
         }
     }
+    network::host_ports(spec, at, causes);
     one_of(spec, "restartPolicy", at, RESTART_POLICIES, causes);
     one_of(spec, "dnsPolicy", at, DNS_POLICIES, causes);
+    network::dns(spec, at, causes);
+    security::of_pod(spec, at, causes);
+    placement::validate(spec, at, causes);
     if let Some(seconds) = spec["terminationGracePeriodSeconds"].as_i64().filter(|s| *s < 0) {
         causes.invalid(format!("{at}.terminationGracePeriodSeconds"), &seconds.into(), NOT_NEGATIVE);
     }
@@ -83,23 +101,18 @@ fn one_of(object: &Value, key: &str, at: &str, supported: &[&str], causes: &mut 
     }
 }
 
-fn volume_source(volume: &Value, field: &str, causes: &mut Causes) {
-    let sources: Vec<&String> =
-        volume.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| *k != "name").collect();
-    if sources.is_empty() {
-        causes.required(field, "must specify a volume type");
-    }
-    for extra in sources.iter().skip(1) {
-        causes.forbidden(format!("{field}.{extra}"), "may not specify more than 1 volume type");
-    }
-    for (source, key) in [("secret", "secretName"), ("configMap", "name"), ("hostPath", "path")] {
-        if volume.get(source).is_some_and(|s| text(s, key).is_empty()) {
-            causes.required(format!("{field}.{source}.{key}"), "");
-        }
+/// Only sidecars have a policy of their own.
+fn restart_policy(container: &Value, init: bool, at: &str, causes: &mut Causes) {
+    let Some(policy) = container.get("restartPolicy").filter(|policy| !policy.is_null()) else { return };
+    let field = format!("{at}.restartPolicy");
+    if !init {
+        causes.forbidden(field, "may not be set for non-init containers");
+    } else if policy != "Always" {
+        causes.not_supported(field, policy, &["Always"]);
     }
 }
 
-fn container(c: &Value, at: &str, volumes: &[&str], causes: &mut Causes) {
+fn container(c: &Value, spec: &Value, at: &str, volumes: &[&str], causes: &mut Causes) {
     let image = text(c, "image");
     if image.is_empty() {
         causes.required(format!("{at}.image"), "");
@@ -107,81 +120,18 @@ fn container(c: &Value, at: &str, volumes: &[&str], causes: &mut Causes) {
         causes.invalid(format!("{at}.image"), &image.into(), "must not have leading or trailing whitespace");
     }
     one_of(c, "imagePullPolicy", at, PULL_POLICIES, causes);
-    ports(c, at, causes);
-    for (i, env) in items(c, "env").iter().enumerate() {
-        let (field, name) = (format!("{at}.env[{i}].name"), text(env, "name"));
-        if name.is_empty() {
-            causes.required(field, "");
-        } else {
-            for error in names::env_var_name_errors(name) {
-                causes.invalid(field.clone(), &name.into(), &error);
-            }
-        }
+    one_of(c, "terminationMessagePolicy", at, MESSAGE_POLICIES, causes);
+    network::ports(c, at, spec["hostNetwork"] == true, causes);
+    env::validate(c, at, causes);
+    volumes::mounts(c, at, volumes, causes);
+    if at.contains(".initContainers[") && c["restartPolicy"] != "Always" {
+        handlers::none_for_init(c, at, causes);
+    } else {
+        let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
+        handlers::validate(c, at, grace, causes);
     }
-    let mut paths: Vec<&str> = Vec::new();
-    for (i, mount) in items(c, "volumeMounts").iter().enumerate() {
-        let field = format!("{at}.volumeMounts[{i}]");
-        let (name, path) = (text(mount, "name"), text(mount, "mountPath"));
-        if name.is_empty() {
-            causes.required(format!("{field}.name"), "");
-        } else if !volumes.contains(&name) {
-            causes.not_found(format!("{field}.name"), &name.into());
-        }
-        if path.is_empty() {
-            causes.required(format!("{field}.mountPath"), "");
-        } else if paths.contains(&path) {
-            causes.invalid(format!("{field}.mountPath"), &path.into(), "must be unique");
-        }
-        paths.push(path);
-    }
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(found) = c.get(probe) {
-            self::probe(found, &format!("{at}.{probe}"), causes);
-        }
-    }
+    security::of_container(c, spec, at, causes);
     resources(&c["resources"], &format!("{at}.resources"), causes);
-}
-
-fn ports(c: &Value, at: &str, causes: &mut Causes) {
-    let mut named: Vec<&str> = Vec::new();
-    for (i, port) in items(c, "ports").iter().enumerate() {
-        let field = format!("{at}.ports[{i}]");
-        let name = text(port, "name");
-        if !name.is_empty() {
-            for error in names::port_name_errors(name) {
-                causes.invalid(format!("{field}.name"), &name.into(), &error);
-            }
-            if named.contains(&name) {
-                causes.duplicate(format!("{field}.name"), &name.into());
-            }
-            named.push(name);
-        }
-        match port["containerPort"].as_i64().unwrap_or(0) {
-            0 => causes.required(format!("{field}.containerPort"), ""),
-            1..=65535 => {}
-            number => causes.invalid(format!("{field}.containerPort"), &number.into(), PORT_RANGE),
-        }
-        one_of(port, "protocol", &field, PROTOCOLS, causes);
-    }
-}
-
-fn probe(probe: &Value, at: &str, causes: &mut Causes) {
-    let handlers = ["exec", "httpGet", "tcpSocket", "grpc"];
-    match handlers.iter().filter(|h| probe.get(**h).is_some()).count() {
-        0 => causes.required(at, "must specify a handler type"),
-        1 => {}
-        _ => causes.forbidden(at, "may not specify more than 1 handler type"),
-    }
-    for key in
-        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
-    {
-        if let Some(number) = probe[key].as_i64().filter(|n| *n < 0) {
-            causes.invalid(format!("{at}.{key}"), &number.into(), NOT_NEGATIVE);
-        }
-    }
-    if !at.ends_with("readinessProbe") && probe["successThreshold"].as_i64().unwrap_or(1) != 1 {
-        causes.invalid(format!("{at}.successThreshold"), &probe["successThreshold"], "must be 1");
-    }
 }
 
 fn resources(resources: &Value, at: &str, causes: &mut Causes) {
@@ -190,6 +140,11 @@ fn resources(resources: &Value, at: &str, causes: &mut Causes) {
     for list in ["limits", "requests"] {
         for (name, shown) in resources[list].as_object().into_iter().flatten() {
             let field = format!("{at}.{list}[{name}]");
+            if !name.contains('/') && !name.starts_with("hugepages-") && !RESOURCES.contains(&name.as_str()) {
+                let value = name.as_str().into();
+                causes.invalid(field.clone(), &value, "must be a standard resource type or fully qualified");
+                causes.invalid(field.clone(), &value, "must be a standard resource for containers");
+            }
             match amount(list, name) {
                 None => causes.invalid(field, shown, "must be a valid quantity"),
                 Some(amount) if amount.milli() < 0 => causes.invalid(field, shown, NOT_NEGATIVE),
