@@ -150,6 +150,126 @@ POST {path}
 }
 
 #[tokio::test]
+async fn a_gated_pod_says_so() {
+    check(
+        "
+POST /api/v1/namespaces/default/pods /status/conditions/0/reason /status/conditions/0/status
+  {metadata: {name: a}, spec: {schedulingGates: [{name: ex.com/a}], containers: [{name: c, image: i}]}}
+GET /api/v1/namespaces/default/pods accept=application/json;as=Table;v=v1;g=meta.k8s.io /rows/0/cells/2
+PATCH /api/v1/namespaces/default/pods/a type=application/merge-patch+json /spec/schedulingGates
+  {spec: {schedulingGates: null}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: b}, spec: {priority: 7, containers: [{name: c, image: i}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: b}, spec: {runtimeClassName: kata, containers: [{name: c, image: i}]}}
+",
+        expect![[r#"
+            201 SchedulingGated False
+            200 SchedulingGated
+            200 null
+            403 Forbidden pods "b" is forbidden: the integer value of priority (7) must not be provided in pod spec; priority admission controller computed 0 from the given PriorityClass name
+            403 Forbidden pods "b" is forbidden: pod rejected: RuntimeClass "kata" not found
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn services_that_cannot_be() {
+    let spec = |rest: &str| {
+        let rest = format!("{{ports: [{{port: 80}}], {rest}}}");
+        format!(
+            "POST /api/v1/namespaces/default/services?dryRun=All\n  {{metadata: {{name: s}}, spec: {rest}}}\n"
+        )
+    };
+    let script: String = [
+        "type: ExternalName, externalName: 'a_b', clusterIP: 10.96.0.9",
+        "type: NodePort, ports: [{port: 80, nodePort: 80}]",
+        "type: NodePort, ports: [{port: 80, nodePort: 30123}]",
+        "ports: [{port: 80, nodePort: 30001}]",
+        "type: LoadBalancer, clusterIP: None",
+        "internalTrafficPolicy: Foo, externalTrafficPolicy: Local",
+        "externalIPs: [127.0.0.1, x, 169.254.0.1], healthCheckNodePort: 1, trafficDistribution: Near",
+        "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}",
+        "ipFamilies: [IPv6]",
+        "ipFamilyPolicy: RequireDualStack",
+    ]
+    .map(spec)
+    .concat();
+    let first = "POST /api/v1/namespaces/default/services /spec/ports/0/nodePort\n  \
+                 {metadata: {name: a}, spec: {type: NodePort, ports: [{port: 80, nodePort: 30123}]}}\n\
+                 PATCH /api/v1/namespaces/default/services/a type=application/merge-patch+json /spec/ports/0/nodePort\n  \
+                 {metadata: {labels: {a: b}}}\n\
+                 PATCH /api/v1/namespaces/default/services/a type=application/merge-patch+json /spec/externalTrafficPolicy /spec/ports/0/nodePort\n  \
+                 {spec: {type: ClusterIP}}\n\
+                 PATCH /api/v1/namespaces/default/services/a?dryRun=All type=application/merge-patch+json /spec/clusterIP /spec/ipFamilies\n  \
+                 {spec: {type: ExternalName, externalName: a.b}}\n\
+                 PATCH /api/v1/namespaces/default/services/a type=application/merge-patch+json /spec/ports/0/nodePort\n  \
+                 {spec: {type: NodePort, ports: [{port: 80, nodePort: 30123}]}}\n";
+    check(&format!("{first}{script}"), expect![[r#"
+        201 30123
+        200 30123
+        200 null null
+        200 null null
+        200 30123
+        422 Invalid Service "s" is invalid: [spec.externalName: Invalid value: "a_b": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*'), spec.clusterIPs: Forbidden: may not be set for ExternalName services]
+        422 Invalid Service "s" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767
+        422 Invalid Service "s" is invalid: spec.ports[0].nodePort: Invalid value: 30123: provided port is already allocated
+        422 Invalid Service "s" is invalid: spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'
+        422 Invalid Service "s" is invalid: spec.clusterIPs[0]: Invalid value: "None": may not be set to 'None' for LoadBalancer services
+        422 Invalid Service "s" is invalid: [spec.internalTrafficPolicy: Unsupported value: "Foo": supported values: "Cluster", "Local", spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services]
+        422 Invalid Service "s" is invalid: [spec.externalIPs[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128), spec.externalIPs[1]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), spec.externalIPs[2]: Invalid value: "169.254.0.1": may not be in the link-local range (169.254.0.0/16, fe80::/10), spec.healthCheckNodePort: Invalid value: 1: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local', spec.trafficDistribution: Unsupported value: "Near": supported values: "PreferClose", "PreferSameNode", "PreferSameZone"]
+        422 Invalid Service "s" is invalid: spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400
+        422 Invalid Service "s" is invalid: spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster
+        422 Invalid Service "s" is invalid: spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services
+    "#]]).await;
+}
+
+#[tokio::test]
+async fn secrets_have_what_their_type_promises() {
+    let secret = |rest: &str| {
+        format!(
+            "POST /api/v1/namespaces/default/secrets?dryRun=All\n  {{metadata: {{name: s}}, type: kubernetes.io/{rest}}}\n"
+        )
+    };
+    let script: String = [
+        "tls, data: {tls.crt: ''}",
+        "dockerconfigjson, stringData: {.dockerconfigjson: 'x'}",
+        "dockerconfigjson, stringData: {.dockerconfigjson: '{\"auths\":{}}'}",
+        "basic-auth",
+        "ssh-auth",
+        "service-account-token",
+    ]
+    .map(secret)
+    .concat();
+    check(&script, expect![[r#"
+        422 Invalid Secret "s" is invalid: data[tls.key]: Required value
+        422 Invalid Secret "s" is invalid: data[.dockerconfigjson]: Invalid value: "<secret contents redacted>": expected value at line 1 column 1
+        201
+        422 Invalid Secret "s" is invalid: [data[username]: Required value, data[password]: Required value]
+        422 Invalid Secret "s" is invalid: data[ssh-privatekey]: Required value
+        422 Invalid Secret "s" is invalid: metadata.annotations[kubernetes.io/service-account.name]: Required value
+    "#]]).await;
+}
+
+#[tokio::test]
+async fn endpoints_are_places_to_send_to() {
+    check(
+        "
+POST /apis/discovery.k8s.io/v1/namespaces/default/endpointslices
+  {metadata: {name: a}, addressType: IPv4, endpoints: [{addresses: [abc]}, {addresses: [127.0.0.1]}, {addresses: ['::2']}], ports: [{name: A_B, protocol: X}, {}, {}]}
+POST /api/v1/namespaces/default/endpoints
+  {metadata: {name: a}, subsets: [{addresses: [{ip: x}], ports: [{port: 0}, {port: 1, name: a}]}, {ports: [{port: 80}]}]}
+",
+        expect![[r#"
+            422 Invalid EndpointSlice.discovery.k8s.io "a" is invalid: [endpoints[0].addresses[0]: Invalid value: "abc": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), endpoints[1].addresses[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128), endpoints[2].addresses[0]: Invalid value: "::2": must be an IPv4 address, ports[0].name: Invalid value: "A_B": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?'), ports[0].protocol: Unsupported value: "X": supported values: "SCTP", "TCP", "UDP", ports[2].name: Duplicate value: ""]
+            422 Invalid Endpoints "a" is invalid: [subsets[0].addresses[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), subsets[0].ports[0].name: Required value, subsets[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive, subsets[1]: Required value: must specify `addresses` or `notReadyAddresses`]
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn secrets_and_config_maps() {
     check(
         "

@@ -20,7 +20,10 @@ pub const CONFIG_MAP: Hooks = Hooks {
 /// Code of secrets.
 pub const SECRET: Hooks = Hooks {
     default: default_secret,
-    validate: |secret, causes| validate(secret, &["data"], causes),
+    validate: |secret, causes| {
+        validate(secret, &["data"], causes);
+        of_type(secret, causes);
+    },
     validate_update: update_secret,
     ..Hooks::NONE
 };
@@ -63,6 +66,43 @@ fn validate(object: &Value, maps: &[&str], causes: &mut Causes) {
             maps.first().copied().unwrap_or_default(),
             &format!("may not be more than {MAX_BYTES} bytes"),
         );
+    }
+}
+
+/// What users of a type of secret rely on.
+fn of_type(secret: &Value, causes: &mut Causes) {
+    let data = &secret["data"];
+    let require = |keys: &[&str], causes: &mut Causes| {
+        for key in keys.iter().filter(|key| data.get(**key).is_none()) {
+            causes.required(format!("data[{key}]"), "");
+        }
+    };
+    match secret["type"].as_str().unwrap_or_default() {
+        "kubernetes.io/tls" => require(&["tls.crt", "tls.key"], causes),
+        "kubernetes.io/ssh-auth" => require(&["ssh-privatekey"], causes),
+        "kubernetes.io/basic-auth" if ["username", "password"].iter().all(|key| data.get(key).is_none()) => {
+            require(&["username", "password"], causes);
+        }
+        "kubernetes.io/dockerconfigjson" => registries(data, ".dockerconfigjson", causes),
+        "kubernetes.io/dockercfg" => registries(data, ".dockercfg", causes),
+        "kubernetes.io/service-account-token" => {
+            const ACCOUNT: &str = "kubernetes.io/service-account.name";
+            let account = secret["metadata"]["annotations"][ACCOUNT].as_str().unwrap_or_default();
+            if account.is_empty() {
+                causes.required(format!("metadata.annotations[{ACCOUNT}]"), "");
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Credentials for registries, in JSON; what is wrong is told without showing them.
+fn registries(data: &Value, key: &str, causes: &mut Causes) {
+    let field = format!("data[{key}]");
+    let Some(text) = data[key].as_str() else { return causes.required(field, "") };
+    let bytes = STANDARD.decode(text).unwrap_or_default();
+    if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
+        causes.invalid(field, &"<secret contents redacted>".into(), &error.to_string());
     }
 }
 

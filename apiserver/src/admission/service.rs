@@ -1,6 +1,6 @@
 //! Services: defaults, addresses and ports from the server, and what stays as it is.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use orlop_model::names;
 use serde_json::{Value, json};
@@ -17,6 +17,10 @@ pub const SERVICE: Hooks =
     Hooks { default, prepare_create, prepare_update, validate, validate_update, ..Hooks::NONE };
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+const POLICIES: &[&str] = &["Cluster", "Local"];
+const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameNode", "PreferSameZone"];
+const NODE_PORTS: std::ops::Range<i64> = 30_000..32_768;
+const MAX_AFFINITY_SECONDS: i64 = 86_400;
 
 fn kind_of(service: &Value) -> &str {
     text(&service["spec"], "type")
@@ -61,8 +65,32 @@ fn prepare_create(service: &mut Value, world: &dyn Surroundings) -> Result<(), F
     allocate(service, world)
 }
 
+/// What an old type needed and the new one may not have goes, unless the client asks for something else in its place.
+fn drop_leftovers(new: &mut Value, old: &Value) {
+    let mut leftovers: Vec<&str> = Vec::new();
+    if kind_of(new) == "ExternalName" && kind_of(old) != "ExternalName" {
+        leftovers.extend([
+            "clusterIP",
+            "clusterIPs",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "internalTrafficPolicy",
+        ]);
+    }
+    if is_published(kind_of(old)) && !is_published(kind_of(new)) {
+        leftovers.extend(["externalTrafficPolicy", "healthCheckNodePort", "allocateLoadBalancerNodePorts"]);
+    }
+    let spec = object::child(new, "spec");
+    for key in leftovers {
+        if spec.get(key) == old["spec"].get(key) {
+            spec.remove(key);
+        }
+    }
+}
+
 /// An update that leaves out what the server allocated keeps it.
 fn prepare_update(new: &mut Value, old: &Value, world: &dyn Surroundings) -> Result<(), Failure> {
+    drop_leftovers(new, old);
     if kind_of(new) == "ExternalName" {
         return Ok(());
     }
@@ -96,8 +124,8 @@ fn allocate(service: &mut Value, world: &dyn Surroundings) -> Result<(), Failure
     if kind == "ExternalName" {
         return Ok(());
     }
-    let held = world.get("services", object::namespace(service), object::name(service));
-    let held = held.as_ref().map(|s| text(&s["spec"], "clusterIP")).unwrap_or_default().to_owned();
+    let before = world.get("services", object::namespace(service), object::name(service));
+    let held = before.as_ref().map(|s| text(&s["spec"], "clusterIP")).unwrap_or_default().to_owned();
     let own = object::namespace(service) == "default" && object::name(service) == "kubernetes";
     let wanted = match text(&service["spec"], "clusterIP") {
         "" => items(&service["spec"], "clusterIPs").first().and_then(Value::as_str).unwrap_or_default(),
@@ -125,12 +153,15 @@ fn allocate(service: &mut Value, world: &dyn Surroundings) -> Result<(), Failure
     or(spec, "ipFamilyPolicy", "SingleStack");
     if is_published(&kind) {
         let mut taken = world.node_ports();
+        let own = held_ports(&before);
+        refuse_ports(service, &taken, &own)?;
+        let spec = object::child(service, "spec");
         let mut failed = false;
         each(spec, "ports", |port| {
             if port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0 {
                 return;
             }
-            match (30_000..32_768).find(|p| !taken.contains(p)) {
+            match NODE_PORTS.clone().find(|p| !taken.contains(p)) {
                 Some(free) => {
                     taken.insert(free);
                     port.insert("nodePort".into(), free.into());
@@ -143,6 +174,37 @@ fn allocate(service: &mut Value, world: &dyn Surroundings) -> Result<(), Failure
         }
     }
     Ok(())
+}
+
+/// Node ports that a stored service has already.
+fn held_ports(service: &Option<Value>) -> Vec<i64> {
+    let ports = service.iter().flat_map(|service| items(&service["spec"], "ports"));
+    ports.filter_map(|port| port["nodePort"].as_i64()).collect()
+}
+
+/// A node port that is wished for must be in the range, and nobody else's.
+fn refuse_ports(
+    service: &Value,
+    taken: &std::collections::BTreeSet<i64>,
+    own: &[i64],
+) -> Result<(), Failure> {
+    let mut causes = Causes::default();
+    for (i, port) in items(&service["spec"], "ports").iter().enumerate() {
+        let (wanted, field) = (port["nodePort"].as_i64().unwrap_or(0), format!("spec.ports[{i}].nodePort"));
+        if wanted == 0 || own.contains(&wanted) {
+            continue;
+        }
+        if !NODE_PORTS.contains(&wanted) {
+            let detail = "provided port is not in the valid range. The range of valid ports is 30000-32767";
+            causes.invalid(field, &wanted.into(), detail);
+        } else if taken.contains(&wanted) {
+            causes.invalid(field, &wanted.into(), "provided port is already allocated");
+        }
+    }
+    match kinds::find("", "v1", "services").filter(|_| !causes.is_empty()) {
+        Some(kind) => Err(Failure::invalid(kind, object::name(service), &causes)),
+        None => Ok(()),
+    }
 }
 
 fn refuse(service: &Value, value: &Value, why: &str, internal: bool) -> Failure {
@@ -161,10 +223,7 @@ fn validate(service: &Value, causes: &mut Causes) {
         causes.not_supported("spec.type", &kind.into(), TYPES);
     }
     if kind == "ExternalName" {
-        if text(spec, "externalName").is_empty() {
-            causes.required("spec.externalName", "");
-        }
-        return;
+        return external_name(spec, causes);
     }
     let headless = text(spec, "clusterIP") == "None";
     let ports = items(spec, "ports");
@@ -195,6 +254,122 @@ fn validate(service: &Value, causes: &mut Causes) {
     if !["ClientIP", "None"].contains(&affinity) {
         causes.not_supported("spec.sessionAffinity", &affinity.into(), &["ClientIP", "None"]);
     }
+    let seconds = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
+    if seconds.as_i64().is_some_and(|seconds| !(1..=MAX_AFFINITY_SECONDS).contains(&seconds)) {
+        let detail = format!("must be greater than 0 and less than {MAX_AFFINITY_SECONDS}");
+        causes.invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, &detail);
+    }
+    for (i, address) in items(spec, "externalIPs").iter().enumerate() {
+        plain_address(address, &format!("spec.externalIPs[{i}]"), causes);
+    }
+    publishing(spec, kind, headless, causes);
+    families(spec, causes);
+}
+
+fn external_name(spec: &Value, causes: &mut Causes) {
+    let name = text(spec, "externalName");
+    if name.is_empty() {
+        causes.required("spec.externalName", "");
+    } else {
+        for error in names::dns1123_subdomain_errors(name.strip_suffix('.').unwrap_or(name)) {
+            causes.invalid("spec.externalName", &name.into(), &error);
+        }
+    }
+    for key in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let single = if key == "clusterIPs" { "clusterIP" } else { key };
+        if !text(spec, single).is_empty() || !items(spec, key).is_empty() {
+            causes.forbidden(format!("spec.{key}"), "may not be set for ExternalName services");
+        }
+    }
+}
+
+/// What depends on how far a service can be reached.
+fn publishing(spec: &Value, kind: &str, headless: bool, causes: &mut Causes) {
+    if kind == "ClusterIP" {
+        for (i, port) in items(spec, "ports").iter().enumerate() {
+            if port["nodePort"].as_i64().unwrap_or(0) != 0 {
+                let field = format!("spec.ports[{i}].nodePort");
+                causes.forbidden(field, "may not be used when `type` is 'ClusterIP'");
+            }
+        }
+    } else if headless {
+        let detail = format!("may not be set to 'None' for {kind} services");
+        causes.invalid("spec.clusterIPs[0]", &"None".into(), &detail);
+    }
+    let policy = |key: &str, causes: &mut Causes| {
+        let given = text(spec, key);
+        if !given.is_empty() && !POLICIES.contains(&given) {
+            causes.not_supported(format!("spec.{key}"), &given.into(), POLICIES);
+        }
+    };
+    policy("internalTrafficPolicy", causes);
+    let outside = &spec["externalTrafficPolicy"];
+    if !text(spec, "externalTrafficPolicy").is_empty()
+        && !is_published(kind)
+        && items(spec, "externalIPs").is_empty()
+    {
+        let detail = "may only be set for externally-accessible services";
+        causes.invalid("spec.externalTrafficPolicy", outside, detail);
+    } else {
+        policy("externalTrafficPolicy", causes);
+    }
+    let check = &spec["healthCheckNodePort"];
+    if check.as_i64().unwrap_or(0) != 0 && !(kind == "LoadBalancer" && outside == "Local") {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        causes.invalid("spec.healthCheckNodePort", check, detail);
+    }
+    if let Some(wish) = spec["trafficDistribution"].as_str().filter(|wish| !DISTRIBUTIONS.contains(wish)) {
+        causes.not_supported("spec.trafficDistribution", &wish.into(), DISTRIBUTIONS);
+    }
+}
+
+/// This cluster has one family: who asks for another one must not get an address of this one.
+fn families(spec: &Value, causes: &mut Causes) {
+    for (i, family) in items(spec, "ipFamilies").iter().enumerate() {
+        let field = format!("spec.ipFamilies[{i}]");
+        match family.as_str() {
+            Some("IPv4") => {}
+            Some("IPv6") => causes.invalid(field, family, "not configured on this cluster"),
+            _ => causes.not_supported(field, family, &["IPv4", "IPv6"]),
+        }
+    }
+    match text(spec, "ipFamilyPolicy") {
+        "" | "SingleStack" | "PreferDualStack" => {}
+        "RequireDualStack" => causes.invalid(
+            "spec.ipFamilyPolicy",
+            &"RequireDualStack".into(),
+            "this cluster is not configured for dual-stack services",
+        ),
+        other => causes.not_supported(
+            "spec.ipFamilyPolicy",
+            &other.into(),
+            &["PreferDualStack", "RequireDualStack", "SingleStack"],
+        ),
+    }
+}
+
+/// An address that traffic may be sent to: none that means something on every machine.
+pub(super) fn plain_address(address: &Value, field: &str, causes: &mut Causes) {
+    let text = address.as_str().unwrap_or_default();
+    let Ok(parsed) = text.parse::<IpAddr>() else {
+        return causes.invalid(field, &text.into(), podrules::BAD_ADDRESS);
+    };
+    let (link_local, multicast) = match parsed {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] == 0xff02),
+    };
+    let detail = if parsed.is_unspecified() {
+        "may not be unspecified (0.0.0.0 or ::)"
+    } else if parsed.is_loopback() {
+        "may not be in the loopback range (127.0.0.0/8, ::1/128)"
+    } else if link_local {
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+    } else if multicast {
+        "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+    } else {
+        return;
+    };
+    causes.invalid(field, &text.into(), detail);
 }
 
 fn name<'a>(port: &'a Value, at: &str, required: bool, seen: &mut Vec<&'a str>, causes: &mut Causes) {

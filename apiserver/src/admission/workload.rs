@@ -74,6 +74,11 @@ fn validate_deployment(deployment: &Value, causes: &mut Causes) {
             let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
             amount(unavailable, &format!("{at}.rollingUpdate.maxUnavailable"), causes);
             amount(surge, &format!("{at}.rollingUpdate.maxSurge"), causes);
+            let percent = unavailable.as_str().and_then(|text| text.strip_suffix('%')?.parse::<u64>().ok());
+            if percent.is_some_and(|percent| percent > 100) {
+                let field = format!("{at}.rollingUpdate.maxUnavailable");
+                causes.invalid(field, unavailable, "must not be greater than 100%");
+            }
             if is_zero(unavailable) && is_zero(surge) {
                 let field = format!("{at}.rollingUpdate.maxUnavailable");
                 causes.invalid(field, unavailable, "may not be 0 when `maxSurge` is 0");
