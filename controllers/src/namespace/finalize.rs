@@ -1,13 +1,13 @@
 //! The end of a namespace: deletes all that is in it, of every kind the server knows, then lets it go.
 
-use std::collections::BTreeMap;
+mod left;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::params::PropagationPolicy;
 use kube::core::{ApiResource, PartialObjectMeta};
@@ -19,6 +19,8 @@ use crate::cache::Cache;
 use crate::error::{SyncError, Trying, code, is_conflict, is_not_found};
 use crate::object::{Key, is_deleting, name, namespace};
 use crate::queue::Queue;
+
+use left::Left;
 
 /// How long to wait before looking again at what is still there. Pods report their end earlier.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -56,12 +58,13 @@ async fn sync(client: &Client, cache: &Cache, key: Key) -> Result<Option<Duratio
     }
     let resources = resources(client).await?;
     let counts = join_all(resources.iter().map(|resource| empty(client, resource, &key.name))).await;
-    let mut left = BTreeMap::new();
+    let mut left = Left::default();
     let mut failure = None;
-    for (resource, count) in resources.iter().zip(counts) {
-        match count {
-            Ok(0) => {}
-            Ok(count) => drop(left.insert(resource_name(resource), count)),
+    for (resource, objects) in resources.iter().zip(counts) {
+        match objects {
+            Ok(objects) => {
+                left.add(&resource_name(resource), objects.iter().map(|object| &object.metadata));
+            }
             Err(error) => failure = Some(error),
         }
     }
@@ -95,8 +98,12 @@ fn resource_name(resource: &ApiResource) -> String {
     }
 }
 
-/// Deletes all objects of a kind; how many are still there.
-async fn empty(client: &Client, resource: &ApiResource, namespace: &str) -> Result<usize, SyncError> {
+/// Deletes all objects of a kind; those that are still there.
+async fn empty(
+    client: &Client,
+    resource: &ApiResource,
+    namespace: &str,
+) -> Result<Vec<PartialObjectMeta<DynamicObject>>, SyncError> {
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, resource);
     let list = async || match api.list_metadata(&ListParams::default()).await {
         Ok(list) => Ok(list.items),
@@ -106,7 +113,7 @@ async fn empty(client: &Client, resource: &ApiResource, namespace: &str) -> Resu
     };
     let objects = list().await?;
     if objects.is_empty() {
-        return Ok(0);
+        return Ok(objects);
     }
     let params =
         DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
@@ -123,28 +130,18 @@ async fn empty(client: &Client, resource: &ApiResource, namespace: &str) -> Resu
     for result in join_all(doomed.map(delete)).await {
         result?;
     }
-    Ok(list().await?.len())
+    list().await
 }
 
-/// Says in the status what is still there.
-async fn tell(client: &Client, namespace: &Namespace, left: &BTreeMap<String, usize>) {
-    let texts: Vec<_> =
-        left.iter().map(|(kind, count)| format!("{kind} has {count} resource instances")).collect();
-    let message = format!("Some resources are remaining: {}", texts.join(", "));
-    let conditions = namespace.status.as_ref().and_then(|status| status.conditions.as_deref());
-    let known = conditions.unwrap_or_default().iter().find(|c| c.type_ == "NamespaceContentRemaining");
-    if known.is_some_and(|known| known.message.as_ref() == Some(&message)) {
-        return;
-    }
-    let since = known.and_then(|known| known.last_transition_time.clone());
-    let patch = json!({ "status": { "conditions": [{
-        "type": "NamespaceContentRemaining", "status": "True", "reason": "SomeResourcesRemain",
-        "message": message, "lastTransitionTime": since.unwrap_or(Time(Timestamp::now())),
-    }] } });
+/// Says in the status what is still there, and what keeps it.
+async fn tell(client: &Client, namespace: &Namespace, left: &Left) {
+    let known = namespace.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let Some(conditions) = left.conditions(known.unwrap_or_default(), Timestamp::now()) else { return };
+    let patch = json!({ "status": { "conditions": conditions } });
     let api = Api::<Namespace>::all(client.clone());
     let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
     if let Err(error) = api.patch_status(name(&namespace.metadata), &params, &patch).await {
-        tracing::debug!(error = &error as &dyn std::error::Error, "namespace condition not written");
+        tracing::debug!(error = &error as &dyn std::error::Error, "namespace conditions not written");
     }
 }
 
