@@ -3,6 +3,7 @@
 //! ```text
 //!  facts ─┐
 //!  health ┴─▶ report::status ─changed?─▶ PATCH nodes/NAME/status
+//!                                └──────▶ news ─▶ events
 //! ```
 //!
 //! Times are the kubelet's (`nodeStatusUpdateFrequency` 10 s, `nodeStatusReportFrequency` 5 min).
@@ -13,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::api::core::v1::{Event, Node, NodeCondition, NodeStatus};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -22,7 +23,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
-    facts,
+    facts, news,
     report::{self, Facts, Health, Identity},
 };
 
@@ -46,6 +47,7 @@ pub struct Registration {
 impl Registration {
     /// Registers, then keeps the status true; ends when the sender of `health` is gone.
     pub async fn run(mut self) {
+        self.tell(vec![news::starting(&self.identity.name, Timestamp::now())]).await;
         let mut written = self.register().await;
         let mut written_at = Instant::now();
         loop {
@@ -61,7 +63,10 @@ impl Registration {
                 continue;
             }
             match self.write_status(&status).await {
-                Ok(()) => (written, written_at) = (status, Instant::now()),
+                Ok(()) => {
+                    self.tell_changes(&before, &status).await;
+                    (written, written_at) = (status, Instant::now());
+                }
                 Err(kube::Error::Api(error)) if error.code == 404 => {
                     tracing::warn!("the Node object is gone: registering again");
                     written = self.register().await;
@@ -102,6 +107,7 @@ impl Registration {
             Ok(_) => {
                 let status = wanted.status.clone().unwrap_or_default();
                 self.write_status(&status).await?;
+                self.tell_changes(&[], &status).await;
                 Ok(status)
             }
             Err(kube::Error::Api(error)) if error.reason == "AlreadyExists" => {
@@ -117,9 +123,25 @@ impl Registration {
                 let before = known.conditions.unwrap_or_default();
                 let status = report::status(&self.identity, facts, health, &before, Timestamp::now());
                 self.write_status(&status).await?;
+                self.tell_changes(&before, &status).await;
                 Ok(status)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    async fn tell_changes(&self, before: &[NodeCondition], status: &NodeStatus) {
+        let after = status.conditions.as_deref().unwrap_or_default();
+        self.tell(news::changes(&self.identity.name, before, after, Timestamp::now())).await;
+    }
+
+    /// An event that cannot be written is not missed by anybody.
+    async fn tell(&self, events: Vec<Event>) {
+        let api = Api::<Event>::namespaced(self.client.clone(), news::NAMESPACE);
+        for event in events {
+            if let Err(error) = api.create(&PostParams::default(), &event).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "node event not written");
+            }
         }
     }
 

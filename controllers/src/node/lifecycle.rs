@@ -71,7 +71,11 @@ impl Lifecycle {
             self.signs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
             return Ok(None);
         };
-        let quiet = self.quiet_for(&key, &node);
+        let (quiet, new) = self.quiet_for(&key, &node);
+        if new {
+            let text = format!("Node {} event: Registered Node {0} in Controller", key.name);
+            self.recorder.normal(&*node, "RegisteredNode", text);
+        }
         let node = match plan::conditions(&node, quiet >= GRACE, Timestamp::now()) {
             None => node,
             Some(conditions) => {
@@ -93,17 +97,18 @@ impl Lifecycle {
         Ok(Some(GRACE.saturating_sub(quiet) + Duration::from_millis(100)))
     }
 
-    /// How long the node has given no sign of life.
-    fn quiet_for(&self, key: &Key, node: &Node) -> Duration {
+    /// How long the node has given no sign of life, and whether this is the first time that we see it.
+    fn quiet_for(&self, key: &Key, node: &Node) -> (Duration, bool) {
         let lease = self.cache.leases.get(&Key::new(LEASES, &*key.name));
         let lease = lease.as_ref().and_then(|lease| lease.spec.as_ref()?.renew_time.clone());
         let sign = Sign { lease, status: plan::heartbeat(node) };
         let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = !signs.contains_key(&key.name);
         let (known, at) = signs.entry(key.name.clone()).or_insert_with(|| (sign.clone(), Instant::now()));
         if *known != sign {
             (*known, *at) = (sign, Instant::now());
         }
-        at.elapsed()
+        (at.elapsed(), new)
     }
 
     async fn write_conditions(
