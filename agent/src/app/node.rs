@@ -8,7 +8,7 @@
 //!  facts, health ─▶ Registration, Lease     kubelet API ◀─ API server
 //! ```
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
@@ -48,6 +48,8 @@ use orlop::{
 
 /// Pod changes between the watch and the manager.
 const POD_QUEUE: usize = 64;
+/// How often the image store is looked at for the node's status: as often as a kubelet looks.
+const IMAGES_AGAIN: Duration = Duration::from_secs(10);
 
 struct SystemClock;
 
@@ -96,6 +98,7 @@ pub(super) async fn run(
     };
     tasks.spawn(registration.run());
     tasks.spawn(lease::run(client.clone(), config.node_name.to_string()));
+    tasks.spawn(follow_images(images.clone(), health.clone()));
     let network = network::start(&config, client.clone(), health);
 
     let (changes, changed) = mpsc::unbounded_channel();
@@ -146,6 +149,20 @@ async fn watch_pods(client: Client, node: String, pods: mpsc::Sender<orlop_model
         if pods.send(event).await.is_err() {
             return;
         }
+    }
+}
+
+/// Images come and go, also without us (`orlop image load`): the node's status follows.
+async fn follow_images(images: Images, health: watch::Sender<Health>) {
+    loop {
+        tokio::time::sleep(IMAGES_AGAIN).await;
+        let images = images.clone();
+        let Ok(listed) = tokio::task::spawn_blocking(move || listed_images(&images)).await else { continue };
+        health.send_if_modified(|health| {
+            let changed = health.images != listed;
+            health.images = listed;
+            changed
+        });
     }
 }
 
