@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 /// A Kubernetes node in one program.
 #[derive(Debug, Parser)]
-#[command(name = "orlop", version, about, long_about = None, max_term_width = 100)]
+#[command(name = "orlop", version, long_about = None, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -47,6 +47,7 @@ fn run(command: Command) -> Result<()> {
                 std::env::consts::ARCH,
                 std::env::consts::OS
             );
+            println!("eBPF object: {}", orlop_dataplane::loader::built_in());
             Ok(())
         }
     }

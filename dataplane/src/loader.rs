@@ -30,6 +30,15 @@ pub use uninstall::{UninstallError, uninstall};
 /// The kernel object, or the stub.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/orlop.bpf.o"));
 
+/// What of the kernel object this build has in it, in words.
+#[must_use]
+pub fn built_in() -> String {
+    match OBJECT.starts_with(b"\x7fELF") {
+        true => format!("{} bytes, map schema {SCHEMA}", OBJECT.len()),
+        false => "none (a stub)".to_owned(),
+    }
+}
+
 /// The programs, by the names of their hooks.
 pub const PROGRAMS: [&str; 8] = [
     // First, so that nothing is remembered of a socket whose end would go unseen.
