@@ -67,7 +67,7 @@ enum Command {
 #[derive(Args)]
 struct PlaygroundDir {
     /// Where the playground lives.
-    #[arg(long, default_value = "target/playground")]
+    #[arg(long, default_value = playground::DEFAULT_DIR)]
     dir: PathBuf,
 }
 

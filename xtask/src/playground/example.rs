@@ -51,7 +51,11 @@ pub(super) fn run(layout: &Layout, places: &[NodePlace]) -> Result<()> {
 
 /// What to type next.
 pub(super) fn say_what_next(layout: &Layout, example: bool) {
-    println!("\nA node runs. Try:\n");
+    let nodes = match layout.existing_nodes().len() {
+        1 => "A node runs.".to_owned(),
+        count => format!("{count} nodes run."),
+    };
+    println!("\n{nodes} Try:\n");
     println!("  export KUBECONFIG={}", layout.kubeconfig().display());
     println!("  kubectl get nodes -o wide");
     if example {
@@ -62,5 +66,15 @@ pub(super) fn say_what_next(layout: &Layout, example: bool) {
     } else {
         println!("  kubectl get all -A");
     }
-    println!("\nIts log is {}; `cargo xtask down` removes every trace.", layout.dir.join("log").display());
+    let log = layout.dir.join("log");
+    println!("\nThe log is {}; `{}` removes every trace.", log.display(), down_command(layout));
+}
+
+/// What takes this playground down again.
+fn down_command(layout: &Layout) -> String {
+    let default = root().join(super::DEFAULT_DIR);
+    match default.canonicalize().is_ok_and(|default| default == layout.dir) {
+        true => "cargo xtask down".to_owned(),
+        false => format!("cargo xtask down --dir {}", layout.dir.display()),
+    }
 }

@@ -31,11 +31,14 @@ pub(crate) use node::{inside, running_pid};
 use crate::progress::step;
 use crate::{build, setup};
 
+/// Where a playground lives that nobody named a directory for.
+pub(crate) const DEFAULT_DIR: &str = "target/playground";
+
 /// `cargo xtask up`.
 #[derive(Args)]
 pub(crate) struct UpArgs {
     /// Where everything of the playground lives.
-    #[arg(long, default_value = "target/playground")]
+    #[arg(long, default_value = DEFAULT_DIR)]
     dir: PathBuf,
     /// Run on the host itself, as in production, instead of in namespaces of its own.
     #[arg(long)]
