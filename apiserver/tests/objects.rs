@@ -381,3 +381,16 @@ async fn the_servers_own_service_comes_back() {
     stop.cancel();
     serving.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn people_look_at_the_root_and_at_health() {
+    let server = Server::start().await;
+    expect![[r#"
+        200 /api/v1 /apis /apis/apiextensions.k8s.io
+        403 Forbidden forbidden: User "jane" cannot get path "/"
+    "#]]
+    .assert_eq(&server.run("GET / /paths/1 /paths/2 /paths/3\nGET / as=jane\n").await);
+    assert_eq!(server.get("/readyz").await, "ok");
+    assert_eq!(server.get("/readyz?verbose").await, "[+]ping ok\nreadyz check passed\n");
+    assert_eq!(server.get("/livez/ping?verbose").await, "ok");
+}

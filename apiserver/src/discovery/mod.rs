@@ -89,7 +89,7 @@ impl Discovery {
         Self { kinds, version: version.into(), address: address.into(), kept: Mutex::default() }
     }
 
-    /// Answers `/api`, `/apis` and what is below them, `/openapi/v2`, `/openapi/v3` and what is below it,
+    /// Answers the list of paths at `/`, `/api`, `/apis` and what is below them, `/openapi/v2`, `/openapi/v3` and what is below it,
     /// `/swagger-2.0.0.pb-v1`. `hash` is the query parameter of that name.
     ///
     /// Answers depend on `Accept`: send `Vary: Accept`.
@@ -101,6 +101,7 @@ impl Discovery {
     ) -> Result<Document, DiscoveryError> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         match *parts.as_slice() {
+            [] => self.keep("/", JSON, || Some(self.paths().to_string().into_bytes())),
             ["api"] | ["apis"] => {
                 let core = parts == ["api"];
                 let form = media::negotiate_discovery(accept)?;
@@ -134,6 +135,20 @@ impl Discovery {
         let document = Document::new(content_type, &build().ok_or(DiscoveryError::NotFound)?);
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), document.clone());
         Ok(document)
+    }
+
+    fn paths(&self) -> serde_json::Value {
+        let mut paths: Vec<String> =
+            ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+                .map(str::to_owned)
+                .into();
+        for (group, version) in groups::group_versions(&self.kinds) {
+            paths.push(format!("/{}", groups::path(group, version)));
+            paths.extend((!group.is_empty()).then(|| format!("/apis/{group}")));
+        }
+        paths.sort();
+        paths.dedup();
+        serde_json::json!({ "paths": paths })
     }
 
     fn root(&self, core: bool, form: DiscoveryForm) -> serde_json::Value {

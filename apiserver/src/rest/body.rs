@@ -53,7 +53,7 @@ pub fn json(status: StatusCode, value: &Value) -> Response<Body> {
 }
 
 /// An answer of plain text.
-pub fn text(status: StatusCode, text: &'static str) -> Response<Body> {
+pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     typed(status, "text/plain; charset=utf-8", full(text))
 }
 

@@ -15,12 +15,16 @@ pub(crate) fn git_version() -> String {
     format!("v{MAJOR}.{MINOR}.0+orlop-{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Answers the open paths; `None` for every other.
-pub(super) fn answer(path: &str) -> Option<Response<Body>> {
+/// Answers the open paths; `None` for every other. Who is answered at all finds the one check passed that there is.
+pub(super) fn answer(path: &str, verbose: bool) -> Option<Response<Body>> {
     let below =
         |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    if ["/healthz", "/livez", "/readyz"].into_iter().any(below) {
-        return Some(body::text(StatusCode::OK, "ok"));
+    if let Some(root) = ["/healthz", "/livez", "/readyz"].into_iter().find(|root| below(root)) {
+        let told = match verbose && path == root {
+            true => format!("[+]ping ok\n{} check passed\n", &root[1..]),
+            false => "ok".to_owned(),
+        };
+        return Some(body::text(StatusCode::OK, told));
     }
     (path == "/version").then(|| {
         let version = json!({

@@ -148,7 +148,7 @@ impl Api {
         let (parts, payload) = request.into_parts();
         let query = Query::parse(parts.uri.query());
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
-        if let Some(response) = health::answer(&info.path) {
+        if let Some(response) = health::answer(&info.path, query.flag("verbose")) {
             return Ok(response);
         }
         let identity = impersonate::effective(identity, &parts.headers).map_err(|text| Failure {
