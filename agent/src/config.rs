@@ -161,6 +161,10 @@ impl TryFrom<Flags> for Config {
             parse("cluster-cidr", cluster_cidr.unwrap_or_else(|| "10.42.0.0/16".to_owned()))?;
         let service_cidr: Ipv4Net =
             parse("service-cidr", service_cidr.unwrap_or_else(|| "10.43.0.0/16".to_owned()))?;
+        if cluster_cidr.overlaps(&service_cidr) {
+            let reason = format!("must not overlap the addresses of pods, {cluster_cidr}");
+            return Err(value("service-cidr", service_cidr, reason));
+        }
         let node_cidr_mask = node_cidr_mask.unwrap_or(24);
         if node_cidr_mask < cluster_cidr.prefix() || node_cidr_mask > 30 {
             let reason = format!("must lie between the cluster CIDR's {} and 30", cluster_cidr.prefix());
@@ -309,6 +313,16 @@ mod tests {
         check(
             "{nodeName: n1, nodeIp: 10.0.0.300, shim: /s}",
             expect_test::expect![[r#"--node-ip "10.0.0.300": invalid IPv4 address syntax"#]],
+        );
+    }
+
+    #[test]
+    fn pods_and_services_have_addresses_of_their_own() {
+        check(
+            "{nodeName: n1, nodeIp: 10.0.0.3, shim: /s, serviceCidr: 10.42.128.0/24}",
+            expect_test::expect![[
+                r#"--service-cidr "10.42.128.0/24": must not overlap the addresses of pods, 10.42.0.0/16"#
+            ]],
         );
     }
 
