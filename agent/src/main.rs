@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use orlop::{
     args::{Cli, Command, ModeArgs},
     config::Config,
-    telemetry,
+    telemetry, wire,
 };
 
 fn main() -> ExitCode {
@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     match run(Cli::from_words().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("orlop: {error:#}");
+            // Some libraries repeat the cause in the text of an error.
+            eprintln!("orlop: {}", wire::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

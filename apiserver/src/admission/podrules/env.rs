@@ -117,7 +117,9 @@ pub(super) fn field_ref(reference: &Value, at: &str, asker: Asker, causes: &mut 
     }
     let supported = if asker == Asker::Env { ENV_FIELDS } else { FILE_FIELDS };
     if supported.contains(&path) {
-    } else if OTHER_FIELDS.contains(&path) || ENV_FIELDS.contains(&path) {
+        return;
+    }
+    if OTHER_FIELDS.contains(&path) || ENV_FIELDS.contains(&path) {
         causes.not_supported(field, &path.into(), supported);
     } else {
         let detail = format!("error converting fieldPath: field label not supported: {path}");
