@@ -26,7 +26,7 @@ fn client_side_apply_turns_into_server_side_apply(p: &Playground) {
 fn the_servers_own_service_comes_back(p: &Playground) {
     let before = p.get(&["service", "kubernetes"])["spec"]["clusterIP"].clone();
     p.kubectl(&["delete", "services,endpoints,endpointslices", "--all"]).text();
-    p.wait_for(&["get", "service,endpoints/kubernetes,endpointslice/kubernetes"], |_| true);
+    p.wait_for(&["get", "service/kubernetes", "endpoints/kubernetes", "endpointslice/kubernetes"], |_| true);
     assert_eq!(p.get(&["service", "kubernetes"])["spec"]["clusterIP"], before);
 }
 
