@@ -81,11 +81,20 @@ pub enum ImageCommand {
         /// The directories or archives.
         #[arg(required = true)]
         paths: Vec<PathBuf>,
+        /// Keep the images: garbage collection never removes them (`rm` does).
+        #[arg(long)]
+        pin: bool,
     },
     /// Fetch an image from its registry.
     Pull {
         /// As in a pod: `nginx`, `registry.example/app:v1`, `name@sha256:…`.
         reference: String,
+        /// YAML file with mirrors, certificate authorities and rewrites by registry.
+        #[arg(long, env = "ORLOP_REGISTRIES", value_name = "FILE")]
+        registries: Option<PathBuf>,
+        /// Docker configuration with registry credentials [default: STATE_DIR/config.json].
+        #[arg(long, env = "ORLOP_DOCKER_CONFIG", value_name = "FILE")]
+        docker_config: Option<PathBuf>,
         /// Registry (`host:port`) that speaks plain HTTP; may be given several times.
         #[arg(long, value_name = "HOST:PORT")]
         plain_http: Vec<String>,
@@ -95,6 +104,21 @@ pub enum ImageCommand {
     },
     /// List images.
     Ls,
+    /// Print all that is known of images, as JSON.
+    Inspect {
+        /// Names or IDs.
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+    /// Remove the images that nothing needs, and say of each image why it goes or stays.
+    Prune {
+        /// Only say it.
+        #[arg(long)]
+        dry_run: bool,
+        /// Only as much as the agent would: nothing while the disk is below its threshold.
+        #[arg(long)]
+        by_threshold: bool,
+    },
     /// Remove images by name.
     Rm {
         /// The names, as `ls` prints them.
@@ -209,6 +233,30 @@ flags! {
     controllers: String, "ORLOP_CONTROLLERS";
     /// Registries (`host:port`) that speak plain HTTP, separated by commas.
     plain_http_registries: String, "ORLOP_PLAIN_HTTP_REGISTRIES";
+    /// YAML file with mirrors, certificate authorities and rewrites by registry (docs/operations.md).
+    registries: PathBuf, "ORLOP_REGISTRIES";
+    /// Docker configuration with the node's own registry credentials [default: STATE_DIR/config.json].
+    docker_config: PathBuf, "ORLOP_DOCKER_CONFIG";
+    /// The kubelet's CredentialProviderConfig: plugins that know registry credentials.
+    image_credential_provider_config: PathBuf, "ORLOP_IMAGE_CREDENTIAL_PROVIDER_CONFIG";
+    /// Directory of these plugins.
+    image_credential_provider_bin_dir: PathBuf, "ORLOP_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR";
+    /// When pods must show credentials for images that are here already, in upstream's words [default: NeverVerifyPreloadedImages].
+    image_pull_credentials_verification_policy: String, "ORLOP_IMAGE_PULL_CREDENTIALS_VERIFICATION_POLICY";
+    /// Repositories for the policy NeverVerifyAllowlistedImages, separated by commas; `registry.example/*` is everything below.
+    preloaded_images_verification_allowlist: String, "ORLOP_PRELOADED_IMAGES_VERIFICATION_ALLOWLIST";
+    /// Images that are pulled at once [default: 4].
+    max_parallel_image_pulls: usize, "ORLOP_MAX_PARALLEL_IMAGE_PULLS";
+    /// Directory whose image archives are imported, and kept while they lie there [default: STATE_DIR/images.d].
+    image_dir: PathBuf, "ORLOP_IMAGE_DIR";
+    /// Disk use (per cent) from which unused images are removed [default: 85].
+    image_gc_high_threshold_percent: u8, "ORLOP_IMAGE_GC_HIGH_THRESHOLD_PERCENT";
+    /// Disk use down to which they are removed [default: 80].
+    image_gc_low_threshold_percent: u8, "ORLOP_IMAGE_GC_LOW_THRESHOLD_PERCENT";
+    /// Age below which no image is removed [default: 2m].
+    image_minimum_gc_age: String, "ORLOP_IMAGE_MINIMUM_GC_AGE";
+    /// Time without use after which an image is removed in any case; 0s is never [default: 0s].
+    image_maximum_gc_age: String, "ORLOP_IMAGE_MAXIMUM_GC_AGE";
     /// DNS servers for pods with dnsPolicy ClusterFirst, separated by commas.
     cluster_dns: String, "ORLOP_CLUSTER_DNS";
     /// Domain of the cluster [default: cluster.local].

@@ -5,9 +5,11 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use orlop_model::{ids::NodeName, names, net::Ipv4Net};
+use orlop_runtime::image::{Registries, Thresholds, Verification};
 
 use crate::args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags, ModeArgs};
 
@@ -57,6 +59,20 @@ pub struct Config {
     pub controllers: Vec<String>,
     /// Registries without TLS.
     pub plain_http_registries: Vec<String>,
+    /// Mirrors and the like, by registry.
+    pub registries: Registries,
+    /// Docker configuration with the node's own credentials.
+    pub docker_config: PathBuf,
+    /// Configuration and directory of credential-provider plugins.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
+    /// Whether pods must show credentials for images that are here.
+    pub verification: Verification,
+    /// Images pulled at once.
+    pub max_parallel_image_pulls: usize,
+    /// Archives that are imported.
+    pub image_dir: PathBuf,
+    /// When images are removed.
+    pub image_gc: Thresholds,
     /// DNS servers of the cluster.
     pub cluster_dns: Vec<IpAddr>,
     /// Domain of the cluster.
@@ -126,6 +142,59 @@ fn read_file(path: &Path) -> Result<Flags, ConfigError> {
     serde_norway::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
 }
 
+/// Reads and checks a `registries` file.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn read_registries(path: &Path) -> Result<Registries, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let registries: Registries = serde_norway::from_str(&text)
+        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+    registries.check().map_err(|reason| value("registries", path.display(), reason))?;
+    Ok(registries)
+}
+
+fn providers(
+    config: Option<PathBuf>,
+    bin_dir: Option<PathBuf>,
+) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    let missing =
+        |flag| ConfigError::Missing { flag, reason: "plugins need configuration and directory".into() };
+    match (config, bin_dir) {
+        (None, None) => Ok(None),
+        (Some(config), Some(dir)) => Ok(Some((config, absolute("image-credential-provider-bin-dir", dir)?))),
+        (Some(_), None) => Err(missing("image-credential-provider-bin-dir")),
+        (None, Some(_)) => Err(missing("image-credential-provider-config")),
+    }
+}
+
+fn thresholds(
+    high: Option<u8>,
+    low: Option<u8>,
+    min_age: Option<String>,
+    max_age: Option<String>,
+) -> Result<Thresholds, ConfigError> {
+    let defaults = Thresholds::default();
+    let (high, low) = (high.unwrap_or(defaults.high), low.unwrap_or(defaults.low));
+    if high > 100 {
+        return Err(value("image-gc-high-threshold-percent", high, "must be at most 100"));
+    }
+    if low >= high {
+        let reason = format!("must be below the high threshold of {high}");
+        return Err(value("image-gc-low-threshold-percent", low, reason));
+    }
+    let age = |flag, text: Option<String>| text.map(|text| parse_age(flag, &text)).transpose();
+    let max_age = age("image-maximum-gc-age", max_age)?.filter(|age| !age.is_zero());
+    let min_age = age("image-minimum-gc-age", min_age)?.unwrap_or(defaults.min_age);
+    Ok(Thresholds { high, low, min_age, max_age })
+}
+
+fn parse_age(flag: &'static str, text: &str) -> Result<Duration, ConfigError> {
+    let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| value(flag, text, error))?;
+    Duration::try_from(parsed).map_err(|_| value(flag, text, "must not be negative"))
+}
+
 impl TryFrom<Flags> for Config {
     type Error = ConfigError;
 
@@ -151,6 +220,18 @@ impl TryFrom<Flags> for Config {
             tls_san,
             controllers,
             plain_http_registries,
+            registries,
+            docker_config,
+            image_credential_provider_config,
+            image_credential_provider_bin_dir,
+            image_pull_credentials_verification_policy,
+            preloaded_images_verification_allowlist,
+            max_parallel_image_pulls,
+            image_dir,
+            image_gc_high_threshold_percent,
+            image_gc_low_threshold_percent,
+            image_minimum_gc_age,
+            image_maximum_gc_age,
             cluster_dns,
             cluster_domain,
             log,
@@ -185,6 +266,27 @@ impl TryFrom<Flags> for Config {
             tls_san: words(tls_san),
             controllers: words(Some(controllers.unwrap_or_else(|| "*".to_owned()))),
             plain_http_registries: words(plain_http_registries),
+            registries: registries.as_deref().map(read_registries).transpose()?.unwrap_or_default(),
+            docker_config: docker_config.unwrap_or_else(|| state_dir.join("config.json")),
+            credential_providers: providers(
+                image_credential_provider_config,
+                image_credential_provider_bin_dir,
+            )?,
+            verification: Verification {
+                policy: image_pull_credentials_verification_policy
+                    .map(|text| parse("image-pull-credentials-verification-policy", text))
+                    .transpose()?
+                    .unwrap_or_default(),
+                allowlist: words(preloaded_images_verification_allowlist),
+            },
+            max_parallel_image_pulls: max_parallel_image_pulls.unwrap_or(4).max(1),
+            image_dir: absolute("image-dir", image_dir.unwrap_or_else(|| state_dir.join("images.d")))?,
+            image_gc: thresholds(
+                image_gc_high_threshold_percent,
+                image_gc_low_threshold_percent,
+                image_minimum_gc_age,
+                image_maximum_gc_age,
+            )?,
             cluster_dns: words(cluster_dns)
                 .into_iter()
                 .map(|text| parse("cluster-dns", text))
@@ -323,6 +425,39 @@ mod tests {
             expect_test::expect![[
                 r#"--service-cidr "10.42.128.0/24": must not overlap the addresses of pods, 10.42.0.0/16"#
             ]],
+        );
+    }
+
+    #[test]
+    fn values_about_images_are_checked() {
+        let check = |more: &str, expected: expect_test::Expect| {
+            check(&format!("{{nodeName: n1, nodeIp: 10.0.0.3, shim: /s, {more}}}"), expected);
+        };
+        check(
+            "imageGcHighThresholdPercent: 70",
+            expect_test::expect![[
+                r#"--image-gc-low-threshold-percent "80": must be below the high threshold of 70"#
+            ]],
+        );
+        check(
+            "imageMaximumGcAge: -2h",
+            expect_test::expect![[r#"--image-maximum-gc-age "-2h": must not be negative"#]],
+        );
+        check(
+            "imageMaximumGcAge: 1h30m, imageMinimumGcAge: 5m",
+            expect_test::expect!["n1 10.0.0.3 orlop 10.42.0.0/16 0.0.0.0:6443"],
+        );
+        check(
+            "imagePullCredentialsVerificationPolicy: Sometimes",
+            expect_test::expect![[
+                r#"--image-pull-credentials-verification-policy "Sometimes": must be NeverVerify, NeverVerifyPreloadedImages, NeverVerifyAllowlistedImages or AlwaysVerify"#
+            ]],
+        );
+        check(
+            "imageCredentialProviderConfig: /c",
+            expect_test::expect![
+                "--image-credential-provider-bin-dir is needed: plugins need configuration and directory"
+            ],
         );
     }
 

@@ -6,7 +6,9 @@
 
 pub mod args;
 pub mod config;
+pub mod credential;
 pub mod events;
+pub mod images;
 pub mod node;
 pub mod pod;
 pub mod probe;

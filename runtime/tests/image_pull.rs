@@ -14,7 +14,7 @@ use std::{
 
 use fake_registry::{Answer, Ask, FakeRegistry};
 use image_support::{Layer, Tar, With, assert_nothing_remains, chain, layer, layout, remains, write_blob};
-use orlop_runtime::image::{Auth, Digest, Image, Images, Progress, PullError, PullOptions, Report};
+use orlop_runtime::image::{Auth, Digest, Image, Images, Keyring, Progress, PullError, PullOptions, Report};
 use tempfile::TempDir;
 
 struct Bench {
@@ -111,7 +111,7 @@ async fn a_broken_connection_goes_on_where_it_broke() {
     let progress: Report = Arc::new(move |event| sink.lock().unwrap().push(event));
     let options = PullOptions { progress: Some(progress), ..Bench::options(&registry) };
     let reference = format!("{}/lib/test:v1", registry.address);
-    let image = bench.images.pull(&reference, None, &options).await.unwrap();
+    let image = bench.images.pull(&reference, Keyring::default(), &options).await.unwrap();
     assert_eq!(image.layers.len(), 2);
     let seen = seen.lock().unwrap();
     assert!(matches!(&seen[0], Progress::Resolved { layers: 2, .. }), "{seen:?}");
@@ -159,11 +159,12 @@ async fn what_a_registry_answers_becomes_a_reason() {
 async fn nobody_listening_and_no_tls_are_unreachable() {
     let bench = Bench::new();
     let options = PullOptions { plain_http: vec!["127.0.0.1:1".into()], ..PullOptions::default() };
-    let error = bench.images.pull("127.0.0.1:1/x", None, &options).await.unwrap_err();
+    let error = bench.images.pull("127.0.0.1:1/x", Keyring::default(), &options).await.unwrap_err();
     assert!(error.is_unreachable() && chain(&error).contains("Connection refused"), "{}", chain(&error));
     let registry = FakeRegistry::start(bench.honest());
     let plain = PullOptions::default();
-    let error = bench.images.pull(&format!("{}/x", registry.address), None, &plain).await.unwrap_err();
+    let error =
+        bench.images.pull(&format!("{}/x", registry.address), Keyring::default(), &plain).await.unwrap_err();
     assert!(error.is_unreachable(), "{}", chain(&error));
 }
 

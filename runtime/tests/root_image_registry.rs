@@ -14,7 +14,7 @@ use std::{
 };
 
 use image_support::{Tar, With, assert_nothing_remains, chain, layer, layout};
-use orlop_runtime::image::{Auth, Digest, Images, PullOptions};
+use orlop_runtime::image::{Auth, Digest, Images, Keyring, PullOptions};
 use tempfile::TempDir;
 
 /// bcrypt of `secret`.
@@ -198,11 +198,11 @@ async fn a_registry_of_ones_own_authority_is_trusted_when_told() {
     let registry = Registry::start(false, Some((&certificate, &key)));
     registry.push(&bench.layout(), "lib/test:v1", &[]);
     let reference = format!("{}/lib/test:v1", registry.address);
-    let error = bench.images.pull(&reference, None, &PullOptions::default()).await.unwrap_err();
+    let error = bench.images.pull(&reference, Keyring::default(), &PullOptions::default()).await.unwrap_err();
     assert!(error.is_unreachable() && chain(&error).contains("certificate"), "{}", chain(&error));
     bench.nothing_is_left();
     let options = PullOptions { extra_ca: vec![fs::read(&authority).unwrap()], ..PullOptions::default() };
-    bench.images.pull(&reference, None, &options).await.unwrap();
+    bench.images.pull(&reference, Keyring::default(), &options).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +242,8 @@ async fn a_registry_that_went_away_is_unreachable() {
     let address = registry.address.clone();
     drop(registry);
     let options = PullOptions { plain_http: vec![address.clone()], ..PullOptions::default() };
-    let error = bench.images.pull(&format!("{address}/lib/test:v1"), None, &options).await.unwrap_err();
+    let error =
+        bench.images.pull(&format!("{address}/lib/test:v1"), Keyring::default(), &options).await.unwrap_err();
     assert!(error.is_unreachable() && chain(&error).contains("Connection refused"), "{}", chain(&error));
     bench.nothing_is_left();
 }

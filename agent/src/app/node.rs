@@ -20,7 +20,7 @@ use orlop_runtime::{
     image::{Images, PullOptions},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use super::{dataplane, network};
 use orlop::{
     config::Config,
-    events::Recorder,
+    credential::NodeCredentials,
+    events::{Recorder, node::NodeRecorder},
+    images::{collect::Collector, import::Importer},
     node::{
         facts, lease,
         register::Registration,
@@ -108,12 +110,26 @@ pub(super) async fn run(
         Recorder::start(client.clone(), config.node_name.to_string(), Arc::clone(&clock));
     let (written_to, written) = mpsc::unbounded_channel();
     let settings = Arc::new(settings(&config, &facts));
-    let options = PullOptions { plain_http: config.plain_http_registries.clone(), ..PullOptions::default() };
+    let options = PullOptions {
+        plain_http: config.plain_http_registries.clone(),
+        registries: Arc::new(config.registries.clone()),
+        ..PullOptions::default()
+    };
+    let image_store = images.clone();
+    let providers = config.credential_providers.as_ref().map(|(file, dir)| (file.as_path(), dir.as_path()));
+    let credentials = NodeCredentials::open(config.docker_config.clone(), providers)
+        .context("make the credential providers ready")?;
     let files = Disk::open(Arc::clone(&settings), Arc::clone(&objects) as _, Arc::clone(&clock))
         .context("make the pods' directories ready")?;
     let ports = Ports {
         runtime: Arc::new(Containers(runtime)),
-        images: Arc::new(Store { images, options: Arc::new(options) }),
+        images: Arc::new(Store {
+            images,
+            options: Arc::new(options),
+            credentials: Arc::new(credentials),
+            verification: Arc::new(config.verification.clone()),
+            turns: Arc::new(Semaphore::new(config.max_parallel_image_pulls)),
+        }),
         network: Arc::new(network),
         files: Arc::new(files),
         objects: Arc::clone(&objects) as _,
@@ -121,10 +137,24 @@ pub(super) async fn run(
         events: Arc::new(recorder),
         statuses: Arc::new(Writer::new(client.clone(), written_to)),
     };
+    let importer = Importer { images: image_store.clone(), dir: config.image_dir.clone() };
+    tasks.spawn(importer.run());
     let (pods_to, pods) = mpsc::channel(POD_QUEUE);
     tasks.spawn(watch_pods(client.clone(), config.node_name.to_string(), pods_to));
     let inputs = Inputs { pods, runtime: runtime_events, written, changed };
-    tasks.spawn(Manager::new(settings, ports).run(inputs));
+    let (runtime, clock) = (Arc::clone(&ports.runtime), Arc::clone(&ports.clock));
+    let manager = Manager::new(settings, ports);
+    let node_name = config.node_name.to_string();
+    let collector = Collector {
+        images: image_store,
+        thresholds: config.image_gc,
+        needed: manager.needed(),
+        runtime,
+        events: Arc::new(NodeRecorder { client: client.clone(), node_name, clock: Arc::clone(&clock) }),
+        clock,
+    };
+    tasks.spawn(collector.run());
+    tasks.spawn(manager.run(inputs));
     tasks.spawn(server.run(stop.clone()));
 
     let services = dataplane::run(&config, &client, Some(objects), stop.clone());

@@ -1,12 +1,23 @@
 //! `orlop image …`: the image store of a node, with or without a running agent.
 
-use std::{io::Write as _, sync::Arc};
+use std::{collections::BTreeMap, fs, io::Write, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use orlop_runtime::image::{Auth, Images, Progress, PullOptions};
+use jiff::Timestamp;
+use orlop_runtime::image::{
+    Auth, Choice, Goal, Image, Images, Keyring, LoadOptions, Pin, Progress, PullOptions, Source, Thresholds,
+    choose, parse_docker_config,
+};
 
 use super::{human_size, table};
-use orlop::args::{DirArgs, ImageCommand};
+use orlop::{
+    args::{DirArgs, ImageCommand},
+    config::read_registries,
+    images::collect::with_machine,
+};
+
+/// What `load --pin` pins by.
+const BY_HAND: &str = "orlop image load --pin";
 
 /// Runs one of them.
 ///
@@ -16,25 +27,35 @@ pub(crate) fn images(command: ImageCommand, dirs: &DirArgs) -> Result<()> {
     let store = Images::open(dirs.state_dir.join("images"))?;
     let mut out = std::io::stdout().lock();
     match command {
-        ImageCommand::Load { paths } => {
+        ImageCommand::Load { paths, pin } => {
             for path in paths {
-                let loaded = store.load(&path).with_context(|| format!("load {}", path.display()))?;
-                for image in loaded {
-                    writeln!(out, "loaded {} {}", image.tags.join(" "), short(&image.id))?;
-                }
+                load(&store, &path, pin, &mut out)?;
             }
         }
-        ImageCommand::Pull { reference, plain_http, credentials } => {
-            let auth = credentials.map(|pair| parse_credentials(&pair)).transpose()?;
-            let options =
-                PullOptions { plain_http, progress: Some(Arc::new(show)), ..PullOptions::default() };
+        ImageCommand::Pull { reference, registries, docker_config, plain_http, credentials } => {
+            let mut keyring = Keyring::from(credentials.map(|pair| parse_credentials(&pair)).transpose()?);
+            let default = dirs.state_dir.join("config.json");
+            match fs::read(docker_config.as_ref().unwrap_or(&default)) {
+                Ok(json) => keyring.add(parse_docker_config(&json)?, &Source::Node),
+                Err(error) if docker_config.is_some() => {
+                    return Err(error).context("read the docker configuration");
+                }
+                Err(_) => {}
+            }
+            let registries = registries.as_deref().map(read_registries).transpose()?.unwrap_or_default();
+            let options = PullOptions {
+                plain_http,
+                registries: Arc::new(registries),
+                progress: Some(Arc::new(show)),
+                ..PullOptions::default()
+            };
             crate::app::tls_provider();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .context("start the async runtime")?;
             let image = runtime
-                .block_on(store.pull(&reference, auth, &options))
+                .block_on(store.pull(&reference, keyring, &options))
                 .with_context(|| format!("pull {reference}"))?;
             writeln!(out, "pulled {} {}", image.tags.join(" "), short(&image.id))?;
         }
@@ -42,16 +63,106 @@ pub(crate) fn images(command: ImageCommand, dirs: &DirArgs) -> Result<()> {
             let rows: Vec<_> = store.list()?.iter().flat_map(rows_of).collect();
             write!(out, "{}", table(&["IMAGE", "TAG", "IMAGE ID", "SIZE"], &rows))?;
         }
+        ImageCommand::Inspect { references } => {
+            let found: Vec<_> = references.iter().map(|name| inspect(&store, name)).collect::<Result<_>>()?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
+        }
         ImageCommand::Rm { references } => {
             for reference in references {
+                let id = store.get(&reference)?.map(|image| image.id);
                 let removed = store.remove(&reference).with_context(|| format!("remove {reference}"))?;
                 for name in removed.untagged.iter().chain(&removed.deleted) {
                     writeln!(out, "removed {name}")?;
                 }
+                if let Some(id) = id.filter(|id| removed.deleted.contains(id)) {
+                    unpin(&store, &id)?;
+                }
             }
+        }
+        ImageCommand::Prune { dry_run, by_threshold } => {
+            let goal = if by_threshold { Goal::Thresholds } else { Goal::Unused };
+            prune(&store, dirs, goal, dry_run, &mut out)?;
         }
     }
     Ok(())
+}
+
+fn load(store: &Images, path: &Path, pin: bool, out: &mut impl Write) -> Result<()> {
+    let options = LoadOptions { progress: Some(Arc::new(show)), ..LoadOptions::default() };
+    let loaded = store.load_with(path, &options).with_context(|| format!("load {}", path.display()))?;
+    for image in &loaded {
+        writeln!(out, "loaded {} {}", image.tags.join(" "), short(&image.id))?;
+    }
+    if pin {
+        let mut images: Vec<String> = by_hand(store)?.map(|pin| pin.images).unwrap_or_default();
+        images.extend(loaded.into_iter().map(|image| image.id));
+        images.sort();
+        images.dedup();
+        store.pin(&Pin { by: BY_HAND.to_owned(), images, stamp: String::new() })?;
+    }
+    Ok(())
+}
+
+fn by_hand(store: &Images) -> Result<Option<Pin>> {
+    Ok(store.pins()?.into_iter().find(|pin| pin.by == BY_HAND))
+}
+
+/// Whoever removes an image by hand does not want it kept by hand.
+fn unpin(store: &Images, id: &str) -> Result<()> {
+    if let Some(mut pin) = by_hand(store)? {
+        pin.images.retain(|one| one != id);
+        store.pin(&pin)?;
+    }
+    Ok(())
+}
+
+fn inspect(store: &Images, name: &str) -> Result<serde_json::Value> {
+    let image = store.get(name)?.with_context(|| format!("no image {name}"))?;
+    let pins = store.pins()?.into_iter().filter(|pin| pin.images.contains(&image.id));
+    let pinned: Vec<String> = pins.map(|pin| pin.by).collect();
+    let paths = store.layer_paths(&image)?;
+    let candidates = store.candidates(&BTreeMap::new(), Timestamp::now())?;
+    let seen = candidates.into_iter().find(|candidate| candidate.id == image.id);
+    let mut value = serde_json::to_value(&image)?;
+    value["layerDirectories"] = serde_json::to_value(paths)?;
+    value["pinnedBy"] = serde_json::to_value(pinned)?;
+    value["since"] = serde_json::to_value(seen.as_ref().map(|seen| seen.since))?;
+    value["lastUsed"] = serde_json::to_value(seen.as_ref().and_then(|seen| seen.used))?;
+    Ok(value)
+}
+
+fn prune(store: &Images, dirs: &DirArgs, goal: Goal, dry_run: bool, out: &mut impl Write) -> Result<()> {
+    let now = Timestamp::now();
+    let needed = with_machine(BTreeMap::new(), store.needed(), &orlop_runtime::list(&dirs.run_dir));
+    let usage = store.usage()?;
+    let choice = choose(store.candidates(&needed, now)?, usage, &Thresholds::default(), goal, now);
+    write!(out, "{}", table(&["IMAGE", "IMAGE ID", "SIZE", "DOES", "BECAUSE"], &explained(&choice)))?;
+    let sum = human_size(choice.expected());
+    if dry_run {
+        writeln!(
+            out,
+            "would remove {} images, {sum} (the disk is {}% full)",
+            choice.remove.len(),
+            usage.percent()
+        )?;
+        return Ok(());
+    }
+    let collected = store.collect(&choice);
+    writeln!(out, "removed {} images, {} freed", collected.removed.len(), human_size(collected.freed))?;
+    match collected.failures.into_iter().next() {
+        Some((id, error)) => Err(error).with_context(|| format!("remove {id}")),
+        None => Ok(()),
+    }
+}
+
+fn explained(choice: &Choice) -> Vec<Vec<String>> {
+    let row = |image: &orlop_runtime::image::Candidate, does: &str, why: String| {
+        let name = image.names.iter().find(|name| !name.contains('@')).or(image.names.first());
+        let name = name.map_or("<none>", String::as_str).to_owned();
+        vec![name, short(&image.id).to_owned(), human_size(image.bytes), does.to_owned(), why]
+    };
+    let gone = choice.remove.iter().map(|(image, reason)| row(image, "goes", reason.to_string()));
+    gone.chain(choice.keep.iter().map(|(image, kept)| row(image, "stays", kept.to_string()))).collect()
 }
 
 fn short(id: &str) -> &str {
@@ -59,7 +170,7 @@ fn short(id: &str) -> &str {
     hex.get(..12).unwrap_or(hex)
 }
 
-fn rows_of(image: &orlop_runtime::image::Image) -> Vec<Vec<String>> {
+fn rows_of(image: &Image) -> Vec<Vec<String>> {
     let (id, size) = (short(&image.id).to_owned(), human_size(image.size));
     let row = |name: &str, tag: &str| vec![name.to_owned(), tag.to_owned(), id.clone(), size.clone()];
     if image.tags.is_empty() {

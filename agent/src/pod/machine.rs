@@ -7,23 +7,8 @@ use std::net::IpAddr;
 pub use orlop_runtime::{
     Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, Mount, PodRef, Propagation,
     Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
-    image::{Image, ImageConfig},
+    image::{Credential, Image, ImageConfig, Keyring},
 };
-
-/// Credentials for one registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RegistryAuth {
-    /// User name.
-    pub username: String,
-    /// Password or token.
-    pub password: String,
-}
-
-impl std::fmt::Debug for RegistryAuth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RegistryAuth").field("username", &self.username).finish_non_exhaustive()
-    }
-}
 
 /// The address a pod got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

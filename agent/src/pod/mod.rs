@@ -19,6 +19,7 @@ pub mod events;
 pub mod expand;
 pub mod machine;
 pub mod names;
+pub mod needed;
 pub mod observed;
 pub mod plan;
 pub mod pull_secrets;

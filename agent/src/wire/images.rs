@@ -1,14 +1,17 @@
-//! [`ports::Images`] over the image store: disk work on the blocking pool, pulls as they are.
+//! [`ports::Images`] over the image store: disk work on the blocking pool, a few pulls at a time, the node's own
+//! credentials after the pod's.
 
 use std::sync::Arc;
 
 use futures::{FutureExt as _, future::BoxFuture};
-use orlop_runtime::image::{Auth, Images, PullError, PullOptions, StoreError};
+use orlop_runtime::image::{Images, PullError, PullOptions, Reference, StoreError, Verification};
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::chain;
 use crate::{
-    pod::machine::{Image, RegistryAuth},
-    worker::ports::{self, ImageFailure},
+    credential::NodeCredentials,
+    pod::machine::{Image, Keyring},
+    worker::ports::{self, ImageFailure, Pulled},
 };
 
 /// The images of this machine.
@@ -18,6 +21,23 @@ pub struct Store {
     pub images: Images,
     /// How to pull.
     pub options: Arc<PullOptions>,
+    /// The node's own credentials.
+    pub credentials: Arc<NodeCredentials>,
+    /// Whether pods must show credentials for what is here.
+    pub verification: Arc<Verification>,
+    /// Pulls at a time.
+    pub turns: Arc<Semaphore>,
+}
+
+impl Store {
+    /// The pod's credentials, then the node's.
+    async fn all_credentials(&self, reference: &str, of_pod: &Keyring) -> Keyring {
+        let mut all = of_pod.clone();
+        if let Ok(reference) = Reference::parse(reference) {
+            self.credentials.add(&mut all, &reference.name()).await;
+        }
+        all
+    }
 }
 
 fn unavailable(error: StoreError) -> ImageFailure {
@@ -27,37 +47,41 @@ fn unavailable(error: StoreError) -> ImageFailure {
     }
 }
 
+async fn on_disk<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, ImageFailure> {
+    let found = tokio::task::spawn_blocking(look).await;
+    found.map_err(|error| ImageFailure::Inspect(error.to_string()))?.map_err(unavailable)
+}
+
 impl ports::Images for Store {
     fn get<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, ImageFailure>> {
         let (images, reference) = (self.images.clone(), reference.to_owned());
-        async move {
-            let found = tokio::task::spawn_blocking(move || images.get(&reference)).await;
-            found.map_err(|error| ImageFailure::Inspect(error.to_string()))?.map_err(unavailable)
-        }
-        .boxed()
+        on_disk(move || images.get(&reference)).boxed()
+    }
+
+    fn allowed<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a Keyring,
+    ) -> BoxFuture<'a, Result<bool, ImageFailure>> {
+        let (images, verification) = (self.images.clone(), Arc::clone(&self.verification));
+        let (reference, credentials) = (reference.to_owned(), credentials.clone());
+        on_disk(move || images.allowed(&reference, &credentials, &verification)).boxed()
     }
 
     fn pull<'a>(
         &'a self,
         reference: &'a str,
-        auths: &'a [(String, RegistryAuth)],
-    ) -> BoxFuture<'a, Result<Image, ImageFailure>> {
+        credentials: &'a Keyring,
+    ) -> BoxFuture<'a, Result<Pulled, ImageFailure>> {
         async move {
-            let registry = registry_of(reference);
-            let mut refused = None;
-            let of_registry =
-                auths.iter().filter(|(host, _)| host_matches(host, &registry)).map(|(_, auth)| Some(auth));
-            for auth in of_registry.chain([None]) {
-                let auth = auth
-                    .map(|auth| Auth { username: auth.username.clone(), password: auth.password.clone() });
-                match self.images.pull(reference, auth, &self.options).await {
-                    Ok(image) => return Ok(image),
-                    Err(error) if error.is_unauthorized() => refused = refused.or(Some(error)),
-                    Err(error) => return Err(failure(&error)),
-                }
-            }
-            Err(refused
-                .map_or_else(|| ImageFailure::Pull("no way to pull".to_owned()), |error| failure(&error)))
+            let all = self.all_credentials(reference, credentials).await;
+            let _turn = self.turns.acquire().await;
+            let began = Instant::now();
+            let image = self.images.pull(reference, all, &self.options).await;
+            let image = image.map_err(|error| failure(&error))?;
+            Ok(Pulled { image, took: began.elapsed() })
         }
         .boxed()
     }
@@ -68,20 +92,4 @@ fn failure(error: &PullError) -> ImageFailure {
         PullError::Reference { .. } => ImageFailure::InvalidName(chain(error)),
         other => ImageFailure::Pull(chain(other)),
     }
-}
-
-/// The registry that a reference names; Docker Hub if it names none.
-fn registry_of(reference: &str) -> String {
-    match reference.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host.to_owned(),
-        _ => "docker.io".to_owned(),
-    }
-}
-
-/// Whether an entry of a `dockerconfigjson` is for this registry: scheme and path are decoration.
-fn host_matches(entry: &str, registry: &str) -> bool {
-    let entry = entry.trim_start_matches("https://").trim_start_matches("http://");
-    let host = entry.split('/').next().unwrap_or(entry);
-    host == registry
-        || (registry == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io"))
 }

@@ -1,22 +1,27 @@
 //! The image of a container: there already, or fetched by policy.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
 use tokio::time::Instant;
 
 use super::{
     executor::Job,
-    ports::{ImageFailure, RegistryAuth},
+    ports::{ImageFailure, Pulled},
 };
-use crate::pod::{events::Event, machine::Image, pull_secrets, words::go_duration};
+use crate::pod::{
+    events::Event,
+    machine::{Image, Keyring},
+    pull_secrets,
+    words::go_duration,
+};
 
 /// Looks for the image and pulls it if the policy says so; tells users what happened.
 pub(super) async fn ensure(job: &Job, container: String, image: &str) -> Event {
-    let auths = credentials(job).await;
+    let credentials = credentials(job).await;
     let result = match policy(job, &container, image) {
-        Policy::Always => pull(job, &container, image, &auths).await,
-        policy => match job.shared.ports.images.get(image).await {
+        Policy::Always => pull(job, &container, image, &credentials).await,
+        policy => match usable(job, image, &credentials).await {
             // That it is there is told when a container starts from it: a pod that waits for something else does not
             // speak of its image.
             Ok(Some(found)) => Ok((Arc::new(found), false)),
@@ -25,7 +30,7 @@ pub(super) async fn ensure(job: &Job, container: String, image: &str) -> Event {
                 job.shared.tell_about(&job.desired, &container, true, "ErrImageNeverPull", text.clone());
                 Err(("ErrImageNeverPull", text))
             }
-            Ok(None) => pull(job, &container, image, &auths).await,
+            Ok(None) => pull(job, &container, image, &credentials).await,
             Err(failure) => Err(inspect_failed(job, &container, image, failure)),
         },
     };
@@ -33,6 +38,15 @@ pub(super) async fn ensure(job: &Job, container: String, image: &str) -> Event {
         job.shared.tell_about(&job.desired, &container, true, "Failed", format!("Error: {reason}"));
     }
     Event::ImageEnsured { container, result }
+}
+
+/// What is here and may be used by this pod. An image that only others' credentials opened is, for this pod, not here.
+async fn usable(job: &Job, image: &str, credentials: &Keyring) -> Result<Option<Image>, ImageFailure> {
+    let images = &job.shared.ports.images;
+    match images.get(image).await? {
+        Some(found) if images.allowed(image, credentials).await? => Ok(Some(found)),
+        _ => Ok(None),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,18 +77,16 @@ async fn pull(
     job: &Job,
     container: &str,
     image: &str,
-    auths: &[(String, RegistryAuth)],
+    credentials: &Keyring,
 ) -> Result<(Arc<Image>, bool), (&'static str, String)> {
     job.shared.tell_about(&job.desired, container, false, "Pulling", format!("Pulling image \"{image}\""));
     let began = Instant::now();
-    match job.shared.ports.images.pull(image, auths).await {
-        Ok(pulled) => {
-            let millis = std::time::Duration::from_millis(
-                u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            );
-            let took = go_duration(millis);
+    match job.shared.ports.images.pull(image, credentials).await {
+        Ok(Pulled { image: pulled, took }) => {
             let text = format!(
-                "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {} bytes.",
+                go_duration(whole_millis(took)),
+                go_duration(whole_millis(began.elapsed())),
                 pulled.size
             );
             job.shared.tell_about(&job.desired, container, false, "Pulled", text);
@@ -87,6 +99,10 @@ async fn pull(
         }
         Err(failure) => Err(inspect_failed(job, container, image, failure)),
     }
+}
+
+fn whole_millis(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn inspect_failed(job: &Job, container: &str, image: &str, failure: ImageFailure) -> (&'static str, String) {
@@ -103,17 +119,18 @@ fn inspect_failed(job: &Job, container: &str, image: &str, failure: ImageFailure
 }
 
 /// Credentials from `imagePullSecrets`; those that cannot be had are told and left out.
-async fn credentials(job: &Job) -> Vec<(String, RegistryAuth)> {
+async fn credentials(job: &Job) -> Keyring {
+    let mut keyring = Keyring::default();
     let secrets = job.desired.spec().image_pull_secrets.as_deref().unwrap_or_default();
     if secrets.is_empty() {
-        return Vec::new();
+        return keyring;
     }
     let namespace = job.desired.pod_ref().namespace;
-    let (mut auths, mut missing) = (Vec::new(), Vec::new());
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
     for reference in secrets {
         let got: Result<Arc<Secret>, _> = job.shared.ports.objects.secret(&namespace, &reference.name).await;
         match got {
-            Ok(secret) => auths.extend(pull_secrets::auths(&secret)),
+            Ok(secret) => found.extend(pull_secrets::credentials(&secret)),
             Err(_) => missing.push(reference.name.as_str()),
         }
     }
@@ -124,7 +141,8 @@ async fn credentials(job: &Job) -> Vec<(String, RegistryAuth)> {
         );
         job.shared.tell(&job.desired, true, "FailedToRetrieveImagePullSecret", text);
     }
-    auths
+    keyring.add_all(found);
+    keyring
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! Not for: anything about one pod that its worker can do.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +22,8 @@ use super::{
     ports::{ObjectRef, Ports, RuntimeEvent, Sandbox, Written},
 };
 use crate::pod::{
-    admission, desired::Desired, events::Event, machine::PodRef, refs, settings::Settings, status::is_end,
+    admission, desired::Desired, events::Event, machine::PodRef, needed, refs, settings::Settings,
+    status::is_end,
 };
 
 /// What the manager listens to.
@@ -49,6 +50,16 @@ pub struct Manager {
     cleanups: JoinSet<()>,
     listed: bool,
     counts: watch::Sender<Counts>,
+    needed: watch::Sender<Needed>,
+}
+
+/// Which images the pods of this node need, for those who remove images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// The first full list is in: there are no other pods.
+    pub listed: bool,
+    /// References, each with a pod that needs it.
+    pub images: BTreeMap<String, String>,
 }
 
 /// How many pods there are, for metrics and readiness.
@@ -78,12 +89,30 @@ impl Manager {
             cleanups: JoinSet::new(),
             listed: false,
             counts: watch::Sender::default(),
+            needed: watch::Sender::default(),
         }
     }
 
     /// How many pods there are.
     pub fn counts(&self) -> watch::Receiver<Counts> {
         self.counts.subscribe()
+    }
+
+    /// Which images the pods need.
+    pub fn needed(&self) -> watch::Receiver<Needed> {
+        self.needed.subscribe()
+    }
+
+    fn tell_needed(&self) {
+        let pods: Vec<_> =
+            self.workers.values().map(|handle| Arc::clone(&handle.desired.borrow().pod)).collect();
+        let needed =
+            Needed { listed: self.listed, images: needed::needed(pods.iter().map(|pod| pod.as_ref())) };
+        self.needed.send_if_modified(|known| {
+            let news = *known != needed;
+            *known = needed;
+            news
+        });
     }
 
     /// Until the source of pods ends. Pods go on without us; a later manager adopts them.
@@ -97,11 +126,17 @@ impl Manager {
                 Some(event) = inputs.runtime.recv() => self.runtime_event(event),
                 Some(written) = inputs.written.recv() => self.written(&written),
                 change = inputs.pods.recv() => match change {
-                    Some(change) => self.change(change).await,
+                    Some(change) => {
+                        self.change(change).await;
+                        self.tell_needed();
+                    }
                     None => return,
                 },
                 Some(object) = inputs.changed.recv() => self.object_changed(&object),
-                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended).await,
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    self.ended(ended).await;
+                    self.tell_needed();
+                }
                 Some(_) = self.cleanups.join_next() => {}
             }
             let counts = Counts { workers: self.workers.len(), listed: self.listed };

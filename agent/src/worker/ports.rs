@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret, Service};
 
 pub use crate::pod::machine::{
     Attached, Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, Image, ImageConfig,
-    Mount, PodRef, Propagation, RegistryAuth, Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
+    Keyring, Mount, PodRef, Propagation, Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
 };
 
 use crate::pod::container::MountPlan;
@@ -56,12 +56,27 @@ pub trait Runtime: Send + Sync {
 pub trait Images: Send + Sync {
     /// The image, if it is here. References are normalized (`nginx` is `docker.io/library/nginx:latest`).
     fn get<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, ImageFailure>>;
-    /// Fetches the image. `auths` are tried in order, then anonymous; the adapter picks those of the registry.
+    /// Whether a pod with these credentials may use what is here without a pull of its own.
+    fn allowed<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a Keyring,
+    ) -> BoxFuture<'a, Result<bool, ImageFailure>>;
+    /// Fetches the image: with the pod's credentials, then the node's, then none.
     fn pull<'a>(
         &'a self,
         reference: &'a str,
-        auths: &'a [(String, RegistryAuth)],
-    ) -> BoxFuture<'a, Result<Image, ImageFailure>>;
+        credentials: &'a Keyring,
+    ) -> BoxFuture<'a, Result<Pulled, ImageFailure>>;
+}
+
+/// A pull that worked.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// The image.
+    pub image: Image,
+    /// How long it took, once its turn had come.
+    pub took: Duration,
 }
 
 /// The pod network.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    access::Origin,
     digest::{self, Digest},
     disk::io,
     layer::{self, Expected, LayerError},
@@ -163,6 +164,7 @@ impl Assembly {
         self,
         mut unpacked: BTreeMap<usize, PathBuf>,
         references: Vec<String>,
+        origin: Origin,
         mut blob: impl FnMut(usize) -> Result<R, E>,
     ) -> Result<(), E> {
         let mut fresh: BTreeMap<String, PathBuf> = BTreeMap::new();
@@ -196,7 +198,7 @@ impl Assembly {
             layers: placed.into_iter().map(|(name, _)| name).collect(),
             blobs: blobs.iter().map(|(digest, _)| digest.clone()).collect(),
         };
-        let commit = Commit { record, unpacked: fresh.into_iter().collect(), blobs, references };
+        let commit = Commit { record, unpacked: fresh.into_iter().collect(), blobs, references, origin };
         if let Err(error) = self.work.commit(&commit) {
             drop(self.work);
             let swept = self.store.lock().and_then(|lock| self.store.sweep(lock));

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{
     LoadOptions, Progress,
+    access::Origin,
     assemble::{self, AssembleError, Assembly, Wanted},
     digest::{Digest, Mismatch, verify},
     manifest::{self, CONFIG_MAX, DOCUMENT_MAX, Descriptor, Document, Manifest, ManifestError, Platform},
@@ -150,7 +151,7 @@ fn assemble(
         }
         options.report(|| Progress::LayerDone { layer: name, bytes });
     }
-    assembly.finish(unpacked, references, open)?;
+    assembly.finish(unpacked, references, Origin::Loaded, open)?;
     Ok(id)
 }
 

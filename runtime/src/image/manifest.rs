@@ -15,6 +15,8 @@ use super::{
 pub(crate) const DOCUMENT_MAX: u64 = 4 << 20;
 /// Larger configurations are refused.
 pub(crate) const CONFIG_MAX: u64 = 8 << 20;
+/// Larger layers are refused before they are fetched.
+const LAYER_MAX: u64 = 64 << 30;
 /// overlayfs takes 500 lower directories.
 const LAYERS_MAX: usize = 500;
 
@@ -111,6 +113,27 @@ pub enum ManifestError {
     /// A layer that is not a tar, an artifact that is not an image.
     #[error("layer media type {0} is not supported")]
     LayerType(String),
+    /// A layer whose content is, by its media type, not in the registry but somewhere else.
+    #[error(
+        "layer {digest} is foreign ({media_type}): its content is not in the registry, and is not fetched from elsewhere"
+    )]
+    ForeignLayer {
+        /// Of the layer.
+        digest: String,
+        /// As written.
+        media_type: String,
+    },
+    /// A layer that no disk could take.
+    #[error("layer {digest} of {size} bytes, more than the limit of {LAYER_MAX}")]
+    LayerSize {
+        /// Of the layer.
+        digest: String,
+        /// As written.
+        size: u64,
+    },
+    /// An artifact that is stored like an image but is none.
+    #[error("configuration media type {0} is not that of a container image")]
+    ConfigType(String),
     /// A digest that cannot be used.
     #[error("digest {text}")]
     Digest {
@@ -166,6 +189,16 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
             if layers.len() > LAYERS_MAX {
                 return Err(ManifestError::TooManyLayers(layers.len()));
             }
+            if let Some(foreign) = layers.iter().find(|layer| is_foreign(&layer.media_type)) {
+                let Descriptor { digest, media_type, .. } = foreign.clone();
+                return Err(ManifestError::ForeignLayer { digest, media_type });
+            }
+            if let Some(huge) = layers.iter().find(|layer| layer.size > LAYER_MAX) {
+                return Err(ManifestError::LayerSize { digest: huge.digest.clone(), size: huge.size });
+            }
+            if !is_config_type(&config.media_type) {
+                return Err(ManifestError::ConfigType(config.media_type));
+            }
             if let Some(odd) = layers.iter().find(|layer| !is_layer_type(&layer.media_type)) {
                 return Err(ManifestError::LayerType(odd.media_type.clone()));
             }
@@ -178,6 +211,20 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
     }
 }
 
+fn is_foreign(media_type: &str) -> bool {
+    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
+}
+
+fn is_config_type(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.config.v1+json"
+            | "application/vnd.docker.container.image.v1+json"
+            | "application/octet-stream"
+            | ""
+    )
+}
+
 /// Compression is read from the bytes, so the suffix does not matter here; encryption does.
 fn is_layer_type(media_type: &str) -> bool {
     let base = media_type.split('+').next().unwrap_or_default();
@@ -186,11 +233,9 @@ fn is_layer_type(media_type: &str) -> bool {
         && matches!(
             base,
             "application/vnd.oci.image.layer.v1.tar"
-                | "application/vnd.oci.image.layer.nondistributable.v1.tar"
                 | "application/vnd.docker.image.rootfs.diff.tar"
                 | "application/vnd.docker.image.rootfs.diff.tar.gzip"
                 | "application/vnd.docker.image.rootfs.diff.tar.zstd"
-                | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
         )
 }
 

@@ -9,9 +9,13 @@
 //! bounded, and nothing shows before all of it proved right. Usable from several processes at once.
 //! Not for: mounting (the runtime), when to pull (the agent).
 
+mod access;
 mod assemble;
+mod collect;
 mod digest;
 mod disk;
+mod gc;
+mod keyring;
 mod layer;
 mod layout;
 mod lower;
@@ -35,8 +39,15 @@ use std::{
 };
 
 pub use self::{
+    access::{Verification, VerificationPolicy},
     assemble::AssembleError,
+    collect::{Collected, Pin},
     digest::{Digest, DigestError, Mismatch},
+    gc::{Candidate, Choice, Goal, Kept, Reason, Thresholds, Usage, choose},
+    keyring::{
+        Auth, Credential, Keyring, KeyringError, Source, matches as location_matches, parse_docker_config,
+        parse_dockercfg,
+    },
     layer::LayerError,
     layout::LoadError,
     manifest::ManifestError,
@@ -44,7 +55,7 @@ pub use self::{
     path::PathError,
     pull::PullError,
     reference::{Reference, ReferenceError},
-    registry::{Auth, RegistryError},
+    registry::{Capability, HostSettings, Registries, RegistriesError, RegistryError, RegistryHosts},
     source::SourceError,
     store::StoreError,
     tarball::TarError,
@@ -159,16 +170,16 @@ impl Images {
     }
 
     /// Fetches what a reference names, even if an image of that name is here; what is here already is not fetched
-    /// again. Several at once are fine.
+    /// again. Credentials are tried in their order, then none. Several at once are fine.
     pub async fn pull(
         &self,
         reference: &str,
-        auth: Option<Auth>,
+        credentials: impl Into<Keyring>,
         options: &PullOptions,
     ) -> Result<Image, PullError> {
         let Self { store, limits, clients, flights } = self;
         let puller = Puller { store, clients, flights, limits: *limits };
-        let id = puller.pull(reference, auth, options).await?;
+        let id = puller.pull(reference, &credentials.into(), options).await?;
         let images = self.clone();
         let image = tokio::task::spawn_blocking(move || images.get(id.as_str()))
             .await

@@ -19,9 +19,11 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Auth, Progress, PullOptions,
+    Progress, PullOptions,
+    access::{Opener, Origin},
     assemble::{AssembleError, Assembly},
     digest::Digest,
+    keyring::Keyring,
     layout::{current_platform, wanted},
     manifest::{self, CONFIG_MAX, Document, Manifest, ManifestError},
     meter::Limits,
@@ -81,7 +83,7 @@ impl From<StoreError> for PullError {
 impl PullError {
     /// The registry could not be reached: for `RegistryUnavailable`, and worth trying again soon.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self.registry(), Some(RegistryError::Unreachable(_) | RegistryError::TooManyRequests))
+        matches!(self.registry(), Some(RegistryError::Unreachable(_) | RegistryError::TooManyRequests { .. }))
     }
 
     /// There is no such image.
@@ -96,7 +98,7 @@ impl PullError {
 
     fn registry(&self) -> Option<&RegistryError> {
         match self {
-            Self::Fetch { source, .. } => Some(source),
+            Self::Fetch { source, .. } => Some(source.root()),
             _ => None,
         }
     }
@@ -122,7 +124,7 @@ impl Flights {
 /// What every pull shares.
 pub(crate) struct Puller<'a> {
     pub(crate) store: &'a Store,
-    pub(crate) clients: &'a Clients,
+    pub(crate) clients: &'a Arc<Clients>,
     pub(crate) flights: &'a Flights,
     pub(crate) limits: Limits,
 }
@@ -132,18 +134,14 @@ impl Puller<'_> {
     pub(crate) async fn pull(
         &self,
         text: &str,
-        auth: Option<Auth>,
+        keyring: &Keyring,
         options: &PullOptions,
     ) -> Result<Digest, PullError> {
         let reference = Reference::parse(text)
             .map_err(|source| PullError::Reference { text: text.to_owned(), source })?;
         let flight = self.flights.of(&reference.key());
         let _alone = flight.lock().await;
-        let registry = self
-            .clients
-            .registry(&reference, auth, options)
-            .await
-            .map_err(fetch("manifest".to_owned(), &reference))?;
+        let registry = Registry::new(self.clients, &reference, keyring, options);
         let resolved = resolve(&registry, &reference).await?;
         let id = resolved.id.clone();
         let config = registry
@@ -170,8 +168,10 @@ impl Puller<'_> {
         if reference.digest().is_none() {
             references.push(reference.key());
         }
+        let by = registry.opened_by().and_then(Opener::of);
+        let origin = Origin::Pulled { repository: reference.name(), by };
         blocking(move || match outcome {
-            Ok(unpacked) => publish(assembly, unpacked, references),
+            Ok(unpacked) => publish(assembly, unpacked, references, origin),
             Err(error) => {
                 drop(assembly);
                 Err(error)
@@ -186,10 +186,11 @@ fn publish(
     assembly: Assembly,
     unpacked: BTreeMap<usize, PathBuf>,
     references: Vec<String>,
+    origin: Origin,
 ) -> Result<(), PullError> {
     let blobs: Vec<PathBuf> =
         (0..assembly.wanted.layers.len()).map(|index| blob_file(&assembly, index)).collect();
-    assembly.finish(unpacked, references, |index| {
+    assembly.finish(unpacked, references, origin, |index| {
         File::open(&blobs[index]).map_err(|e| PullError::from(super::disk::io("open", &blobs[index])(e)))
     })
 }

@@ -5,6 +5,8 @@
 //! layers/<hex>          unpacked layers by diffID; layers/chain-<hex> where a layer depends on those below it
 //! images/<hex>.json     one record per image ID          refs/<hex>.json   one per reference, named by its hash
 //! holds/<name>.json     layers that a container uses     lock              held for moments, while these change
+//! access/<hex>.json     who pulled an image with what    pins/<name>.json  images that a file or a user keeps here
+//! used/<hex>            when an image was last needed (its mtime)          needed.json  who needs which image
 //! work/<name>/          a load or pull in progress; its `lease` file is locked for as long as the process lives
 //! ```
 //! A crash leaves at most a directory under `work/`, which the next user of the store removes.
@@ -23,6 +25,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    access,
     digest::Digest,
     disk::{
         Flush, io, names, open_lock, read_all, read_json, remove_file, remove_temporary, retry, sync_dir,
@@ -100,14 +103,22 @@ pub(crate) struct RefRecord {
 }
 
 #[derive(Serialize, Deserialize)]
-struct HoldRecord {
-    layers: Vec<String>,
+pub(super) struct HoldRecord {
+    pub(super) layers: Vec<String>,
+    #[serde(default)]
+    pub(super) image: Option<Digest>,
+    #[serde(default)]
+    pub(super) user: String,
 }
+
+/// What the store consists of.
+const DIRECTORIES: [&str; 9] =
+    ["blobs/sha256", "layers", "images", "refs", "holds", "access", "pins", "used", "work"];
 
 /// The directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 /// The store's lock; gone when dropped, or with the process.
@@ -124,7 +135,7 @@ impl Store {
     /// Makes what is missing and removes what crashed processes left.
     pub(crate) fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Self { root: root.to_owned() };
-        for dir in ["blobs/sha256", "layers", "images", "refs", "holds", "work"] {
+        for dir in DIRECTORIES {
             let path = store.root.join(dir);
             // Not for others: layers hold setuid programs and device nodes.
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(io("create", &path))?;
@@ -185,8 +196,21 @@ impl Store {
         remove_file(&self.ref_path(reference))
     }
 
+    /// Forgets the image and what was remembered of it.
     pub(crate) fn remove_image(&self, _lock: &Lock, id: &Digest) -> Result<(), StoreError> {
-        remove_file(&self.image_path(id))
+        remove_file(&self.image_path(id))?;
+        // After the image: without this record it would be for all.
+        remove_file(&self.access_path(id))?;
+        remove_file(&self.used_path(id))
+    }
+
+    pub(crate) fn access(&self, id: &Digest) -> Result<Option<access::Record>, StoreError> {
+        read_json(&self.access_path(id))
+    }
+
+    pub(super) fn holds(&self) -> Result<Vec<HoldRecord>, StoreError> {
+        let dir = self.root.join("holds");
+        names(&dir)?.into_iter().filter_map(|name| read_hold(&dir.join(name)).transpose()).collect()
     }
 
     /// Keeps the layers of an image under this name, whatever happens to the image. `None`: no such image.
@@ -196,13 +220,14 @@ impl Store {
     pub(crate) fn hold(&self, name: &str, id: &Digest) -> Result<Option<()>, StoreError> {
         let _lock = self.lock()?;
         let Some(ImageRecord { layers, .. }) = self.image(id)? else { return Ok(None) };
-        write_json(&self.hold_path(name), &HoldRecord { layers }, Flush::No).map(Some)
+        let hold = HoldRecord { layers, image: Some(id.clone()), user: name.to_owned() };
+        write_json(&self.hold_path(name), &hold, Flush::No).map(Some)
     }
 
     pub(crate) fn release(&self, name: &str) -> Result<(), StoreError> {
         let lock = self.lock()?;
         let path = self.hold_path(name);
-        let Some(HoldRecord { layers }) = read_hold(&path)? else { return Ok(()) };
+        let Some(HoldRecord { layers, .. }) = read_hold(&path)? else { return Ok(()) };
         remove_file(&path)?;
         let images = self.images()?;
         let in_image = |layer: &String| images.iter().any(|image| image.layers.contains(layer));
@@ -213,15 +238,12 @@ impl Store {
     /// processes left.
     pub(crate) fn sweep(&self, lock: Lock) -> Result<(), StoreError> {
         self.remove_dead_work(&lock)?;
-        for dir in ["blobs/sha256", "images", "refs", "holds"] {
+        for dir in ["blobs/sha256", "images", "refs", "holds", "access", "pins"] {
             remove_temporary(&self.root.join(dir))?;
         }
         let images = self.images()?;
         let mut layers: BTreeSet<String> = images.iter().flat_map(|image| image.layers.clone()).collect();
-        let holds = self.root.join("holds");
-        for name in names(&holds)? {
-            layers.extend(read_hold(&holds.join(name))?.into_iter().flat_map(|hold| hold.layers));
-        }
+        layers.extend(self.holds()?.into_iter().flat_map(|hold| hold.layers));
         for (work, _) in self.works()? {
             layers.extend(
                 read_json::<HoldRecord>(&work.join("claims.json"))?.into_iter().flat_map(|h| h.layers),
@@ -300,7 +322,15 @@ impl Store {
         Ok(())
     }
 
-    fn image_path(&self, id: &Digest) -> PathBuf {
+    fn access_path(&self, id: &Digest) -> PathBuf {
+        self.root.join("access").join(format!("{}.json", id.hex()))
+    }
+
+    pub(super) fn used_path(&self, id: &Digest) -> PathBuf {
+        self.root.join("used").join(id.hex())
+    }
+
+    pub(super) fn image_path(&self, id: &Digest) -> PathBuf {
         self.root.join("images").join(format!("{}.json", id.hex()))
     }
 
@@ -331,6 +361,7 @@ pub(crate) struct Commit {
     pub(crate) unpacked: Vec<(String, PathBuf)>,
     pub(crate) blobs: Vec<(Digest, Vec<u8>)>,
     pub(crate) references: Vec<String>,
+    pub(crate) origin: access::Origin,
 }
 
 impl Work {
@@ -348,7 +379,7 @@ impl Work {
     /// Layers that this work counts on: they stay, and those that are there already are returned.
     pub(crate) fn claim(&self, layers: &[String]) -> Result<BTreeSet<String>, StoreError> {
         let _lock = self.store.lock()?;
-        let claims = HoldRecord { layers: layers.to_vec() };
+        let claims = HoldRecord { layers: layers.to_vec(), image: None, user: String::new() };
         write_json(&self.path.join("claims.json"), &claims, Flush::No)?;
         Ok(layers.iter().filter(|name| self.store.layer(name).is_dir()).cloned().collect())
     }
@@ -371,7 +402,13 @@ impl Work {
         for (digest, bytes) in &commit.blobs {
             write_file(&self.store.blob_path(digest), bytes, Flush::Yes)?;
         }
-        write_json(&self.store.image_path(&commit.record.id), &commit.record, Flush::Yes)?;
+        // Before the image: it must never be there without the record of who may use it.
+        let id = &commit.record.id;
+        let (known, was_here) = (self.store.access(id)?, self.store.image(id)?.is_some());
+        if let Some(record) = access::after(known, was_here, &commit.origin) {
+            write_json(&self.store.access_path(id), &record, Flush::Yes)?;
+        }
+        write_json(&self.store.image_path(id), &commit.record, Flush::Yes)?;
         for reference in &commit.references {
             self.store.put_ref(&lock, reference, &commit.record.id)?;
         }

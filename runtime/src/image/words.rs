@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::registry::Registries;
+
 /// An image that is in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
@@ -117,8 +119,16 @@ pub struct PullOptions {
     pub connect_timeout: Duration,
     /// Between two pieces of an answer.
     pub read_timeout: Duration,
+    /// For a manifest or configuration as a whole.
+    pub document_timeout: Duration,
+    /// In each of these stretches of time a layer must bring [`PullOptions::pace_bytes`], or it counts as broken off.
+    pub pace_window: Duration,
+    /// See [`PullOptions::pace_window`].
+    pub pace_bytes: u64,
     /// Layers of one image that are fetched at once.
     pub parallel_layers: usize,
+    /// Mirrors, authorities and the like.
+    pub registries: Arc<Registries>,
     /// Who wants to know.
     pub progress: Option<Report>,
 }
@@ -130,7 +140,11 @@ impl Default for PullOptions {
             extra_ca: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
+            document_timeout: Duration::from_secs(60),
+            pace_window: Duration::from_secs(60),
+            pace_bytes: 64 << 10,
             parallel_layers: 3,
+            registries: Arc::default(),
             progress: None,
         }
     }

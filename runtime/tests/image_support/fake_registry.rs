@@ -1,5 +1,7 @@
 //! A registry on a loopback port that answers as a test tells it to: what real ones do only on bad days.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
@@ -26,11 +28,13 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
     /// Close the connection after so many bytes of the body.
     pub(crate) cut: Option<usize>,
+    /// Send so many bytes of the body, wait so long, and so on.
+    pub(crate) drip: Option<(usize, std::time::Duration)>,
 }
 
 impl Answer {
     pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into(), cut: None }
+        Self { status, headers: Vec::new(), body: body.into(), cut: None, drip: None }
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
@@ -121,13 +125,19 @@ fn read_request(stream: &TcpStream) -> Option<(String, BTreeMap<String, String>)
 }
 
 fn write_answer(stream: &mut TcpStream, answer: &Answer) -> std::io::Result<()> {
-    let Answer { status, headers, body, cut } = answer;
+    let Answer { status, headers, body, cut, drip } = answer;
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(
         stream,
         "HTTP/1.1 {status} x\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     )?;
-    stream.write_all(&body[..cut.unwrap_or(body.len())])?;
-    stream.flush()
+    let body = &body[..cut.unwrap_or(body.len())];
+    let (piece, pause) = drip.unwrap_or((body.len().max(1), std::time::Duration::ZERO));
+    for piece in body.chunks(piece) {
+        stream.write_all(piece)?;
+        stream.flush()?;
+        std::thread::sleep(pause);
+    }
+    Ok(())
 }

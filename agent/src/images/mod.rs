@@ -1,0 +1,5 @@
+//! The images of this node, apart from pulling them for pods: removing what nobody needs, importing what lies in a
+//! directory.
+
+pub mod collect;
+pub mod import;
