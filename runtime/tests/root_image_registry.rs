@@ -5,16 +5,20 @@
 mod image_support;
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{TcpListener, TcpStream},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use image_support::{Tar, With, assert_nothing_remains, chain, layer, layout};
-use orlop_runtime::image::{Auth, Digest, Images, Keyring, PullOptions};
+use orlop_runtime::image::{
+    Auth, Digest, HostSettings, Images, Keyring, PullOptions, Registries, RegistryHosts, Source,
+};
 use tempfile::TempDir;
 
 /// bcrypt of `secret`.
@@ -29,6 +33,11 @@ struct Registry {
 impl Registry {
     /// Starts the program with its data in a directory of its own; `tls`: certificate and key.
     fn start(htpasswd: bool, tls: Option<(&Path, &Path)>) -> Self {
+        Self::start_for(htpasswd, tls, None)
+    }
+
+    /// Also asks for client certificates of an authority.
+    fn start_for(htpasswd: bool, tls: Option<(&Path, &Path)>, clients: Option<&Path>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
@@ -38,7 +47,9 @@ impl Registry {
             data.display()
         );
         if let Some((certificate, key)) = tls {
-            config += &format!("  tls: {{certificate: {}, key: {}}}\n", certificate.display(), key.display());
+            let (certificate, key) = (certificate.display(), key.display());
+            let clients = clients.map(|ca| format!(", clientcas: [{}]", ca.display())).unwrap_or_default();
+            config += &format!("  tls: {{certificate: {certificate}, key: {key}{clients}}}\n");
         }
         if htpasswd {
             let file = dir.path().join("htpasswd");
@@ -246,4 +257,48 @@ async fn a_registry_that_went_away_is_unreachable() {
         bench.images.pull(&format!("{address}/lib/test:v1"), Keyring::default(), &options).await.unwrap_err();
     assert!(error.is_unreachable() && chain(&error).contains("Connection refused"), "{}", chain(&error));
     bench.nothing_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn a_mirror_with_its_own_authority_client_certificates_and_password() {
+    let bench = Bench::new();
+    let file = |name: &str| bench.dir.path().join(name);
+    make_certificates(bench.dir.path());
+    let (certificate, key) = (file("cert.pem"), file("key.pem"));
+    let mirror = Registry::start_for(true, Some((&certificate, &key)), Some(&file("ca.pem")));
+    // skopeo looks for client certificates by these endings.
+    let certs = file("certs");
+    fs::create_dir(&certs).unwrap();
+    for (from, to) in [("cert.pem", "client.cert"), ("key.pem", "client.key")] {
+        fs::copy(file(from), certs.join(to)).unwrap();
+    }
+    let certs = format!("--dest-cert-dir={}", certs.display());
+    mirror.push(&bench.layout(), "cached/app:v1", &["--dest-creds=user:secret", &certs]);
+    let settings = |client: bool| HostSettings {
+        url: Some(format!("https://{}/v2/cached", mirror.address)),
+        ca: vec![file("ca.pem")],
+        client_certificate: client.then(|| certificate.clone()),
+        client_key: client.then(|| key.clone()),
+        ..HostSettings::default()
+    };
+    let pull = async |settings: HostSettings, location: &str| {
+        let hosts = RegistryHosts { mirrors: vec![settings], only_mirrors: true, ..RegistryHosts::default() };
+        let registries = Registries { registries: BTreeMap::from([("*".to_owned(), hosts)]) };
+        registries.check().unwrap();
+        let options = PullOptions { registries: Arc::new(registries), ..PullOptions::default() };
+        let mut keyring = Keyring::default();
+        let auth = Auth { username: "user".into(), password: "secret".into() };
+        keyring.add([(location.to_owned(), auth)], &Source::Node);
+        let pulled = bench.images.pull("registry.test/app:v1", keyring, &options).await;
+        pulled.map(|image| image.tags).map_err(|error| chain(&error))
+    };
+    let error = pull(settings(false), &mirror.address).await.unwrap_err();
+    assert!(error.contains("registry unreachable"), "{error}");
+    // A password for the registry is none for its mirror.
+    let error = pull(settings(true), "registry.test").await.unwrap_err();
+    assert!(error.contains("unauthorized"), "{error}");
+    bench.nothing_is_left();
+    let location = format!("https://{}/cached", mirror.address);
+    assert_eq!(pull(settings(true), &location).await.unwrap(), ["registry.test/app:v1"]);
 }

@@ -241,6 +241,38 @@ async fn image_that_cannot_be_pulled_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_image_of_others_is_as_if_it_were_not_there() {
+    let agent = Agent::start();
+    agent.fake.world().private_images.insert("i:1".into());
+    agent.send(Change::Reset(vec![pod(ONE)])).await;
+    agent.check(expect![[r#"
+        volumes u
+        sandbox u
+        event Normal Pulling: Pulling image "i:1"
+        pull i:1
+        event Normal Pulled: Successfully pulled image "i:1" in 0s (0s including waiting). Image size: 7 bytes.
+        attach u
+        start c#0
+        event Normal Created: Created container: c
+        event Normal Started: Started container c
+        status Running, ready
+    "#]]);
+    let agent = Agent::start();
+    agent.fake.world().private_images.insert("i:1".into());
+    let never = "{containers: [{name: c, image: \"i:1\", imagePullPolicy: Never}]}";
+    agent.send(Change::Reset(vec![pod(never)])).await;
+    agent.check(expect![[r#"
+        volumes u
+        sandbox u
+        event Warning ErrImageNeverPull: Container image "i:1" is not present with pull policy of Never
+        event Warning Failed: Error: ErrImageNeverPull
+        status Pending
+        attach u
+        status Pending
+    "#]]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn missing_configmap_starts_the_container_when_it_appears() {
     let agent = Agent::start();
     agent
