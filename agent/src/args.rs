@@ -76,14 +76,15 @@ pub enum Command {
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Import an OCI layout directory, an OCI tar or a `docker save` tar.
+    /// Import an OCI layout directory, an OCI tar or a `docker save` tar, and pin what it brings: garbage collection
+    /// never removes what it could not fetch again.
     Load {
         /// The directories or archives.
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        /// Keep the images: garbage collection never removes them (`rm` does).
+        /// Let garbage collection have them.
         #[arg(long)]
-        pin: bool,
+        no_pin: bool,
     },
     /// Fetch an image from its registry.
     Pull {

@@ -223,6 +223,27 @@ fn a_disk_that_fills_up_during_a_pull_is_one_error() {
     );
 }
 
+#[test]
+#[ignore = "root tier"]
+fn proxies_come_from_the_environment() {
+    let bench = Bench::new();
+    bench.layout(&[layer(&Tar::new().file("f", "x").bytes(), With::Gzip)]);
+    let honest = FakeRegistry::of_layout(&bench.path("layout"));
+    let proxy =
+        FakeRegistry::start(move |ask| match ask.path.strip_prefix("http://registry.invalid:5000/") {
+            Some(_) => honest(ask),
+            None => Answer::new(500, "not asked as a proxy"),
+        });
+    let url = format!("http://{}", proxy.address);
+    let pull = |no_proxy: &str| {
+        let reference = ("HOSTILE_PULL", "registry.invalid:5000/lib/x:1");
+        let output = bench.command(&[reference, ("HTTP_PROXY", &url), ("NO_PROXY", no_proxy)]).output();
+        outcome(&output.unwrap())
+    };
+    assert!(pull(".invalid").contains("registry unreachable"));
+    assert_eq!(pull("other.test"), "whole");
+}
+
 struct Killed(Child);
 
 impl Killed {

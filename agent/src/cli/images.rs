@@ -16,8 +16,8 @@ use orlop::{
     images::collect::with_machine,
 };
 
-/// What `load --pin` pins by.
-const BY_HAND: &str = "orlop image load --pin";
+/// What `load` pins by.
+const BY_HAND: &str = "orlop image load";
 
 /// Runs one of them.
 ///
@@ -27,9 +27,9 @@ pub(crate) fn images(command: ImageCommand, dirs: &DirArgs) -> Result<()> {
     let store = Images::open(dirs.state_dir.join("images"))?;
     let mut out = std::io::stdout().lock();
     match command {
-        ImageCommand::Load { paths, pin } => {
+        ImageCommand::Load { paths, no_pin } => {
             for path in paths {
-                load(&store, &path, pin, &mut out)?;
+                load(&store, &path, !no_pin, &mut out)?;
             }
         }
         ImageCommand::Pull { reference, registries, docker_config, plain_http, credentials } => {
@@ -74,8 +74,9 @@ pub(crate) fn images(command: ImageCommand, dirs: &DirArgs) -> Result<()> {
                 for name in removed.untagged.iter().chain(&removed.deleted) {
                     writeln!(out, "removed {name}")?;
                 }
+                // Whoever removes an image by hand does not want it kept by hand.
                 if let Some(id) = id.filter(|id| removed.deleted.contains(id)) {
-                    unpin(&store, &id)?;
+                    store.unpin(&by_hand(&id))?;
                 }
             }
         }
@@ -94,26 +95,23 @@ fn load(store: &Images, path: &Path, pin: bool, out: &mut impl Write) -> Result<
         writeln!(out, "loaded {} {}", image.tags.join(" "), short(&image.id))?;
     }
     if pin {
-        let mut images: Vec<String> = by_hand(store)?.map(|pin| pin.images).unwrap_or_default();
-        images.extend(loaded.into_iter().map(|image| image.id));
-        images.sort();
-        images.dedup();
-        store.pin(&Pin { by: BY_HAND.to_owned(), images, stamp: String::new() })?;
+        for image in &loaded {
+            let pin = Pin { by: by_hand(&image.id), images: vec![image.id.clone()], stamp: String::new() };
+            store.pin(&pin)?;
+        }
+        // A name that has moved on to another image takes the pin with it.
+        for old in store.pins()?.iter().filter(|pin| pin.by.starts_with(BY_HAND)).flat_map(|pin| &pin.images)
+        {
+            if store.get(old)?.is_none_or(|image| image.tags.is_empty() && !loaded.contains(&image)) {
+                store.unpin(&by_hand(old))?;
+            }
+        }
     }
     Ok(())
 }
 
-fn by_hand(store: &Images) -> Result<Option<Pin>> {
-    Ok(store.pins()?.into_iter().find(|pin| pin.by == BY_HAND))
-}
-
-/// Whoever removes an image by hand does not want it kept by hand.
-fn unpin(store: &Images, id: &str) -> Result<()> {
-    if let Some(mut pin) = by_hand(store)? {
-        pin.images.retain(|one| one != id);
-        store.pin(&pin)?;
-    }
-    Ok(())
+fn by_hand(id: &str) -> String {
+    format!("{BY_HAND} {}", short(id))
 }
 
 fn inspect(store: &Images, name: &str) -> Result<serde_json::Value> {

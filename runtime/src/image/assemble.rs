@@ -93,23 +93,38 @@ pub enum AssembleError {
     },
 }
 
+/// Whether blobs are still to be held against their digests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blobs {
+    /// Yes: they come from a file.
+    Unproved,
+    /// They were, while they were fetched. What they unpack to is held against the diffID in any case.
+    Proved,
+}
+
 /// An image on its way into the store; dropped, it leaves nothing.
 pub(crate) struct Assembly {
     store: Store,
     work: Work,
     limits: Limits,
+    blobs: Blobs,
     pub(crate) wanted: Wanted,
     /// Names that are in the store.
     have: BTreeSet<String>,
 }
 
 impl Assembly {
-    pub(crate) fn begin(store: &Store, wanted: Wanted, limits: Limits) -> Result<Self, StoreError> {
+    pub(crate) fn begin(
+        store: &Store,
+        wanted: Wanted,
+        blobs: Blobs,
+        limits: Limits,
+    ) -> Result<Self, StoreError> {
         let work = store.begin()?;
         let names: Vec<String> =
             wanted.layers.iter().flat_map(|l| [l.plain.clone(), l.chained.clone()]).collect();
         let have = work.claim(&names)?;
-        Ok(Self { store: store.clone(), work, limits, wanted, have })
+        Ok(Self { store: store.clone(), work, limits, blobs, wanted, have })
     }
 
     /// Where blobs may be kept meanwhile.
@@ -151,8 +166,8 @@ impl Assembly {
         }
         let dest = self.work.directory(&format!("layer-{index}"))?;
         let trash = self.work.directory(&format!("trash-{index}"))?;
-        let expected =
-            Expected { diff_id, blob: promised.as_ref().map(|(digest, size)| (digest, Some(*size))) };
+        let promised = promised.as_ref().filter(|_| self.blobs == Blobs::Unproved);
+        let expected = Expected { diff_id, blob: promised.map(|(digest, size)| (digest, Some(*size))) };
         layer::unpack(blob, &dest, &trash, lowers, &expected, self.limits).map_err(|source| {
             AssembleError::Layer { layer: self.wanted.layers[index].name().clone(), source }
         })?;

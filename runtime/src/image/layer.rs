@@ -110,7 +110,10 @@ pub(crate) fn unpack(
     limits: Limits,
 ) -> Result<(), LayerError> {
     let consumed = Cell::new(0);
-    let mut blob = Verifying::new(blob, &consumed);
+    let mut blob = match expected.blob {
+        Some(_) => Verifying::new(blob, &consumed),
+        None => Verifying::counting(blob, &consumed),
+    };
     let archive = decompress(&mut blob).map_err(LayerError::Read)?;
     let root = Root::open(dest, trash, lowers).map_err(|e| LayerError::Read(e.into()))?;
     let mut entries = Entries::new(Metered::new(archive, &consumed, limits));

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{
     LoadOptions, Progress,
     access::Origin,
-    assemble::{self, AssembleError, Assembly, Wanted},
+    assemble::{self, AssembleError, Assembly, Blobs, Wanted},
     digest::{Digest, Mismatch, verify},
     manifest::{self, CONFIG_MAX, DOCUMENT_MAX, Descriptor, Document, Manifest, ManifestError, Platform},
     meter::Limits,
@@ -135,7 +135,7 @@ fn assemble(
     let open = |index: usize| -> Result<_, LoadError> {
         source.file(&files[index]).map_err(|e| LoadError::Part { name: files[index].clone(), source: e })
     };
-    let assembly = Assembly::begin(store, wanted, limits)?;
+    let assembly = Assembly::begin(store, wanted, Blobs::Unproved, limits)?;
     let mut unpacked = BTreeMap::new();
     let missing = assembly.missing();
     for index in 0..assembly.wanted.layers.len() {

@@ -14,6 +14,8 @@ mod assemble;
 mod collect;
 mod digest;
 mod disk;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gc;
 mod keyring;
 mod layer;

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     Progress, PullOptions,
     access::{Opener, Origin},
-    assemble::{AssembleError, Assembly},
+    assemble::{AssembleError, Assembly, Blobs},
     digest::Digest,
     keyring::Keyring,
     layout::{current_platform, wanted},
@@ -156,7 +156,7 @@ impl Puller<'_> {
             bytes: wanted.size,
         });
         let (store, limits) = (self.store.clone(), self.limits);
-        let assembly = blocking(move || Ok(Assembly::begin(&store, wanted, limits)?)).await?;
+        let assembly = blocking(move || Ok(Assembly::begin(&store, wanted, Blobs::Proved, limits)?)).await?;
         let assembly = Arc::new(assembly);
         let tasks = TaskTracker::new();
         let outcome = fetch_layers(&registry, &reference, &assembly, options, &tasks).await;

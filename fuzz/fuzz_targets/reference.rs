@@ -1,0 +1,5 @@
+//! Reads any text as the name of an image.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|text: &str| orlop_runtime::image::fuzz::reference(text));
