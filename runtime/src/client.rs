@@ -144,6 +144,10 @@ impl Runtime {
         self.0.shims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.0.layout
+    }
+
     /// Held while the mount of the pods' directory and the directory of a pod come or go.
     pub(crate) fn pods_mount(&self) -> MutexGuard<'_, ()> {
         self.0.pods_mount.lock().unwrap_or_else(PoisonError::into_inner)

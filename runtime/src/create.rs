@@ -98,6 +98,7 @@ fn failed<E: Error>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
 fn create(dir: &Path, id: &str, status: &Status) -> Result<u32, Failure> {
     let bytes = fs::read(dir.join(bundle::PROCESS)).map_err(failed("read the process"))?;
     let spec = ProcessSpec::from_bytes(&bytes).map_err(failed("read the process"))?;
+    process::own_streams(&spec);
     let filter = match spec.seccomp.as_str() {
         "" => Vec::new(),
         path => fs::read(path).map_err(failed("read the system call filter"))?,

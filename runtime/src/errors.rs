@@ -223,6 +223,12 @@ pub enum ExecError {
     /// The shim does not answer, or could not enter the container.
     #[error(transparent)]
     Shim(ShimError),
+    /// Pipes or a socket of this process.
+    #[error("make the streams of the command")]
+    Streams(#[source] io::Error),
+    /// A pod that was started by an earlier version keeps its shim.
+    #[error("the pod was started by an earlier version of orlop, whose shim cannot do this; a new pod can")]
+    OldShim,
 }
 
 impl From<ShimError> for ExecError {

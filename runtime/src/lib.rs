@@ -29,6 +29,7 @@ mod shim;
 mod signal;
 pub mod spec;
 mod start;
+pub mod stream;
 mod sys;
 mod sysctl;
 mod view;

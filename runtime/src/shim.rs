@@ -73,7 +73,7 @@ impl Shim {
 }
 
 /// Through a descriptor of the directory: the whole path may be longer than a socket address can be.
-async fn open(dir: &Path) -> io::Result<UnixStream> {
+pub(crate) async fn open(dir: &Path) -> io::Result<UnixStream> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir: OwnedFd = rustix::fs::open(dir, flags, Mode::empty())?;
     UnixStream::connect(format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), bundle::SOCKET)).await

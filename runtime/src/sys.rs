@@ -126,3 +126,9 @@ pub(crate) fn mount_setattr(
     };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
+
+/// A descriptor that tokio tells about. It has to be non-blocking.
+pub(crate) fn watched(fd: OwnedFd) -> Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and it is dropped with the registration.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
+}

@@ -42,7 +42,7 @@ pub(crate) fn start(
         Some((read, write)) => (read, Some(write)),
         None => (File::open("/dev/null")?.into(), None),
     };
-    [&stdout, &stderr, &status].into_iter().try_for_each(sys::set_nonblocking)?;
+    [&stdout, &stderr, &status].into_iter().chain(&stdin).try_for_each(sys::set_nonblocking)?;
     let words = [creator, "create", bundle, id, &status_end.as_raw_fd().to_string()];
     let args: Vec<CString> = words.into_iter().map(sys::c_string).collect::<Result<_>>()?;
     let into = cgroup.and_then(|dir| fs::create_dir_all(dir).and_then(|()| File::open(dir)).ok());

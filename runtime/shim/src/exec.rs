@@ -4,18 +4,19 @@
 //!  shim ── fork ──▶ A: cgroups, setns ── fork ──▶ B: user, filter, exec
 //!                   └ tells B's pid, ends        └ becomes the shim's child (subreaper)
 //! ```
+//! Its streams are those of whoever asked: descriptors that the shim hands on and closes. No byte of them passes here.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{Error, Write},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
 use crate::{
     cgroup::Dirs,
     process::{self, Failure},
-    protocol::Step,
+    protocol::{Step, Window},
     records::ProcessSpec,
     report,
     sys::{self, Fork},
@@ -40,6 +41,15 @@ pub(crate) struct Running {
     pub(crate) number: u32,
 }
 
+/// Where the command's streams go.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    /// Input, output, errors; what is missing is `/dev/null`.
+    Files([Option<OwnedFd>; 3]),
+    /// A terminal of the container, made on the way; its master is sent to this socket.
+    Terminal(OwnedFd, Window),
+}
+
 /// What the child needs; all of it is read before the container is entered.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -56,12 +66,11 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 
-/// Forks; gives the child and the read ends of output and status.
-pub(crate) fn start(plan: &Plan) -> Result<(u32, OwnedFd, OwnedFd), Error> {
-    let (output, output_end) = sys::pipe()?;
+/// Forks; gives the child and the read end of its status.
+pub(crate) fn start(plan: &Plan, stdio: &Stdio) -> Result<(u32, OwnedFd), Error> {
     let (status, status_end) = sys::pipe()?;
-    [&output, &status].into_iter().try_for_each(sys::set_nonblocking)?;
-    let null = File::open("/dev/null")?;
+    sys::set_nonblocking(&status)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?.into();
     let unified = plan.cgroups.iter().find(|(name, _)| name == "unified");
     let unified = unified.and_then(|(_, dir)| File::open(dir).ok());
     let born_there = unified.and_then(|dir| sys::fork_into(dir.as_fd()).ok());
@@ -71,7 +80,7 @@ pub(crate) fn start(plan: &Plan) -> Result<(u32, OwnedFd, OwnedFd), Error> {
         None => sys::fork()?,
     };
     if let Fork::Parent(child) = forked {
-        return Ok((child, output, status));
+        return Ok((child, status));
     }
     let mut status = File::from(status_end);
     let failure = match enter(plan, is_born_there) {
@@ -79,7 +88,7 @@ pub(crate) fn start(plan: &Plan) -> Result<(u32, OwnedFd, OwnedFd), Error> {
             drop(status.write_all(report::pid_line(pid).as_bytes()));
             sys::exit_now(0)
         }
-        Ok(Fork::Child) => inside(plan, null.as_fd(), output_end.as_fd()),
+        Ok(Fork::Child) => inside(plan, stdio, &null),
         Err(failure) => failure,
     };
     drop(status.write_all(report::error_line(failure.step, &failure.text).as_bytes()));
@@ -104,12 +113,15 @@ fn enter(plan: &Plan, in_unified: bool) -> Result<Fork, Failure> {
     sys::fork().map_err(at("fork".to_owned()))
 }
 
-fn inside(plan: &Plan, null: BorrowedFd<'_>, output: BorrowedFd<'_>) -> Failure {
+fn inside(plan: &Plan, stdio: &Stdio, null: &OwnedFd) -> Failure {
     let ready = || -> Result<(), Error> {
         sys::setsid()?;
-        sys::dup_to(null, 0)?;
-        sys::dup_to(output, 1)?;
-        sys::dup_to(output, 2)?;
+        match stdio {
+            Stdio::Files(files) => {
+                process::use_files(files.each_ref().map(|file| file.as_ref().unwrap_or(null)), &plan.spec)?;
+            }
+            Stdio::Terminal(console, window) => process::use_terminal(console, *window, &plan.spec)?,
+        }
         sys::umask(0o022);
         std::env::set_current_dir(&plan.spec.cwd)
     };

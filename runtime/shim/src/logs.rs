@@ -4,12 +4,17 @@ use std::{fs::File, io::Write, os::fd::OwnedFd};
 
 use crate::{cri, cri::Splitter, sys};
 
+/// Who else hears of output: which stream, and the bytes.
+pub(crate) type Tap<'a> = &'a mut dyn FnMut(usize, &[u8]);
+
 /// Reads per wake-up: a container that never stops writing must not stop the others.
 const READS: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Logs {
     pub(crate) file: File,
+    /// Master of the container's terminal, where it has one: its output is all `stdout`.
+    pub(crate) terminal: Option<OwnedFd>,
     pipes: [Option<OwnedFd>; 2],
     splitters: [Splitter; 2],
 }
@@ -17,7 +22,7 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) fn new(file: File, stdout: OwnedFd, stderr: OwnedFd) -> Logs {
         let splitters = [Splitter::new("stdout"), Splitter::new("stderr")];
-        Logs { file, pipes: [Some(stdout), Some(stderr)], splitters }
+        Logs { file, terminal: None, pipes: [Some(stdout), Some(stderr)], splitters }
     }
 
     /// Open pipes and their numbers.
@@ -26,7 +31,7 @@ impl Logs {
     }
 
     /// Moves what is there. A disk that is full loses lines, never the container.
-    pub(crate) fn pump(&mut self, which: usize, buffer: &mut [u8]) {
+    pub(crate) fn pump(&mut self, which: usize, buffer: &mut [u8], tap: Tap<'_>) {
         for _ in 0..READS {
             let Some(pipe) = &self.pipes[which] else { return };
             let mut out = Vec::new();
@@ -35,6 +40,7 @@ impl Logs {
                 Ok(Some(got)) if got > 0 => {
                     let stamp = cri::timestamp(sys::now_ns());
                     self.splitters[which].push(&buffer[..got], &stamp, &mut out);
+                    tap(which, &buffer[..got]);
                 }
                 Ok(Some(_)) | Err(_) => {
                     self.splitters[which].finish(&cri::timestamp(sys::now_ns()), &mut out);
@@ -46,7 +52,7 @@ impl Logs {
     }
 
     /// Both pipes, until nothing is there.
-    pub(crate) fn drain(&mut self, buffer: &mut [u8]) {
-        (0..2).for_each(|which| self.pump(which, buffer));
+    pub(crate) fn drain(&mut self, buffer: &mut [u8], tap: Tap<'_>) {
+        (0..2).for_each(|which| self.pump(which, buffer, tap));
     }
 }

@@ -6,13 +6,16 @@
 use std::{
     ffi::{CStr, CString},
     io::{Error, ErrorKind},
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
 };
 
 use crate::{
-    protocol::Step,
+    protocol::{Step, Window},
     records::{ProcessSpec, candidates},
-    sys::{c_string, check},
+    sys::{self, c_string, check},
 };
 
 /// Which step failed, and why, in words for the operator.
@@ -68,6 +71,32 @@ fn runnable(path: &str) -> Result<(), Error> {
     let path = c_string(path)?;
     // SAFETY: a C string that lives until after the call.
     check(unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) }).map(drop)
+}
+
+/// Makes these the standard streams.
+pub fn use_files(files: [&OwnedFd; 3], spec: &ProcessSpec) -> Result<(), Error> {
+    (0..).zip(files).try_for_each(|(to, file)| sys::dup_to(file.as_fd(), to))?;
+    own_streams(spec);
+    Ok(())
+}
+
+/// Makes a terminal of the container the standard streams and the session's, and sends its master to `console`.
+pub fn use_terminal(console: &OwnedFd, window: Window, spec: &ProcessSpec) -> Result<(), Error> {
+    let (master, slave) = sys::open_terminal()?;
+    sys::set_window(slave.as_fd(), window.rows, window.columns)?;
+    sys::control_terminal(slave.as_fd())?;
+    sys::send_fd(console.as_fd(), master.as_fd())?;
+    use_files([&slave; 3], spec)
+}
+
+/// A program that opens `/dev/stdout` opens the pipe or terminal anew, by the rights of its user: without this only root
+/// could. Descriptors that nobody can own (`/dev/null` of the host is nobody's to give) stay as they are.
+pub fn own_streams(spec: &ProcessSpec) {
+    for fd in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+        if sys::is_stream(fd) {
+            drop(sys::give_to(fd, spec.uid));
+        }
+    }
 }
 
 /// Groups, group and user of the spec; permitted and effective capabilities stay for the next step.

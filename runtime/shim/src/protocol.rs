@@ -11,7 +11,9 @@ use crate::{
 };
 
 /// Version of this protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// From this version on a shim knows [`Request::Stream`], [`Request::Attach`] and [`Request::Resize`].
+pub const STREAMS: u32 = 2;
 /// A longer frame is a mistake, not a message.
 pub const MAX_FRAME: usize = 4 << 20;
 
@@ -68,6 +70,23 @@ pub enum Request {
     },
     /// End the shim; refused while it has children.
     Exit,
+    /// Run a command inside a container with the streams that come as descriptors with this frame, and answer when it
+    /// has ended. The end of the connection ends the command. See [`Streams`] for the order of the descriptors.
+    Stream(StreamRequest),
+    /// Connect the streams that come as descriptors to those of a container, until it ends or the connection does.
+    Attach {
+        /// Container id.
+        id: String,
+        /// Which of its streams.
+        streams: Streams,
+    },
+    /// Set the size of a container's terminal.
+    Resize {
+        /// Container id.
+        id: String,
+        /// Size.
+        window: Window,
+    },
 }
 
 /// A command inside a container.
@@ -83,6 +102,66 @@ pub struct ExecRequest {
     pub timeout_ms: u64,
     /// Bytes of output kept.
     pub max_output: u32,
+}
+
+/// A command inside a container with streams of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamRequest {
+    /// Container id.
+    pub id: String,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, over the container's.
+    pub env: Vec<String>,
+    /// Milliseconds; 0 is no limit.
+    pub timeout_ms: u64,
+    /// With a terminal, one descriptor comes: a socket that takes the terminal's master (SCM_RIGHTS).
+    pub terminal: Option<Window>,
+    /// Without a terminal: what comes as descriptors, in the order of the fields.
+    pub streams: Streams,
+}
+
+/// Which standard streams there are; the others are `/dev/null`. Descriptors come in this order, each one if it is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// Read end of a pipe.
+    pub stdin: bool,
+    /// Write end of a pipe.
+    pub stdout: bool,
+    /// Write end of a pipe.
+    pub stderr: bool,
+}
+
+impl Streams {
+    /// How many descriptors come.
+    pub fn count(self) -> usize {
+        [self.stdin, self.stdout, self.stderr].into_iter().filter(|wanted| *wanted).count()
+    }
+    fn bits(self) -> u8 {
+        u8::from(self.stdin) | u8::from(self.stdout) << 1 | u8::from(self.stderr) << 2
+    }
+    fn from_bits(bits: u8) -> Streams {
+        Streams { stdin: bits & 1 != 0, stdout: bits & 2 != 0, stderr: bits & 4 != 0 }
+    }
+}
+
+/// Size of a terminal in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Lines.
+    pub rows: u16,
+    /// Characters per line.
+    pub columns: u16,
+}
+
+impl Window {
+    fn packed(self) -> u32 {
+        u32::from(self.rows) << 16 | u32::from(self.columns)
+    }
+    fn from_packed(packed: u32) -> Window {
+        let [a, b, c, d] = packed.to_be_bytes();
+        Window { rows: u16::from_be_bytes([a, b]), columns: u16::from_be_bytes([c, d]) }
+    }
 }
 
 /// What the shim answers or tells.
@@ -215,6 +294,23 @@ impl Request {
             Request::Subscribe => drop(head(&mut w, 8, number)),
             Request::Forget { id } => head(&mut w, 9, number).str(id),
             Request::Exit => drop(head(&mut w, 10, number)),
+            Request::Stream(StreamRequest { id, args, env, timeout_ms, terminal, streams }) => {
+                head(&mut w, 11, number).str(id);
+                w.strs(args);
+                w.strs(env);
+                w.u64(*timeout_ms);
+                w.bool(terminal.is_some());
+                w.u32(terminal.unwrap_or_default().packed());
+                w.u8(streams.bits());
+            }
+            Request::Attach { id, streams } => {
+                head(&mut w, 12, number).str(id);
+                w.u8(streams.bits());
+            }
+            Request::Resize { id, window } => {
+                head(&mut w, 13, number).str(id);
+                w.u32(window.packed());
+            }
         }
         finish(w)
     }
@@ -245,9 +341,25 @@ impl Request {
             8 => Request::Subscribe,
             9 => Request::Forget { id: r.str()? },
             10 => Request::Exit,
+            11 => Request::Stream(StreamRequest {
+                id: r.str()?,
+                args: r.strs()?,
+                env: r.strs()?,
+                timeout_ms: r.u64()?,
+                terminal: terminal(r)?,
+                streams: Streams::from_bits(r.u8()?),
+            }),
+            12 => Request::Attach { id: r.str()?, streams: Streams::from_bits(r.u8()?) },
+            13 => Request::Resize { id: r.str()?, window: Window::from_packed(r.u32()?) },
             _ => return Err(Malformed),
         })
     }
+}
+
+fn terminal(r: &mut Reader<'_>) -> Result<Option<Window>, Malformed> {
+    let wanted = r.bool()?;
+    let window = Window::from_packed(r.u32()?);
+    Ok(wanted.then_some(window))
 }
 
 impl Response {
@@ -391,6 +503,18 @@ mod tests {
         check(Request::Subscribe);
         check(Request::Forget { id: "a".into() });
         check(Request::Exit);
+        let streams = Streams { stdin: true, stdout: false, stderr: true };
+        check(Request::Stream(StreamRequest {
+            id: "a".into(),
+            args: vec!["sh".into()],
+            env: vec![],
+            timeout_ms: 0,
+            terminal: Some(Window { rows: 24, columns: 65_535 }),
+            streams,
+        }));
+        check(Request::Stream(StreamRequest { streams, ..StreamRequest::default() }));
+        check(Request::Attach { id: "a".into(), streams });
+        check(Request::Resize { id: "a".into(), window: Window { rows: 1, columns: 2 } });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Decisions are in `state`; here they are carried out. Nothing here waits.
 
+mod attach;
 mod commands;
 mod creations;
 
@@ -15,6 +16,8 @@ use std::{
     },
 };
 
+use attach::Attached;
+use commands::Asked;
 use creations::{CREATE_MS, Creation};
 
 use crate::{
@@ -46,7 +49,10 @@ struct Live {
     logs: Logs,
     dirs: Dirs,
     oom: Option<Watch>,
-    _stdin: Option<OwnedFd>,
+    /// The other end of its input, where it has one.
+    stdin: Option<OwnedFd>,
+    /// The input ends with the first attachment that gives any.
+    stdin_once: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +64,7 @@ enum Token {
     Oom(String),
     Creation(u32),
     Exec(u64),
+    Attached(u64),
 }
 
 #[derive(Debug)]
@@ -69,6 +76,7 @@ struct Server {
     live: BTreeMap<String, Live>,
     creations: Vec<Creation>,
     execs: BTreeMap<u64, exec::Running>,
+    attached: Attached,
     clients: BTreeMap<u64, Client>,
     next_key: u64,
     buffer: Vec<u8>,
@@ -86,6 +94,7 @@ pub fn run(config: Config, listener: UnixListener, signals: OwnedFd) -> Result<(
         live: BTreeMap::new(),
         creations: Vec::new(),
         execs: BTreeMap::new(),
+        attached: Attached::new(),
         clients: BTreeMap::new(),
         next_key: 1,
         buffer: vec![0; 16 << 10],
@@ -106,10 +115,12 @@ impl Server {
     fn wait(&self) -> Result<Vec<Token>> {
         let mut fds = Vec::new();
         let mut tokens = Vec::new();
-        let mut add = |fd: BorrowedFd<'_>, events: i16, token: Token| {
-            fds.push(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
+        let mut add_raw = |fd: i32, events: i16, token: Token| {
+            fds.push(libc::pollfd { fd, events, revents: 0 });
             tokens.push(token);
         };
+        self.attached_fds().for_each(|(key, fd, events)| add_raw(fd, events, Token::Attached(key)));
+        let mut add = |fd: BorrowedFd<'_>, events: i16, token: Token| add_raw(fd.as_raw_fd(), events, token);
         add(self.signals.as_fd(), libc::POLLIN, Token::Signals);
         add(self.listener.as_fd(), libc::POLLIN, Token::Listener);
         for (key, client) in &self.clients {
@@ -151,12 +162,16 @@ impl Server {
             Token::Client(key) => self.read_client(key),
             Token::Output(id, which) => {
                 if let Some(live) = self.live.get_mut(&id) {
-                    live.logs.pump(which, &mut self.buffer);
+                    let attached = &mut self.attached;
+                    live.logs.pump(which, &mut self.buffer, &mut |which, bytes| {
+                        attach::feed(attached, &id, which, bytes);
+                    });
                 }
             }
             Token::Oom(id) => self.look_for_oom(&id),
             Token::Creation(creator) => self.read_creation(creator, false),
             Token::Exec(key) => self.read_exec(key),
+            Token::Attached(key) => self.move_attached(key),
         }
     }
 
@@ -189,8 +204,9 @@ impl Server {
                 client.gone = true;
                 return;
             };
+            let fds = std::mem::take(&mut client.fds);
             let answer = match request {
-                Ok(request) => self.handle(key, number, request),
+                Ok(request) => self.handle(key, number, request, fds),
                 Err(malformed) => Some(error(Step::Protocol, malformed.to_string())),
             };
             if let Some(answer) = answer {
@@ -211,7 +227,7 @@ impl Server {
     }
 
     /// `None`: answered later.
-    fn handle(&mut self, client: u64, number: u32, request: Request) -> Option<Response> {
+    fn handle(&mut self, client: u64, number: u32, request: Request, fds: Vec<OwnedFd>) -> Option<Response> {
         match request {
             Request::Hello { version: _ } => {
                 Some(Response::Hello { version: VERSION, uid: self.config.uid.clone() })
@@ -232,7 +248,18 @@ impl Server {
                     Response::Ok
                 }
             }),
-            Request::Exec(request) => self.exec(client, number, &request).err(),
+            Request::Exec(request) => self.exec(Asked { client, number }, &request).err(),
+            Request::Stream(request) => self.stream(Asked { client, number }, &request, fds).err(),
+            Request::Attach { id, streams } => self.attach(Asked { client, number }, &id, streams, fds).err(),
+            Request::Resize { id, window } => {
+                Some(match self.live.get(&id).map(|live| &live.logs.terminal) {
+                    Some(Some(terminal)) => {
+                        done(sys::set_window(terminal.as_fd(), window.rows, window.columns))
+                    }
+                    Some(None) => error(Step::Shim, format!("container {id} has no terminal")),
+                    None => not_running(&id),
+                })
+            }
             Request::Reopen { id } => Some(match self.live.get_mut(&id) {
                 None => not_running(&id),
                 Some(live) => done(create::open_log(&live.log_path).map(|file| live.logs.file = file)),
@@ -270,7 +297,10 @@ impl Server {
                 if let Some(id) = self.table.owner(pid).map(str::to_owned) {
                     self.look_for_oom(&id);
                     if let Some(live) = self.live.get_mut(&id) {
-                        live.logs.drain(&mut self.buffer);
+                        let attached = &mut self.attached;
+                        live.logs.drain(&mut self.buffer, &mut |which, bytes| {
+                            attach::feed(attached, &id, which, bytes);
+                        });
                     }
                 }
                 let actions = self.table.reaped(pid, status, sys::now_ns());
@@ -310,6 +340,7 @@ impl Server {
     /// Drops connections and watches that are over.
     fn sweep(&mut self) {
         self.clients.retain(|_, client| !client.gone);
+        self.sweep_attached();
         for (id, live) in &mut self.live {
             if self.table.pid(id).is_none() {
                 live.oom = None;

@@ -52,6 +52,96 @@ pub fn read(fd: &OwnedFd, buffer: &mut [u8]) -> Result<Option<usize>> {
     }
 }
 
+/// The same from a socket, with the descriptors that came along (they close on exec). More than eight at once are lost.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<Option<usize>> {
+    let mut control = [0_u64; 8];
+    let mut io = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zero is a valid header without address, buffers and control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut io;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: no pointers, arithmetic only.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(8 * FD) } as _;
+    // SAFETY: the header points at buffers of ours with their true lengths.
+    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let Ok(got) = usize::try_from(got) else {
+        return match Error::last_os_error() {
+            error if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
+            error => Err(error),
+        };
+    };
+    // SAFETY: the kernel has filled the header and says how much of the control data is valid.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: either null or a header inside the control data.
+    while let Some(header) = unsafe { next.as_ref() } {
+        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: the data of a header that the kernel wrote.
+            let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+            // SAFETY: no pointers, arithmetic only.
+            let head = u64::from(unsafe { libc::CMSG_LEN(0) });
+            let mut left = (header.cmsg_len as u64).saturating_sub(head);
+            let mut at = data;
+            while left >= FD.into() {
+                // SAFETY: within the length that the kernel wrote; need not be aligned.
+                fds.push(own(unsafe { at.read_unaligned() }));
+                at = at.wrapping_add(1);
+                left -= u64::from(FD);
+            }
+        }
+        // SAFETY: the same header and message as above.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
+    }
+    Ok(Some(got))
+}
+
+/// Sends one byte, and a descriptor with it.
+pub fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<()> {
+    let mut byte = [0_u8];
+    let mut control = [0_u64; 8];
+    let mut io = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // SAFETY: no pointers, arithmetic only.
+    let space = unsafe { libc::CMSG_SPACE(FD) };
+    // SAFETY: no pointers, arithmetic only.
+    let length = unsafe { libc::CMSG_LEN(FD) };
+    // SAFETY: all zero is a valid header without address, buffers and control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut io;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = space as _;
+    // SAFETY: the message points at control data with room for a header.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: there is room for one header and one descriptor, so this is null or a header of ours.
+    let Some(header) = (unsafe { first.as_mut() }) else { return Err(ErrorKind::InvalidInput.into()) };
+    header.cmsg_level = libc::SOL_SOCKET;
+    header.cmsg_type = libc::SCM_RIGHTS;
+    header.cmsg_len = length as _;
+    // SAFETY: a header with room for a descriptor behind it.
+    let data = unsafe { libc::CMSG_DATA(first) }.cast::<RawFd>();
+    // SAFETY: the data of that header; it need not be aligned.
+    unsafe { data.write_unaligned(fd.as_raw_fd()) };
+    // SAFETY: the header points at buffers of ours with their true lengths.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Bytes of one descriptor.
+const FD: u32 = 4;
+
+/// Writes what fits now. `None` when nothing does.
+pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<Option<usize>> {
+    // SAFETY: the buffer is ours and that long.
+    let put = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    match usize::try_from(put) {
+        Ok(put) => Ok(Some(put)),
+        Err(_) => match Error::last_os_error() {
+            error if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
 /// Which side of a fork this is.
 #[derive(Debug)]
 pub enum Fork {
@@ -201,6 +291,72 @@ pub fn set_undumpable() -> Result<()> {
 pub fn umask(mask: libc::mode_t) {
     // SAFETY: cannot fail.
     unsafe { libc::umask(mask) };
+}
+
+/// A pipe, a socket or a terminal: something that was made for one process, unlike `/dev/null`.
+pub fn is_stream(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: all zero is a valid struct to be filled in.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct is ours.
+    if unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) } != 0 {
+        return false;
+    }
+    // SAFETY: no pointers.
+    let terminal = || unsafe { libc::isatty(fd.as_raw_fd()) } == 1;
+    matches!(stat.st_mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFSOCK) || terminal()
+}
+
+/// The user of a descriptor's file; for those whose file can be given away at all.
+pub fn give_to(fd: BorrowedFd<'_>, uid: libc::uid_t) -> Result<()> {
+    // SAFETY: no pointers; a group of -1 stays as it is.
+    check(unsafe { libc::fchown(fd.as_raw_fd(), uid, libc::gid_t::MAX) }).map(drop)
+}
+
+/// Whether this is the multiplexer of a devpts mount: what a container put in its place is not.
+fn is_ptmx(fd: &OwnedFd) -> Result<bool> {
+    const MULTIPLEXER: (u32, u32) = (5, 2);
+    const DEVPTS: i128 = 0x1cd1;
+    // SAFETY: all zero is a valid struct to be filled in.
+    let (mut stat, mut fs): (libc::stat, libc::statfs) = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct is ours.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) })?;
+    // SAFETY: the struct is ours.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut fs) })?;
+    let device = (libc::major(stat.st_rdev), libc::minor(stat.st_rdev));
+    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFCHR && device == MULTIPLEXER && fs.f_type as i128 == DEVPTS)
+}
+
+/// A new terminal of the devpts instance at `/dev/pts`: master and slave. For processes that are inside a container.
+pub fn open_terminal() -> Result<(OwnedFd, OwnedFd)> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    // SAFETY: a C string.
+    let master = check(unsafe { libc::open(c"/dev/pts/ptmx".as_ptr(), flags) }).map(own)?;
+    if !is_ptmx(&master)? {
+        return Err(Error::new(ErrorKind::InvalidData, "/dev/pts/ptmx is not a terminal multiplexer"));
+    }
+    let unlocked: libc::c_int = 0;
+    // SAFETY: one int.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlocked) })?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: no pointers; by descriptor, so that nothing in the container's /dev is trusted.
+    let slave = check(unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTPEER as _, flags) }).map(own)?;
+    Ok((master, slave))
+}
+
+/// `_IO('T', 0x41)`: opens the other side of a terminal. Linux 4.13.
+const TIOCGPTPEER: u32 = 0x5441;
+
+/// Size of a terminal, by either side.
+pub fn set_window(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the struct is ours.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size) }).map(drop)
+}
+
+/// Makes a terminal that of this session.
+pub fn control_terminal(slave: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY as _, 0) }).map(drop)
 }
 
 /// An event counter.

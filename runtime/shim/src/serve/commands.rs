@@ -1,42 +1,92 @@
 //! Commands inside containers: started by a request, answered when they have ended.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Error, Result},
+    os::fd::OwnedFd,
+};
 
 use super::{Server, drain, error, not_running};
 use crate::{
-    exec,
-    protocol::{ExecRequest, Response, Step},
+    exec::{self, Stdio},
+    protocol::{ExecRequest, Response, Step, StreamRequest, Streams},
     records::{ExitRecord, ProcessSpec},
     report::{self, Outcome},
     sys,
 };
 
+/// Who asked, and where the answer goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) client: u64,
+    pub(super) number: u32,
+}
+
 impl Server {
-    pub(super) fn exec(
+    /// A command whose output is kept and comes with the answer.
+    pub(super) fn exec(&mut self, asked: Asked, request: &ExecRequest) -> std::result::Result<(), Response> {
+        let ExecRequest { id, args, env, timeout_ms, max_output } = request;
+        let (output, output_end) = sys::pipe().map_err(|cause| broken(&cause))?;
+        let both = output_end.try_clone().and_then(|copy| sys::set_nonblocking(&output).map(|()| copy));
+        let files = [None, Some(both.map_err(|cause| broken(&cause))?), Some(output_end)];
+        let plan = self.plan(id, args, env)?;
+        let key = self.start_command(asked, &plan, &Stdio::Files(files), *timeout_ms)?;
+        if let Some(running) = self.execs.get_mut(&key) {
+            running.output = Some(output);
+            running.max_output = *max_output as usize;
+        }
+        Ok(())
+    }
+
+    /// A command whose streams are the asker's own.
+    pub(super) fn stream(
         &mut self,
-        client: u64,
-        number: u32,
-        request: &ExecRequest,
+        asked: Asked,
+        request: &StreamRequest,
+        fds: Vec<OwnedFd>,
     ) -> std::result::Result<(), Response> {
-        let id = &request.id;
+        let StreamRequest { id, args, env, timeout_ms, terminal, streams } = request;
+        let plan = self.plan(id, args, env)?;
+        let stdio = match terminal {
+            None => Stdio::Files(assign(*streams, fds)?),
+            Some(window) => match <[OwnedFd; 1]>::try_from(fds) {
+                Ok([console]) => Stdio::Terminal(console, *window),
+                Err(_) => return Err(error(Step::Protocol, "a terminal needs one socket".to_owned())),
+            },
+        };
+        self.start_command(asked, &plan, &stdio, *timeout_ms).map(drop)
+    }
+
+    /// Everything a command inside this container has to be like.
+    fn plan(&self, id: &str, args: &[String], env: &[String]) -> std::result::Result<exec::Plan, Response> {
         let (pid, live) = self.table.pid(id).zip(self.live.get(id)).ok_or_else(|| not_running(id))?;
-        let broken = |cause: std::io::Error| error(Step::Shim, format!("start a command: {cause}"));
-        let bytes = fs::read(format!("{}/process", live.bundle)).map_err(broken)?;
-        let mut spec = ProcessSpec::from_bytes(&bytes).map_err(|bad| broken(std::io::Error::other(bad)))?;
-        spec.args.clone_from(&request.args);
-        request.env.iter().for_each(|pair| spec.set_var(pair));
-        let filter = if spec.seccomp.is_empty() { Ok(Vec::new()) } else { fs::read(&spec.seccomp) };
-        let init = sys::pidfd(pid).map_err(broken)?;
-        let plan = exec::Plan { spec, filter: filter.map_err(broken)?, cgroups: live.dirs.clone(), init };
+        let plan = || -> Result<exec::Plan> {
+            let bytes = fs::read(format!("{}/process", live.bundle))?;
+            let mut spec = ProcessSpec::from_bytes(&bytes).map_err(Error::other)?;
+            args.clone_into(&mut spec.args);
+            env.iter().for_each(|pair| spec.set_var(pair));
+            let filter = if spec.seccomp.is_empty() { Vec::new() } else { fs::read(&spec.seccomp)? };
+            Ok(exec::Plan { spec, filter, cgroups: live.dirs.clone(), init: sys::pidfd(pid)? })
+        };
+        plan().map_err(|cause| broken(&cause))
+    }
+
+    fn start_command(
+        &mut self,
+        Asked { client, number }: Asked,
+        plan: &exec::Plan,
+        stdio: &Stdio,
+        timeout_ms: u64,
+    ) -> std::result::Result<u64, Response> {
         let since = sys::now_ns();
-        let (entering, output, status) = exec::start(&plan).map_err(broken)?;
-        let limit = Some(request.timeout_ms).filter(|limit| *limit > 0);
+        let (entering, status) = exec::start(plan, stdio).map_err(|cause| broken(&cause))?;
+        let limit = Some(timeout_ms).filter(|limit| *limit > 0);
         let running = exec::Running {
-            output: Some(output),
+            output: None,
             status: Some(status),
             told: Vec::new(),
             kept: Vec::new(),
-            max_output: request.max_output as usize,
+            max_output: 0,
             deadline: limit.map(|limit| sys::monotonic_ms().saturating_add(limit)),
             timed_out: false,
             entering,
@@ -48,7 +98,7 @@ impl Server {
         };
         let key = self.key();
         self.execs.insert(key, running);
-        Ok(())
+        Ok(key)
     }
 
     /// Takes what a command wrote; answers when it has ended.
@@ -84,4 +134,21 @@ impl Server {
     pub(super) fn exec_of(&self, pid: u32) -> Option<u64> {
         self.execs.iter().find(|(_, running)| running.pid == Some(pid)).map(|(key, _)| *key)
     }
+}
+
+/// Descriptors to the streams they are for.
+pub(super) fn assign(
+    streams: Streams,
+    fds: Vec<OwnedFd>,
+) -> std::result::Result<[Option<OwnedFd>; 3], Response> {
+    if fds.len() != streams.count() {
+        let text = format!("{} descriptors for {} streams", fds.len(), streams.count());
+        return Err(error(Step::Protocol, text));
+    }
+    let mut fds = fds.into_iter();
+    Ok([streams.stdin, streams.stdout, streams.stderr].map(|wanted| if wanted { fds.next() } else { None }))
+}
+
+fn broken(cause: &Error) -> Response {
+    error(Step::Shim, format!("start a command: {cause}"))
 }

@@ -58,7 +58,7 @@ impl Server {
             Err(cause) => return Some(error(Step::Shim, format!("start the creator: {cause}"))),
         };
         let logs = Logs::new(log, started.stdout, started.stderr);
-        let live = Live { bundle, log_path, logs, dirs, oom: None, _stdin: started.stdin };
+        let live = Live { bundle, log_path, logs, dirs, oom: None, stdin: started.stdin, stdin_once: false };
         self.table.begin(id, now);
         self.live.insert(id.to_owned(), live);
         let (creator, status) = (started.creator, started.status);
