@@ -13,7 +13,7 @@ use std::{
 
 use orlop_runtime::{
     BoxError, ContainerSpec, ExecRequest, Layers, Mount, PodRef, Propagation, Resources, Runtime,
-    RuntimeConfig, SandboxSpec, Seccomp,
+    RuntimeConfig, SandboxSpec, Seccomp, UserRequest,
     image::{Image, ImageConfig},
 };
 
@@ -109,7 +109,7 @@ fn container(dir: &Path, uid: &str, name: &str) -> ContainerSpec {
         args: vec![],
         env: vec![],
         working_dir: None,
-        user: None,
+        user: UserRequest::default(),
         mounts: vec![Mount {
             source: dir.join("starts"),
             destination: "/starts".into(),

@@ -128,7 +128,7 @@ fn container(log_path: PathBuf) -> ContainerSpec {
         args: vec![],
         env: vec![],
         working_dir: None,
-        user: None,
+        user: orlop_runtime::UserRequest::default(),
         mounts: vec![],
         privileged: false,
         add_capabilities: vec![],

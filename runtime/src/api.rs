@@ -108,8 +108,8 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Replaces the image's working directory.
     pub working_dir: Option<String>,
-    /// `None`: the image's user.
-    pub user: Option<User>,
+    /// Who it runs as, as far as it was said.
+    pub user: UserRequest,
     /// Volumes and files of the host.
     pub mounts: Vec<Mount>,
     /// All capabilities and devices, nothing masked, no seccomp.
@@ -145,6 +145,25 @@ pub struct User {
     pub gid: u32,
     /// Supplementary groups.
     pub additional_gids: Vec<u32>,
+}
+
+/// Who a container shall run as: what is not said is the image's business.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRequest {
+    /// User id; else the image's user.
+    pub uid: Option<u32>,
+    /// Primary group; else the image's group, or that of the user in the image's passwd.
+    pub gid: Option<u32>,
+    /// Supplementary groups.
+    pub additional_gids: Vec<u32>,
+    /// Only these: the groups that the image gives its user do not count (supplementalGroupsPolicy Strict).
+    pub strict: bool,
+}
+
+impl From<User> for UserRequest {
+    fn from(User { uid, gid, additional_gids }: User) -> UserRequest {
+        UserRequest { uid: Some(uid), gid: Some(gid), additional_gids, strict: false }
+    }
 }
 
 /// A bind mount from the host.
@@ -197,6 +216,8 @@ pub struct Container {
     pub image_ref: String,
     /// `sha256:<config digest>`.
     pub image_id: String,
+    /// Who it runs as; not known until its image was looked at.
+    pub user: Option<User>,
     /// CRI log file.
     pub log_path: PathBuf,
     /// Where it is in its life.

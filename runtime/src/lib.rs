@@ -36,7 +36,7 @@ mod view;
 
 pub use api::{
     Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, Mount, PodRef, Propagation,
-    Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
+    Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User, UserRequest,
 };
 pub use bundle::container_id;
 pub use client::{Layers, Runtime};

@@ -14,7 +14,7 @@ use orlop_shim::records::{ExitRecord, PidRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    api::{Container, ContainerSpec, ContainerState, Exit, Sandbox, SandboxSpec},
+    api::{Container, ContainerSpec, ContainerState, Exit, Sandbox, SandboxSpec, User},
     bundle::{self, Layout},
 };
 
@@ -37,6 +37,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) stop_signal: Option<String>,
     pub(crate) stdin: bool,
+    /// Absent in records of earlier versions.
+    #[serde(default)]
+    pub(crate) user: Option<User>,
     pub(crate) created_at: Timestamp,
 }
 
@@ -52,13 +55,14 @@ impl ContainerRecord {
             labels: spec.labels.clone(),
             stop_signal: spec.image.config.stop_signal.clone(),
             stdin: spec.stdin,
+            user: None,
             created_at: now,
         }
     }
 
     pub(crate) fn container(self, state: ContainerState) -> Container {
-        let ContainerRecord { id, name, attempt, image_ref, image_id, log_path, labels, .. } = self;
-        Container { id, name, attempt, image_ref, image_id, log_path, state, labels }
+        let ContainerRecord { id, name, attempt, image_ref, image_id, log_path, labels, user, .. } = self;
+        Container { id, name, attempt, image_ref, image_id, user, log_path, state, labels }
     }
 }
 

@@ -87,7 +87,7 @@ impl Runtime {
         }
         drop(self.clean_container(uid, id));
         fs::create_dir_all(&dir).map_err(failed(dir.clone()))?;
-        let record = ContainerRecord::new(id.to_owned(), spec, Timestamp::now());
+        let mut record = ContainerRecord::new(id.to_owned(), spec, Timestamp::now());
         records::write_json(&file(bundle::RECORD), &record).map_err(failed(file(bundle::RECORD)))?;
         check_volumes(spec)?;
         let root = file(bundle::ROOTFS);
@@ -95,6 +95,8 @@ impl Runtime {
         let host = self.host(&sandbox, id, spec, &root)?;
         let cgroups = self.0.hierarchies.describe(&format!("{}/{id}", sandbox.cgroup));
         let built = spec::bundle(spec, &host)?;
+        record.user = Some(built.user);
+        records::write_json(&file(bundle::RECORD), &record).map_err(failed(file(bundle::RECORD)))?;
         rootfs::make_dir(&root, &built.process.cwd).map_err(StartError::Rootfs)?;
         let plan =
             serde_json::to_vec(&built.plan).map_err(|error| failed(file(bundle::PLAN))(error.into()))?;

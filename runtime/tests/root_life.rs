@@ -56,7 +56,7 @@ async fn exec_is_the_container_over_again() {
     let node = Node::new().await;
     node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
     let mut spec = node.shell("a", "cat /proc/self/status; echo up; sleep 100");
-    spec.user = Some(User { uid: 33, gid: 34, additional_gids: vec![] });
+    spec.user = User { uid: 33, gid: 34, additional_gids: vec![] }.into();
     spec.env = vec![("A".into(), "container".into()), ("B".into(), "container".into())];
     spec.working_dir = Some("/tmp".into());
     spec.resources =

@@ -54,7 +54,7 @@ async fn default_capabilities_filter_and_signals() {
         assert_eq!(field(&status, name), expected, "{name}");
     }
     let mut spec = node.container("b", &["cat", "/proc/self/status"]);
-    spec.user = Some(User { uid: 33, gid: 34, additional_gids: vec![7] });
+    spec.user = User { uid: 33, gid: 34, additional_gids: vec![7] }.into();
     spec.no_new_privileges = true;
     spec.drop_capabilities = vec!["ALL".into()];
     spec.add_capabilities = vec!["NET_BIND_SERVICE".into()];

@@ -82,7 +82,7 @@ async fn three_streams_an_exit_code_and_the_end_of_the_input() {
 async fn a_terminal_of_the_container_that_can_be_resized() {
     let node = Node::new().await;
     let mut spec = node.shell("a", "echo up; sleep 1000");
-    spec.user = Some(orlop_runtime::User { uid: 33, gid: 34, additional_gids: vec![] });
+    spec.user = orlop_runtime::User { uid: 33, gid: 34, additional_gids: vec![] }.into();
     node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
     let id = node.runtime.start_container("u1", &spec).await.unwrap().id;
     node.wait_for_log(&spec, "up").await;
@@ -200,7 +200,7 @@ async fn who_does_not_read_is_let_go_and_the_container_goes_on() {
 async fn anybody_may_open_the_standard_streams() {
     let node = Node::new().await;
     let mut spec = node.shell("a", "echo up > /dev/stdout; echo err > /dev/stderr; sleep 1000");
-    spec.user = Some(orlop_runtime::User { uid: 33, gid: 34, additional_gids: vec![] });
+    spec.user = orlop_runtime::User { uid: 33, gid: 34, additional_gids: vec![] }.into();
     spec.drop_capabilities = vec!["ALL".into()];
     node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
     let id = node.runtime.start_container("u1", &spec).await.unwrap().id;

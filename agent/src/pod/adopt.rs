@@ -110,6 +110,7 @@ mod tests {
             attempt: *attempt,
             image_ref: "i".into(),
             image_id: "sha256:1".into(),
+            user: None,
             log_path: "/log".into(),
             state: match *state {
                 "created" => ContainerState::Created,

@@ -17,9 +17,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     expand::{expand, names},
-    machine::{ContainerSpec, Image, PodRef, Propagation, SandboxSpec, Seccomp, User},
+    machine::{ContainerSpec, Image, PodRef, Propagation, SandboxSpec, Seccomp, UserRequest},
     names as pod_names,
-    observed::{LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_STOP_SIGNAL, LABEL_USER, user_label},
+    observed::{LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_STOP_SIGNAL},
     resources,
     settings::Settings,
 };
@@ -80,7 +80,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
     let empty = PodSpec::default();
     let pod_spec = pod.spec.as_ref().unwrap_or(&empty);
     let security = container.security_context.clone().unwrap_or_default();
-    let user = user(pod_spec, &security, image);
+    let user = user(pod_spec, &security);
     run_as_non_root(pod, container, &security, image)?;
 
     let known =
@@ -95,7 +95,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
     let spec = ContainerSpec {
         name: container.name.clone(),
         attempt,
-        labels: labels(&image_ref, image, user.as_ref()),
+        labels: labels(&image_ref, image),
         image_ref,
         image: Arc::clone(image),
         command: words(&container.command),
@@ -133,13 +133,10 @@ pub fn log_path(logs: &Path, pod: &PodRef, container: &str, attempt: u32) -> Pat
     log_dir(logs, pod).join(container).join(format!("{attempt}.log"))
 }
 
-fn labels(image_ref: &str, image: &Image, user: Option<&User>) -> BTreeMap<String, String> {
+fn labels(image_ref: &str, image: &Image) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     labels.insert(LABEL_IMAGE.into(), shown_name(image_ref, image).into());
     labels.insert(LABEL_IMAGE_ID.into(), image.digests.first().unwrap_or(&image.id).clone());
-    if let Some(user) = user {
-        labels.insert(LABEL_USER.into(), user_label(user));
-    }
     if let Some(signal) = &image.config.stop_signal {
         labels.insert(LABEL_STOP_SIGNAL.into(), signal.clone());
     }
@@ -155,21 +152,18 @@ fn shown_name<'a>(image_ref: &'a str, image: &'a Image) -> &'a str {
     image.tags.iter().find(asked).or(image.tags.first()).map_or(image_ref, String::as_str)
 }
 
-/// Container over pod over image. An image user by name stays the runtime's business.
-fn user(spec: &PodSpec, security: &SecurityContext, image: &Image) -> Option<User> {
+/// Container over pod; what neither says stays the runtime's business, which can look into the image.
+fn user(spec: &PodSpec, security: &SecurityContext) -> UserRequest {
     let pod = spec.security_context.as_ref();
-    let (image_uid, image_gid) = numeric_user(&image.config.user);
-    let uid = security.run_as_user.or(pod.and_then(|pod| pod.run_as_user));
-    let gid = security.run_as_group.or(pod.and_then(|pod| pod.run_as_group));
-    let uid = match uid {
-        Some(uid) => u32::try_from(uid).ok()?,
-        None => image_uid?,
-    };
-    let gid = gid.and_then(|gid| u32::try_from(gid).ok()).or(image_gid).unwrap_or_default();
-    let wanted =
+    let id = |id: i64| u32::try_from(id).ok();
+    let groups =
         pod.into_iter().flat_map(|pod| pod.supplemental_groups.iter().flatten().copied().chain(pod.fs_group));
-    let additional_gids = wanted.filter_map(|gid| u32::try_from(gid).ok()).collect();
-    Some(User { uid, gid, additional_gids })
+    UserRequest {
+        uid: security.run_as_user.or(pod.and_then(|pod| pod.run_as_user)).and_then(id),
+        gid: security.run_as_group.or(pod.and_then(|pod| pod.run_as_group)).and_then(id),
+        additional_gids: groups.filter_map(id).collect(),
+        strict: pod.and_then(|pod| pod.supplemental_groups_policy.as_deref()) == Some("Strict"),
+    }
 }
 
 /// `uid[:gid]` if given in numbers; nothing is root.
@@ -291,7 +285,9 @@ mod tests {
         };
         let text = match spec(parts) {
             Ok((spec, mounts)) => {
-                let user = spec.user.as_ref().map_or("image's".into(), user_label);
+                let id = |id: Option<u32>| id.map_or("image's".to_owned(), |id| id.to_string());
+                let UserRequest { uid, gid, additional_gids, strict: _ } = &spec.user;
+                let user = format!("{}:{}:{additional_gids:?}", id(*uid), id(*gid));
                 let mut text = format!(
                     "run {:?} {:?} as {user} log {} seccomp {:?}\n",
                     spec.command,
@@ -326,7 +322,7 @@ mod tests {
             "{containers: [{name: c, command: [\"$(A)\", \"$(B)\"], args: [\"$$(A)\"]}]}",
             "",
             expect![[r#"
-                run ["1", "$(B)"] ["$(A)"] as 0:0: log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
+                run ["1", "$(B)"] ["$(A)"] as image's:image's:[] log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
             "#]],
         );
     }
@@ -339,14 +335,14 @@ mod tests {
             spec,
             "1000:1001",
             expect![[r#"
-                run [] [] as 7:8:10,9 log /logs/ns_p_u/c/3.log seccomp Unconfined
+                run [] [] as 7:8:[10, 9] log /logs/ns_p_u/c/3.log seccomp Unconfined
             "#]],
         );
         check(
             "{containers: [{name: c, securityContext: {privileged: true}}]}",
             "www",
             expect![[r#"
-                run [] [] as image's log /logs/ns_p_u/c/3.log seccomp Unconfined
+                run [] [] as image's:image's:[] log /logs/ns_p_u/c/3.log seccomp Unconfined
             "#]],
         );
     }
@@ -372,7 +368,7 @@ mod tests {
             spec,
             "7",
             expect![[r#"
-                run [] [] as 7:0: log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
+                run [] [] as image's:image's:[] log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
             "#]],
         );
     }
@@ -384,7 +380,7 @@ mod tests {
              [{name: m, mountPath: /a/b}, {name: e, mountPath: /a, subPathExpr: \"$(A)/x\"}]}]}",
             "",
             expect![[r#"
-                run [] [] as 0:0: log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
+                run [] [] as image's:image's:[] log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
                 mount e/1/x at /a rw
                 mount m at /a/b ro
             "#]],

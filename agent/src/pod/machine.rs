@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 pub use orlop_runtime::{
     Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, Mount, PodRef, Propagation,
-    Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
+    Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User, UserRequest,
     image::{Credential, Image, ImageConfig, Keyring},
 };
 

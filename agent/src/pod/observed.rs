@@ -14,8 +14,6 @@ use super::{
     machine::{Container, ContainerState, Exit, Image, User},
 };
 
-/// Label of our containers: `uid:gid:group,group`, for `status.containerStatuses[].user`.
-pub const LABEL_USER: &str = "orlop/user";
 /// Label of our containers: the signal that stops them.
 pub const LABEL_STOP_SIGNAL: &str = "orlop/stop-signal";
 /// Label of our containers: the image's name as shown in the status.
@@ -332,7 +330,7 @@ pub fn started_without_probe(desired: &Desired, kind: Option<Kind>, name: &str) 
 impl Instance {
     /// From what the runtime says.
     pub fn new(container: Container, started: bool) -> Instance {
-        let Container { id, attempt, image_ref, image_id, log_path, state, mut labels, .. } = container;
+        let Container { id, attempt, image_ref, image_id, user, log_path, state, mut labels, .. } = container;
         let life = match state {
             ContainerState::Created => Life::Running { started_at: Timestamp::UNIX_EPOCH },
             ContainerState::Running { started_at, .. } => Life::Running { started_at },
@@ -344,7 +342,7 @@ impl Instance {
             image: labels.remove(LABEL_IMAGE).unwrap_or_else(|| image_ref.clone()),
             image_id: labels.remove(LABEL_IMAGE_ID).unwrap_or(image_id),
             image_ref,
-            user: labels.get(LABEL_USER).and_then(|text| parse_user(text)),
+            user,
             stop_signal: labels.remove(LABEL_STOP_SIGNAL),
             log_path,
             life,
@@ -353,18 +351,4 @@ impl Instance {
             unhealthy: None,
         }
     }
-}
-
-/// The text of [`LABEL_USER`].
-pub fn user_label(user: &User) -> String {
-    let groups: Vec<_> = user.additional_gids.iter().map(u32::to_string).collect();
-    format!("{}:{}:{}", user.uid, user.gid, groups.join(","))
-}
-
-fn parse_user(text: &str) -> Option<User> {
-    let mut parts = text.splitn(3, ':');
-    let uid = parts.next()?.parse().ok()?;
-    let gid = parts.next()?.parse().ok()?;
-    let additional_gids = parts.next()?.split(',').filter_map(|group| group.parse().ok()).collect();
-    Some(User { uid, gid, additional_gids })
 }

@@ -169,6 +169,7 @@ impl Runtime for Fake {
                 attempt: spec.attempt,
                 image_ref: spec.image_ref.clone(),
                 image_id: spec.image.id.clone(),
+                user: None,
                 log_path: spec.log_path.clone(),
                 state: ContainerState::Running { pid: 1, started_at },
                 labels: spec.labels.clone(),

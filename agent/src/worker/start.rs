@@ -100,6 +100,7 @@ fn never_ran(job: &Job, request: machine::ContainerSpec, message: &str) -> Insta
         attempt: request.attempt,
         image_ref: request.image_ref,
         image_id: request.image.id.clone(),
+        user: None,
         log_path: request.log_path,
         state: ContainerState::Exited(exit.clone()),
         labels: request.labels,

@@ -219,7 +219,7 @@ fn container(scratch: &Scratch, name: &str) -> ContainerSpec {
         args: vec![],
         env: vec![],
         working_dir: None,
-        user: None,
+        user: orlop_runtime::UserRequest::default(),
         mounts: vec![],
         privileged: false,
         add_capabilities: vec![],

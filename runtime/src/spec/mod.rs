@@ -19,7 +19,7 @@ use self::{
     plan::{Hierarchy, Plan},
     user::{Accounts, UserError},
 };
-use crate::api::{ContainerSpec, Propagation};
+use crate::api::{ContainerSpec, Propagation, User};
 
 /// What the machine and the sandbox bring.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +82,8 @@ pub struct Bundle {
     pub plan: Plan,
     /// `process`.
     pub process: ProcessSpec,
+    /// Who the container runs as.
+    pub user: User,
 }
 
 /// A request that cannot be met.
@@ -116,7 +118,7 @@ pub fn bundle(spec: &ContainerSpec, host: &Host) -> Result<Bundle, SpecError> {
     if args.is_empty() {
         return Err(SpecError::NoCommand);
     }
-    let resolved = host.accounts.resolve(spec.user.as_ref(), &spec.image.config.user)?;
+    let resolved = host.accounts.resolve(&spec.user, &spec.image.config.user)?;
     let capabilities = capabilities(spec, host.capabilities)?;
     let process = ProcessSpec {
         args,
@@ -124,13 +126,13 @@ pub fn bundle(spec: &ContainerSpec, host: &Host) -> Result<Bundle, SpecError> {
         cwd: process::directory(spec),
         uid: resolved.user.uid,
         gid: resolved.user.gid,
-        groups: resolved.user.additional_gids,
+        groups: resolved.user.additional_gids.clone(),
         capabilities: capabilities.0,
         no_new_privs: spec.no_new_privileges,
         seccomp: host.seccomp.clone(),
         oom_score_adj: spec.resources.oom_score_adj.map(|score| score.max(host.oom_floor)),
     };
-    Ok(Bundle { plan: plan(spec, host), process })
+    Ok(Bundle { plan: plan(spec, host), process, user: resolved.user })
 }
 
 fn plan(spec: &ContainerSpec, host: &Host) -> Plan {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{Mount, Propagation, Resources, Seccomp},
+    api::{Mount, Propagation, Resources, Seccomp, UserRequest},
     image::{Image, ImageConfig},
 };
 
@@ -31,7 +31,7 @@ fn spec() -> ContainerSpec {
         args: vec![],
         env: vec![("A".into(), "pod".into())],
         working_dir: None,
-        user: None,
+        user: UserRequest::default(),
         mounts: vec![],
         privileged: false,
         add_capabilities: vec![],
@@ -65,7 +65,7 @@ fn check(change: impl FnOnce(&mut ContainerSpec, &mut Host), pointer: &str, expe
     let (mut spec, mut host) = (spec(), host());
     change(&mut spec, &mut host);
     let found = match bundle(&spec, &host) {
-        Ok(Bundle { plan, process }) => {
+        Ok(Bundle { plan, process, user: _ }) => {
             let ProcessSpec { args, env, cwd, oom_score_adj, .. } = process;
             let process = json!({ "args": args, "env": env, "cwd": cwd, "oomScoreAdj": oom_score_adj });
             let both = json!({ "plan": plan, "process": process });

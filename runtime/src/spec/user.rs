@@ -1,6 +1,6 @@
 //! Who a container runs as, from the image's user and the texts of its passwd and group files. Pure.
 
-use crate::api::User;
+use crate::api::{User, UserRequest};
 
 /// Text of an image's `/etc/passwd` and `/etc/group`; empty where there is none.
 #[derive(Clone, Debug, Default)]
@@ -57,20 +57,20 @@ impl Accounts {
         })
     }
 
-    /// An explicit user wins; the image's is `user[:group]`, names or numbers, empty for root.
-    pub fn resolve(&self, explicit: Option<&User>, image: &str) -> Result<Resolved, UserError> {
-        let (uid, gid, extra) = match explicit {
-            Some(User { uid, gid, additional_gids }) => (*uid, *gid, additional_gids.as_slice()),
-            None => {
-                let (uid, gid) = self.image_user(image)?;
-                (uid, gid, [].as_slice())
-            }
+    /// What was asked for wins; the rest is the image's `user[:group]`, names or numbers, empty for root. A user that was
+    /// asked for by number has the group that the image's passwd gives it, as under containerd.
+    pub fn resolve(&self, asked: &UserRequest, image: &str) -> Result<Resolved, UserError> {
+        let (uid, its_gid) = match asked.uid {
+            Some(uid) => (uid, self.users().find(|entry| entry.uid == uid).map_or(0, |entry| entry.gid)),
+            None => self.image_user(image)?,
         };
+        let gid = asked.gid.unwrap_or(its_gid);
         let entry = self.users().find(|entry| entry.uid == uid);
         let member = |members: &str| entry.as_ref().is_some_and(|e| members.split(',').any(|m| m == e.name));
-        let of_image = self.groups().filter(|(_, _, members)| member(members)).map(|(_, gid, _)| gid);
+        let of_image = self.groups().filter(|(_, _, members)| !asked.strict && member(members));
+        let of_image = of_image.map(|(_, gid, _)| gid);
         let mut groups: Vec<u32> = Vec::new();
-        for group in [gid].into_iter().chain(extra.iter().copied()).chain(of_image) {
+        for group in [gid].into_iter().chain(asked.additional_gids.iter().copied()).chain(of_image) {
             if !groups.contains(&group) {
                 groups.push(group);
             }
@@ -107,36 +107,55 @@ impl Accounts {
 mod tests {
     use super::*;
 
-    fn check(explicit: Option<(u32, u32, &[u32])>, image: &str, expected: &str) {
-        let accounts = Accounts {
+    fn accounts() -> Accounts {
+        Accounts {
             passwd: "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:w:/srv:/bin/sh\nbroken\nx:y\n".into(),
             group: "root:x:0:\nweb:x:34:\nlogs:x:50:other,web\nops:x:60:web\n".into(),
-        };
-        let explicit = explicit.map(|(uid, gid, groups)| User { uid, gid, additional_gids: groups.to_vec() });
-        let found = accounts.resolve(explicit.as_ref(), image).map_or_else(
+        }
+    }
+
+    fn check(asked: &UserRequest, image: &str, expected: &str) {
+        let found = accounts().resolve(asked, image).map_or_else(
             |error| error.to_string(),
             |Resolved { user: User { uid, gid, additional_gids }, home }| {
                 format!("{uid}:{gid} {additional_gids:?} {home}")
             },
         );
-        assert_eq!(found, expected, "{explicit:?} {image:?}");
+        assert_eq!(found, expected, "{asked:?} {image:?}");
     }
 
     #[test]
     fn image_users_by_name_and_number() {
-        check(None, "", "0:0 [0] /root");
-        check(None, "web", "33:34 [34, 50, 60] /srv");
-        check(None, "33", "33:34 [34, 50, 60] /srv");
-        check(None, "web:logs", "33:50 [50, 60] /srv");
-        check(None, "1000", "1000:0 [0] /");
-        check(None, "1000:1001", "1000:1001 [1001] /");
-        check(None, "nobody", "unable to find user nobody: no matching entries in passwd file");
-        check(None, "web:none", "unable to find group none: no matching entries in group file");
+        let check = |image, expected| check(&UserRequest::default(), image, expected);
+        check("", "0:0 [0] /root");
+        check("web", "33:34 [34, 50, 60] /srv");
+        check("33", "33:34 [34, 50, 60] /srv");
+        check("web:logs", "33:50 [50, 60] /srv");
+        check("1000", "1000:0 [0] /");
+        check("1000:1001", "1000:1001 [1001] /");
+        check("nobody", "unable to find user nobody: no matching entries in passwd file");
+        check("web:none", "unable to find group none: no matching entries in group file");
     }
 
     #[test]
-    fn explicit_users_win() {
-        check(Some((7, 8, &[9, 8])), "web", "7:8 [8, 9] /");
-        check(Some((33, 0, &[])), "", "33:0 [0, 50, 60] /srv");
+    fn what_was_asked_for_wins_and_the_image_fills_in() {
+        let asked = |uid: Option<u32>, gid: Option<u32>, groups: &[u32]| UserRequest {
+            uid,
+            gid,
+            additional_gids: groups.to_vec(),
+            strict: false,
+        };
+        check(&asked(Some(7), Some(8), &[9, 8]), "web", "7:8 [8, 9] /");
+        check(&asked(Some(33), Some(0), &[]), "", "33:0 [0, 50, 60] /srv");
+        check(&asked(Some(33), None, &[]), "1000:1001", "33:34 [34, 50, 60] /srv");
+        check(&asked(Some(7), None, &[]), "1000:1001", "7:0 [0] /");
+        check(&asked(None, None, &[9]), "web", "33:34 [34, 9, 50, 60] /srv");
+        check(&asked(None, Some(5), &[]), "web:logs", "33:5 [5, 50, 60] /srv");
+    }
+
+    #[test]
+    fn strict_leaves_out_the_groups_of_the_image() {
+        let asked = UserRequest { additional_gids: vec![9], strict: true, ..UserRequest::default() };
+        check(&asked, "web", "33:34 [34, 9] /srv");
     }
 }

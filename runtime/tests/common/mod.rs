@@ -154,7 +154,7 @@ impl Node {
             args: vec![],
             env: vec![],
             working_dir: None,
-            user: None,
+            user: orlop_runtime::UserRequest::default(),
             mounts: vec![],
             privileged: false,
             add_capabilities: vec![],

@@ -181,6 +181,7 @@ impl World {
             attempt,
             image_ref: "i".into(),
             image_id: "sha256:1".into(),
+            user: None,
             log_path: "/log".into(),
             state: ContainerState::Running { pid: 1, started_at: self.now },
             labels: BTreeMap::new(),
