@@ -340,6 +340,20 @@ async fn redirects_are_followed_but_not_in_circles_nor_with_credentials() {
     });
     bench.pull(&registry.address, Keyring::from(Some(auth("secret")))).await.unwrap();
     assert!(elsewhere.asked.lock().unwrap().len() >= 3 && seen.lock().unwrap().is_empty());
+    // Where a redirect leads, somebody asks for the password.
+    let thief = FakeRegistry::start(|ask| {
+        let host = &ask.headers["host"];
+        let challenge = format!(r#"Bearer realm="http://{host}/token""#);
+        Answer::new(401, "").header("WWW-Authenticate", &challenge)
+    });
+    let (honest, target) = (bench.honest(), thief.address.clone());
+    let registry = FakeRegistry::start(move |ask| match ask.path.contains("/blobs/") {
+        true => Answer::new(307, "").header("Location", &format!("http://{target}{}", ask.path)),
+        false => honest(ask),
+    });
+    let error = bench.pull(&registry.address, Keyring::from(Some(auth("secret")))).await.unwrap_err();
+    assert!(error.is_unauthorized(), "{}", chain(&error));
+    assert_eq!(asked(&thief, "/token"), 0);
     let circle = FakeRegistry::start(|ask| Answer::new(302, "").header("Location", &ask.path));
     Bench::new().refused(&circle, "the registry redirects where nobody may follow").await;
     assert!(circle.asked.lock().unwrap().len() < 3);
@@ -366,6 +380,26 @@ async fn a_registry_that_drips_is_given_up() {
     });
     let expected = format!("fetch layer {} of REGISTRY/lib/test:v1: broke off after ", bench.big());
     bench.refused(&registry, &expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_gives_more_and_less_in_turn_is_given_up() {
+    let mut bench = Bench::new();
+    let noise: Vec<u8> = (0..4_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let big = Tar::new().entry(tar::EntryType::Regular, "big", "", 0o644, &noise).bytes();
+    bench.layers = vec![layer(&big, With::Nothing)];
+    layout(&bench.layout(), None, &bench.layers);
+    let (honest, big) = (bench.honest(), bench.big());
+    let registry = FakeRegistry::start(move |ask| {
+        if !ask.path.ends_with(big.as_str()) {
+            return honest(ask);
+        }
+        // No ranges, and every other time nearly nothing.
+        let whole = honest(&Ask { path: ask.path.clone(), headers: BTreeMap::new(), before: 0 });
+        Answer { cut: Some(if ask.before % 2 == 0 { 3 << 20 } else { 1000 }), ..whole }
+    });
+    bench.refused(&registry, "broke off after ").await;
+    assert!(asked(&registry, bench.big().as_str()) < 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,10 @@ pub enum Exceeded {
     Ratio(u64),
 }
 
+/// 32 MiB: what the encoders of builders use at most. The library's own limit of 128 MiB, times the layers that are
+/// unpacked at once, would be a stranger's to take.
+const ZSTD_WINDOW_LOG_MAX: u32 = 25;
+
 /// The stream without its compression, which is told by its first bytes: media types lie more often.
 pub(crate) fn decompress<'a>(source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut source = BufReader::with_capacity(128 << 10, source);
@@ -47,7 +51,9 @@ pub(crate) fn decompress<'a>(source: impl Read + 'a) -> io::Result<Box<dyn Read 
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(source)));
     }
     if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        return Ok(Box::new(zstd::stream::read::Decoder::with_buffer(source)?));
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+        decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+        return Ok(Box::new(decoder));
     }
     Ok(Box::new(source))
 }

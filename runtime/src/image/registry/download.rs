@@ -73,6 +73,8 @@ impl Registry {
     async fn ask_one(&self, seat: &Seat, download: &mut Download<'_>) -> Result<Outcome, RegistryError> {
         // What another host sent may be what makes the whole wrong: then this one starts from nothing.
         let mut foreign = download.done > 0;
+        // A server that gives more, then less, then more leads nowhere: only what was never reached before counts.
+        let mut best = download.done;
         let mut attempt = 0;
         let mut broke_off = None;
         loop {
@@ -98,7 +100,8 @@ impl Registry {
                 // Where it broke off says more than what a registry answers to being asked for the rest.
                 Err(error) => return Ok(Outcome::Failed(broke_off.unwrap_or(error))),
             };
-            attempt = if download.done.saturating_sub(before) >= STEP { 1 } else { attempt + 1 };
+            attempt = if download.done.saturating_sub(best) >= STEP { 1 } else { attempt + 1 };
+            best = best.max(download.done);
             let pause = retry::pause(attempt, error.asked_pause()).filter(|_| attempt < ATTEMPTS);
             tracing::debug!(digest = %download.digest, done = download.done, %error, "blob broke off");
             let says_more = matches!(error, RegistryError::BrokeOff { .. } | RegistryError::Mismatch(_));
@@ -118,7 +121,10 @@ impl Registry {
     async fn attempt(&self, seat: &Seat, download: &mut Download<'_>) -> Result<(), RegistryError> {
         let url = seat.host.url("blobs", download.digest.as_str());
         let from = Some(download.done).filter(|done| *done > 0);
-        let response = self.request(seat, &url, None, from).await?;
+        // Until the content begins; from then on its pace is what counts.
+        let begun = tokio::time::timeout(self.timing.document, self.request(seat, &url, None, from)).await;
+        let begun = begun.unwrap_or_else(|_| Err(RegistryError::Unreachable("no answer in time".into())));
+        let response = begun?;
         match (response.status().as_u16(), from) {
             // Nothing there: the blob is shorter than promised.
             (416, _) => return Ok(()),

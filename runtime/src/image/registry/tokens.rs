@@ -11,7 +11,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::{
-    Client, Response,
+    Client, Response, Url,
     header::{HeaderValue, WWW_AUTHENTICATE},
 };
 
@@ -78,6 +78,11 @@ impl Tokens {
         key: &Key,
         refused: &Response,
     ) -> Result<HeaderValue, RegistryError> {
+        // Where a redirect led to is not asked for its opinion on passwords.
+        let asked = refused.url().origin();
+        if !Url::parse(&host.origin).is_ok_and(|own| own.origin() == asked) {
+            return Err(RegistryError::Unauthorized);
+        }
         let headers = refused.headers().get_all(WWW_AUTHENTICATE);
         let challenge = challenge::choose(headers.iter().filter_map(|value| value.to_str().ok()));
         let learnt = match (challenge, &key.auth) {
