@@ -53,6 +53,64 @@ pub enum Command {
         #[command(flatten)]
         dirs: DirArgs,
     },
+    /// Run a command in a container on this machine, without an API server.
+    Exec {
+        /// Hand on standard input.
+        #[arg(short = 'i', long)]
+        stdin: bool,
+        /// Give it a terminal.
+        #[arg(short, long)]
+        tty: bool,
+        /// The container.
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Program and arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+        /// Where it is.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// Look at what a container on this machine writes from now on, and hand it standard input.
+    Attach {
+        /// Hand on standard input.
+        #[arg(short = 'i', long)]
+        stdin: bool,
+        /// The container.
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Where it is.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// Print the log of a container on this machine, without an API server.
+    Logs {
+        /// Go on while the container runs.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines.
+        #[arg(long)]
+        tail: Option<u64>,
+        /// Begin each line with its time.
+        #[arg(long)]
+        timestamps: bool,
+        /// The container.
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Where it is.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// Print what is known of a pod on this machine as JSON.
+    Inspect {
+        /// Name, `namespace/name` or UID of the pod.
+        pod: String,
+        /// Where it is.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// List what the containers on this machine use.
+    Stats(DirArgs),
     /// Say in words what the service load balancer's maps in the kernel hold.
     Services(DirArgs),
     /// Print a kubeconfig with a new client certificate of the standalone cluster's CA.
@@ -126,6 +184,16 @@ pub enum ImageCommand {
         #[arg(required = true)]
         references: Vec<String>,
     },
+}
+
+/// A container on this machine.
+#[derive(Clone, Debug, Args)]
+pub struct TargetArgs {
+    /// Name, `namespace/name` or UID of the pod, or the first digits of the container's id.
+    pub pod: String,
+    /// Name of the container [default: the pod's first].
+    #[arg(short, long)]
+    pub container: Option<String>,
 }
 
 /// Where a node keeps its things.

@@ -38,6 +38,14 @@ fn run(command: Command) -> Result<()> {
         Command::Dataplane(args) => serve(args, app::dataplane),
         Command::Image { command, dirs } => cli::images(command, &dirs),
         Command::Ps { all, dirs } => cli::ps(all, &dirs),
+        Command::Exec { stdin, tty, target, command, dirs } => cli::exec(stdin, tty, &target, command, &dirs),
+        Command::Attach { stdin, target, dirs } => cli::attach(stdin, &target, &dirs),
+        Command::Logs { follow, tail, timestamps, target, dirs } => {
+            let part = orlop_runtime::log::Options { tail, timestamps, ..Default::default() };
+            cli::logs(follow, &part, &target, &dirs)
+        }
+        Command::Inspect { pod, dirs } => cli::inspect(&pod, &dirs),
+        Command::Stats(dirs) => cli::stats(&dirs),
         Command::Services(dirs) => cli::services(&dirs),
         Command::Kubeconfig(args) => cli::kubeconfig(&args),
         Command::Reset { yes, cgroup_root, dirs } => cli::reset(yes, &cgroup_root, &dirs),

@@ -43,5 +43,5 @@ pub use client::{Layers, Runtime};
 pub use errors::{
     BoxError, ExecError, OpenError, RemoveError, SandboxError, ShimError, StartError, StopError,
 };
-pub use records::list;
+pub use records::{list, stats};
 pub use sysctl::NotThePods;

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     api::{Container, ContainerSpec, ContainerState, Exit, Sandbox, SandboxSpec, User},
     bundle::{self, Layout},
+    cgroup::{Hierarchies, Stats},
+    sandbox,
 };
 
 /// `sandbox.json`.
@@ -94,9 +96,20 @@ pub fn list(run_dir: &Path) -> Vec<Sandbox> {
     uids.filter_map(|uid| {
         let SandboxRecord { spec, created_at } = layout.sandbox(&uid).ok()??;
         let containers = layout.pod_containers(&uid);
-        Some(Sandbox { pod: spec.pod, netns: None, created_at, shim_alive: false, containers })
+        let netns = sandbox::pin(&layout, &spec, "net");
+        Some(Sandbox { pod: spec.pod, netns, created_at, shim_alive: false, containers })
     })
     .collect()
+}
+
+/// Counters of a container, for the same commands.
+///
+/// # Errors
+/// There is no such pod, or its cgroup is gone.
+pub fn stats(hierarchies: &Hierarchies, run_dir: &Path, uid: &str, id: &str) -> io::Result<Stats> {
+    let layout = Layout { state_dir: PathBuf::new(), run_dir: run_dir.to_owned() };
+    let sandbox = layout.sandbox(uid)?.ok_or_else(|| io::Error::from(ErrorKind::NotFound))?;
+    hierarchies.stats(&format!("{}/{id}", sandbox.spec.cgroup))
 }
 
 /// Names of the directories in a directory, in order; none if it is not there.

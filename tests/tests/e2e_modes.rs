@@ -104,12 +104,19 @@ fn commands_work_with_and_without_an_agent() {
     p.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]).text();
     let orlop = |args: &[&str]| run(Command::new(p.dir.join("bin/orlop")).args(args));
     let (state, run_dir) = (flag("--state-dir", &p.dir.join("state")), flag("--run-dir", &p.dir.join("run")));
+    p.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: box}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+         {name: c, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, 'echo from the box; sleep 1000']}]}}",
+    )
+    .text();
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/box", "--timeout=60s"]).text();
     for agent in ["alive", "dead"] {
         if agent == "dead" {
             p.kill_agent(1);
         }
         let containers = orlop(&["ps", &run_dir]).text();
-        assert_eq!(containers.matches("Running").count(), 3, "{agent}: {containers}");
+        assert_eq!(containers.matches("Running").count(), 4, "{agent}: {containers}");
+        look_into_the_box(&p, &run_dir);
         assert!(orlop(&["services", &run_dir]).text().contains(":80/TCP"), "{agent}");
         let images = orlop(&["image", "ls", &state]).text();
         assert!(
@@ -124,6 +131,28 @@ fn commands_work_with_and_without_an_agent() {
     assert!(orlop(&["version"]).text().starts_with("orlop 0."));
     let help = orlop(&["standalone", "--help"]).text();
     assert!(help.contains("--state-dir") && help.contains("ORLOP_STATE_DIR"), "{help}");
+}
+
+/// What one does on a node that is in trouble.
+fn look_into_the_box(p: &Playground, run_dir: &str) {
+    let binary = p.dir.join("bin/orlop");
+    let orlop = |args: &[&str]| run(Command::new(&binary).args(args));
+    assert_eq!(orlop(&["logs", run_dir, "box"]).text(), "from the box\n");
+    assert!(orlop(&["inspect", run_dir, "default/box"]).text().contains("\"name\": \"box\""));
+    let stats = orlop(&["stats", run_dir]).text();
+    assert!(stats.lines().any(|line| line.contains("box") && line.contains("kB")), "{stats}");
+    let script = "cat; echo to stderr >&2; exit 9";
+    let piped = format!("echo typed | {} exec -i {run_dir} box -- sh -c '{script}'", binary.display());
+    let out = run(Command::new("sh").args(["-c", &format!("{piped}; echo code $?")]));
+    assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("typed\ncode 9\n", "to stderr\n"));
+    let typed = format!("{} exec -it {run_dir} box -- sh -c 'tty; stty size'", binary.display());
+    let terminal = format!("stty rows 33 cols 77; {typed}");
+    let out = run(Command::new("script").args(["-qec", &terminal, "/dev/null"])).text();
+    assert_eq!(out, "/dev/pts/0\r\n33 77\r\n");
+    let missing = orlop(&["exec", run_dir, "box", "--", "nope"]).refusal();
+    assert!(missing.contains("executable file not found in $PATH"), "{missing}");
+    let nobody = orlop(&["logs", run_dir, "nobody"]).refusal();
+    assert!(nobody.contains("no pod \"nobody\" on this machine"), "{nobody}");
 }
 
 fn flag(name: &str, path: &Path) -> String {

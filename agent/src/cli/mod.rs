@@ -1,16 +1,24 @@
 //! The short-lived commands: each works from files, sockets and maps, with no API server and no agent.
 
+mod find;
 mod images;
+mod inspect;
 mod kubeconfig;
+mod logs;
 mod ps;
 mod reset;
 mod services;
+mod session;
+mod terminal;
 
 pub(crate) use images::images;
+pub(crate) use inspect::{inspect, stats};
 pub(crate) use kubeconfig::kubeconfig;
+pub(crate) use logs::logs;
 pub(crate) use ps::ps;
 pub(crate) use reset::reset;
 pub(crate) use services::services;
+pub(crate) use session::{attach, exec};
 
 /// Prints rows as aligned columns, the way kubectl does: no borders, three spaces between.
 fn table(header: &[&str], rows: &[Vec<String>]) -> String {
