@@ -326,6 +326,10 @@ flags! {
     image_minimum_gc_age: String, "ORLOP_IMAGE_MINIMUM_GC_AGE";
     /// Time without use after which an image is removed in any case; 0s is never [default: 0s].
     image_maximum_gc_age: String, "ORLOP_IMAGE_MAXIMUM_GC_AGE";
+    /// Size from which on a container's log is put aside and a new one begun [default: 10Mi].
+    container_log_max_size: String, "ORLOP_CONTAINER_LOG_MAX_SIZE";
+    /// Most log files of a container, 2 at least [default: 5].
+    container_log_max_files: usize, "ORLOP_CONTAINER_LOG_MAX_FILES";
     /// DNS servers for pods with dnsPolicy ClusterFirst, separated by commas.
     cluster_dns: String, "ORLOP_CLUSTER_DNS";
     /// Domain of the cluster [default: cluster.local].

@@ -8,8 +8,11 @@ use std::{
     time::Duration,
 };
 
-use orlop_model::{ids::NodeName, names, net::Ipv4Net};
-use orlop_runtime::image::{Registries, Thresholds, Verification};
+use orlop_model::{ids::NodeName, names, net::Ipv4Net, quantities::Quantity};
+use orlop_runtime::{
+    image::{Registries, Thresholds, Verification},
+    log::Limits as LogLimits,
+};
 
 use crate::args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags, ModeArgs};
 
@@ -73,6 +76,8 @@ pub struct Config {
     pub image_dir: PathBuf,
     /// When images are removed.
     pub image_gc: Thresholds,
+    /// When a container's log is put aside.
+    pub container_logs: LogLimits,
     /// DNS servers of the cluster.
     pub cluster_dns: Vec<IpAddr>,
     /// Domain of the cluster.
@@ -190,6 +195,26 @@ fn thresholds(
     Ok(Thresholds { high, low, min_age, max_age })
 }
 
+fn log_limits(max_size: Option<String>, max_files: Option<usize>) -> Result<LogLimits, ConfigError> {
+    let defaults = LogLimits::default();
+    let flag = "container-log-max-size";
+    let max_size = match max_size {
+        None => defaults.max_size,
+        Some(text) => {
+            let size = Quantity::parse(&text).map_err(|error| value(flag, &text, error))?.value();
+            u64::try_from(size)
+                .ok()
+                .filter(|size| *size > 0)
+                .ok_or_else(|| value(flag, &text, "must be positive"))?
+        }
+    };
+    let max_files = max_files.unwrap_or(defaults.max_files);
+    if max_files < 2 {
+        return Err(value("container-log-max-files", max_files, "must be 2 at least"));
+    }
+    Ok(LogLimits { max_size, max_files })
+}
+
 fn parse_age(flag: &'static str, text: &str) -> Result<Duration, ConfigError> {
     let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| value(flag, text, error))?;
     Duration::try_from(parsed).map_err(|_| value(flag, text, "must not be negative"))
@@ -232,6 +257,8 @@ impl TryFrom<Flags> for Config {
             image_gc_low_threshold_percent,
             image_minimum_gc_age,
             image_maximum_gc_age,
+            container_log_max_size,
+            container_log_max_files,
             cluster_dns,
             cluster_domain,
             log,
@@ -287,6 +314,7 @@ impl TryFrom<Flags> for Config {
                 image_minimum_gc_age,
                 image_maximum_gc_age,
             )?,
+            container_logs: log_limits(container_log_max_size, container_log_max_files)?,
             cluster_dns: words(cluster_dns)
                 .into_iter()
                 .map(|text| parse("cluster-dns", text))
@@ -425,6 +453,25 @@ mod tests {
             expect_test::expect![[
                 r#"--service-cidr "10.42.128.0/24": must not overlap the addresses of pods, 10.42.0.0/16"#
             ]],
+        );
+    }
+
+    #[test]
+    fn limits_of_logs_are_checked() {
+        let check = |more: &str, expected: expect_test::Expect| {
+            check(&format!("{{nodeName: n1, nodeIp: 10.0.0.3, shim: /s, {more}}}"), expected);
+        };
+        check(
+            "containerLogMaxFiles: 1",
+            expect_test::expect![[r#"--container-log-max-files "1": must be 2 at least"#]],
+        );
+        check(
+            "containerLogMaxSize: 0",
+            expect_test::expect![[r#"--container-log-max-size "0": must be positive"#]],
+        );
+        check(
+            "containerLogMaxSize: 100Ki, containerLogMaxFiles: 3",
+            expect_test::expect!["n1 10.0.0.3 orlop 10.42.0.0/16 0.0.0.0:6443"],
         );
     }
 

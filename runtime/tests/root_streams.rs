@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::{Node, chain};
 use orlop_runtime::{
     Container, ExecError,
+    log::Limits,
     stream::{Session, StreamedCommand, Streams, Window},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -191,6 +192,48 @@ async fn who_does_not_read_is_let_go_and_the_container_goes_on() {
     node.wait_for_log(&spec, "done").await;
     let error = idle.wait().await.unwrap_err();
     assert!(error.to_string().contains("not read fast enough"), "{error}");
+    node.finish(&["u1"]).await;
+}
+
+/// A container that never stops writing, and a log that is put aside again and again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn no_line_is_lost_when_logs_are_put_aside() {
+    let node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let script = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo $i; [ $((i % 300)) = 0 ] && sleep 0.02; done; \
+                  touch /tmp/done; sleep 1000";
+    let spec = node.shell("a", script);
+    let id = node.runtime.start_container("u1", &spec).await.unwrap().id;
+    let limits = Limits { max_size: 32 << 10, max_files: 1000 };
+    let mut now = jiff::Timestamp::now();
+    loop {
+        let mut asked = node.runtime.stream("u1", &id, shell("test -e /tmp/done", ALL)).await.unwrap();
+        let done = asked.wait().await.unwrap() == 0;
+        now += Duration::from_secs(1);
+        let failures = node.runtime.rotate_logs(limits, now).await;
+        assert!(failures.is_empty(), "{failures:?}");
+        if done {
+            break;
+        }
+    }
+    let dir = spec.log_path.parent().unwrap();
+    let mut files = common::names(dir);
+    files.sort();
+    let compressed = files.iter().filter(|name| name.ends_with(".gz")).count();
+    assert!(compressed > 3 && files.len() == compressed + 2, "{files:?}");
+    // The one being written sorts before the ones put aside.
+    files.rotate_left(1);
+    let mut seen = String::new();
+    for name in files {
+        let cat = if name.ends_with(".gz") { "zcat" } else { "cat" };
+        let output = std::process::Command::new(cat).arg(dir.join(&name)).output().unwrap();
+        assert!(output.status.success(), "{cat} {name}");
+        let lines = String::from_utf8(output.stdout).unwrap();
+        seen.extend(lines.lines().map(|line| format!("{}\n", line.rsplit(' ').next().unwrap())));
+    }
+    let expected: String = (1..=30_000).map(|n| format!("{n}\n")).collect();
+    assert!(seen == expected, "every line once, in order");
     node.finish(&["u1"]).await;
 }
 

@@ -110,6 +110,7 @@ const PURE: &[&str] = &[
     "runtime/src/image/registry/retry",
     "runtime/src/image/manifest",
     "runtime/src/log/line",
+    "runtime/src/log/rotation",
     "runtime/shim/src/protocol",
     "runtime/shim/src/state",
     "cni/src/plan",

@@ -18,6 +18,7 @@ use kube::{Api, Client, runtime::watcher};
 use orlop_runtime::{
     Runtime, RuntimeConfig,
     image::{Images, PullOptions},
+    log::Limits as LogLimits,
 };
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -52,6 +53,8 @@ use orlop::{
 const POD_QUEUE: usize = 64;
 /// How often the image store is looked at for the node's status: as often as a kubelet looks.
 const IMAGES_AGAIN: Duration = Duration::from_secs(10);
+/// How often the logs of containers are looked at: a kubelet's containerLogMonitorInterval.
+const LOGS_AGAIN: Duration = Duration::from_secs(10);
 
 struct SystemClock;
 
@@ -101,6 +104,7 @@ pub(super) async fn run(
     tasks.spawn(registration.run());
     tasks.spawn(lease::run(client.clone(), config.node_name.to_string()));
     tasks.spawn(follow_images(images.clone(), health.clone()));
+    tasks.spawn(rotate_logs(runtime.clone(), config.container_logs));
     let network = network::start(&config, client.clone(), health);
 
     let (changes, changed) = mpsc::unbounded_channel();
@@ -178,6 +182,16 @@ async fn watch_pods(client: Client, node: String, pods: mpsc::Sender<orlop_model
     while let Some(event) = events.next().await {
         if pods.send(event).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Puts logs aside that have grown too large.
+async fn rotate_logs(runtime: Runtime, limits: LogLimits) {
+    loop {
+        tokio::time::sleep(LOGS_AGAIN).await;
+        for error in runtime.rotate_logs(limits, Timestamp::now()).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "log not rotated");
         }
     }
 }

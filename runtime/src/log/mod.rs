@@ -4,6 +4,10 @@
 
 pub mod line;
 pub mod read;
+mod rotate;
+mod rotation;
 
 pub use line::Line;
 pub use read::{Options, Reader};
+pub use rotate::RotateError;
+pub use rotation::Limits;

@@ -39,6 +39,8 @@ pub struct Reader {
     timestamps: bool,
     rest: Vec<u8>,
     line_open: bool,
+    /// There is a newer file: once more to the end of this one, then on.
+    replaced: bool,
 }
 
 impl Reader {
@@ -51,7 +53,16 @@ impl Reader {
         }
         let Options { since, limit_bytes, timestamps, tail: _ } = *options;
         let (path, rest) = (path.to_owned(), Vec::new());
-        Ok(Reader { path, file, since, left: limit_bytes, timestamps, rest, line_open: false })
+        Ok(Reader {
+            path,
+            file,
+            since,
+            left: limit_bytes,
+            timestamps,
+            rest,
+            line_open: false,
+            replaced: false,
+        })
     }
 
     /// The next piece of output. `None`: everything there is now has been read, or the limit is reached
@@ -102,6 +113,12 @@ impl Reader {
             }
             return Ok(false);
         }
+        // The writer has begun the new file by now, so this one does not grow any more; but it may have grown between
+        // our last read and the look at the new one.
+        if !std::mem::replace(&mut self.replaced, true) {
+            return Ok(true);
+        }
+        self.replaced = false;
         self.file = File::open(&self.path)?;
         self.rest.clear();
         Ok(true)
@@ -227,8 +244,10 @@ mod tests {
         fs::rename(&path, dir.path().join("0.log.old")).unwrap();
         file.write_all(b"2026-01-01T00:00:03Z stdout F three\n").unwrap();
         assert_eq!(read(&mut reader), "three\n");
+        // The last line of the old file comes after our last look at it, and the new file is there when we look again.
+        file.write_all(b"2026-01-01T00:00:03Z stdout F last\n").unwrap();
         fs::write(&path, "2026-01-01T00:00:04Z stdout F four\n").unwrap();
-        assert_eq!(read(&mut reader), "four\n");
+        assert_eq!(read(&mut reader), "last\nfour\n");
     }
 
     #[test]
