@@ -12,7 +12,11 @@ use orlop_shim::{
     protocol::Request,
     records::{ExitRecord, PidRecord, start_ticks},
 };
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
 use crate::{
     api::ContainerState,
@@ -24,6 +28,8 @@ use crate::{
 
 /// How long the shim may take to see the end of what was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a shim that was killed may take to be gone.
+const SHIM_PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 impl Runtime {
     /// Removes a dead container: root file system, cgroup, files. Its log stays. Fine if it is gone.
@@ -179,7 +185,8 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// KILL to the process a `pid` file tells of, if it is still that one.
+/// KILL to the process a `pid` file tells of, if it is still that one, and its end: a shim's working directory is the
+/// pod's, and as long as it is there the mount above is in use.
 fn kill_recorded(file: &Path) -> io::Result<()> {
     let record = fs::read_to_string(file).ok().and_then(|text| PidRecord::from_text(&text));
     let Some(PidRecord { pid: number, ticks, .. }) = record else { return Ok(()) };
@@ -194,7 +201,11 @@ fn kill_recorded(file: &Path) -> io::Result<()> {
         return Ok(());
     }
     match pidfd_send_signal(&fd, Signal::KILL) {
-        Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        Ok(()) => {
+            let mut end = [PollFd::new(&fd, PollFlags::IN)];
+            Ok(retry_on_intr(|| poll(&mut end, Some(&SHIM_PATIENCE))).map(drop)?)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -168,6 +168,7 @@ async fn looking_on_while_a_container_runs() {
     let mut third = attach(ALL).await.unwrap();
     third.ends.stdin.as_mut().unwrap().write_all(b"three\n").await.unwrap();
     assert_eq!(until(second.ends.stdout.as_mut().unwrap(), "\n").await, "<three>\n");
+    assert_eq!(until(second.ends.stderr.as_mut().unwrap(), "\n").await, "e\n");
     node.runtime.stop_container("u1", &id, Some("KILL"), Duration::ZERO).await.unwrap();
     for session in [&mut second, &mut third] {
         assert_eq!(session.wait().await.unwrap(), 0);

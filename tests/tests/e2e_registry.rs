@@ -69,6 +69,10 @@ fn a_private_image_is_for_pods_that_show_the_secret() {
     let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display());
     let _registry = start_registry(&p, &auth);
     push(&p, "team/private:v1", &["--dest-creds=user:secret"]);
+    // The same image is on the node under a public name: what is there for everybody is no secret.
+    let state = format!("--state-dir={}", p.dir.join("state").display());
+    let remove = ["image", "rm", &state, "orlop.dev/example/hello:v1"];
+    assert!(run(Command::new(p.dir.join("bin/orlop")).args(remove)).ok);
     let server = format!("--docker-server={REGISTRY}");
     let words = ["create", "secret", "docker-registry", "key", &server, "--docker-username=user"];
     p.kubectl(&[&words[..], &["--docker-password=secret"]].concat()).text();
