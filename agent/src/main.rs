@@ -5,7 +5,7 @@
 mod app;
 mod cli;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use orlop::{
@@ -74,6 +74,8 @@ where
         // Work comes in short bursts; more threads than this cost memory and buy nothing on a small machine.
         .worker_threads(2)
         .thread_stack_size(1 << 20)
+        // A burst of pods takes dozens of threads for file systems and netlink; their stacks need not outlive it.
+        .thread_keep_alive(Duration::from_secs(1))
         .enable_all()
         .build()
         .context("start the async runtime")?;
