@@ -75,7 +75,7 @@ where
         .worker_threads(2)
         .thread_stack_size(1 << 20)
         // A burst of pods takes dozens of threads for file systems and netlink; their stacks need not outlive it.
-        .thread_keep_alive(Duration::from_secs(1))
+        .thread_keep_alive(Duration::from_secs(3))
         .enable_all()
         .build()
         .context("start the async runtime")?;

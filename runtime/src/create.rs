@@ -20,7 +20,7 @@ mod cgroups;
 mod config;
 mod inside;
 mod outside;
-mod tree;
+pub(crate) mod tree;
 
 use std::{
     collections::HashMap,

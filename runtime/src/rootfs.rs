@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Error, ErrorKind, Read, Result},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
@@ -15,10 +15,18 @@ use rustix::{
     },
 };
 
-use crate::spec::user::Accounts;
+use crate::{
+    create::tree,
+    spec::{
+        plan::{Mount, What},
+        user::Accounts,
+    },
+};
 
 /// More than any account file needs.
 const MAX_ACCOUNTS: u64 = 4 << 20;
+/// Where the kernel's own file systems go.
+const KERNEL: [&str; 3] = ["proc", "sys", "dev"];
 
 /// Mounts the layers (top first) at `target`, writable in `writable/upper`.
 ///
@@ -121,6 +129,32 @@ pub(crate) fn make_dir(root: &Path, path: &str) -> Result<()> {
         at.push(part);
     }
     Ok(())
+}
+
+/// Makes the places where a container's mounts go, as far as they are in its own root file system.
+///
+/// The creator would make them too, and tells what is wrong with one. But what is written there is charged to who writes it:
+/// pages of new directories would keep the memory cgroup of a container in the kernel long after its end, and thousands of
+/// dead cgroups make every start on the machine slower.
+pub(crate) fn make_places(root: &Path, mounts: &[Mount]) {
+    let Ok(root) = open_root(root) else { return };
+    for name in KERNEL {
+        drop(tree::plain_directory(root.as_fd(), name));
+    }
+    for (n, mount) in mounts.iter().enumerate() {
+        let at = Path::new(&mount.at);
+        let under = |other: &Path| at.starts_with(other);
+        let What::Bind(source, _) = &mount.what else { continue };
+        if KERNEL.iter().any(|name| under(&Path::new("/").join(name)))
+            || mounts[..n].iter().any(|before| under(Path::new(&before.at)))
+        {
+            continue;
+        }
+        drop(match source.is_dir() {
+            true => tree::directory(root.as_fd(), at),
+            false => tree::file(root.as_fd(), at),
+        });
+    }
 }
 
 /// Whether something is mounted exactly there.

@@ -98,6 +98,7 @@ impl Runtime {
         record.user = Some(built.user);
         records::write_json(&file(bundle::RECORD), &record).map_err(failed(file(bundle::RECORD)))?;
         rootfs::make_dir(&root, &built.process.cwd).map_err(StartError::Rootfs)?;
+        rootfs::make_places(&root, &built.plan.mounts);
         let plan =
             serde_json::to_vec(&built.plan).map_err(|error| failed(file(bundle::PLAN))(error.into()))?;
         let files = [

@@ -104,7 +104,7 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<O
 }
 
 /// A directory inside a root; what is missing of it is made.
-pub(super) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+pub(crate) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     match find(root, path, OFlags::DIRECTORY) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => return other,
@@ -119,7 +119,7 @@ pub(super) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
 }
 
 /// A place for a file inside a root: whatever is there, or an empty file.
-pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+pub(crate) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     match find(root, path, OFlags::empty()) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => return other,
@@ -134,7 +134,7 @@ pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
 }
 
 /// A directory that is no link and not behind one: for what must be at exactly that place.
-pub(super) fn plain_directory(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+pub(crate) fn plain_directory(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     let open = || {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         openat2(root, name, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
