@@ -6,23 +6,11 @@ mod image_support;
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use image_support::{Tar, With, layer, layout};
+use image_support::{Bench, Tar, With, layer, layout};
 use jiff::Timestamp;
 use orlop_runtime::image::{Choice, Goal, Image, Images, Pin, Thresholds, choose};
-use tempfile::TempDir;
-
-struct Bench {
-    dir: TempDir,
-    images: Images,
-}
 
 impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path().join("store")).unwrap();
-        Self { dir, images }
-    }
-
     /// An image with a layer of its own and one that all share.
     fn load(&self, name: &str) -> Image {
         let layers = ["shared", name].map(|text| layer(&Tar::new().file("f", text).bytes(), With::Gzip));
@@ -66,7 +54,7 @@ fn explain(choice: &Choice) -> Vec<String> {
 
 #[test]
 fn only_what_nobody_needs_goes_and_shared_layers_stay() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let [by_name, _by_id, held, pinned, unused] =
         ["byname", "byid", "held", "pinned", "unused"].map(|name| bench.load(name));
     bench.images.hold("dead-container", &held).unwrap();
@@ -100,7 +88,7 @@ fn only_what_nobody_needs_goes_and_shared_layers_stay() {
 
 #[test]
 fn a_container_that_starts_meanwhile_keeps_its_image() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let image = bench.load("a");
     let choice = bench.choose(&[], later());
     assert_eq!(choice.remove.len(), 1);
@@ -112,7 +100,7 @@ fn a_container_that_starts_meanwhile_keeps_its_image() {
 
 #[test]
 fn young_images_stay_and_last_uses_outlive_the_process() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     bench.load("a");
     assert_eq!(explain(&bench.choose(&[], Timestamp::now())).len(), 1);
     assert!(bench.choose(&[], Timestamp::now()).remove.is_empty());

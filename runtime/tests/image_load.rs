@@ -11,23 +11,11 @@ use std::{
 };
 
 use image_support::{
-    Layer, Tar, With, assert_nothing_remains, chain, gzip, layer, layout, tar_of, write_blob,
+    Bench, Layer, Tar, With, assert_nothing_remains, chain, gzip, layer, layout, tar_of, write_blob,
 };
 use orlop_runtime::image::{Digest, Image, Images, Limits, LoadOptions, Progress};
-use tempfile::TempDir;
-
-struct Bench {
-    dir: TempDir,
-    images: Images,
-}
 
 impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path().join("store")).unwrap();
-        Self { dir, images }
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -61,7 +49,7 @@ fn read(root: &Path, name: &str) -> String {
 
 #[test]
 fn a_layout_becomes_an_image() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let top = layer(&Tar::new().dir("etc/", 0o755).file("etc/name", "top").bytes(), With::Zstd);
     let image = bench.load("orlop.dev/example/hello:v1", &[base(), top]).unwrap();
     assert_eq!(image.tags, ["orlop.dev/example/hello:v1"]);
@@ -81,7 +69,7 @@ fn a_layout_becomes_an_image() {
 
 #[test]
 fn archives_of_all_kinds_load() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let loaded = bench.load("x.io/a:1", &[base()]).unwrap();
     let tar = tar_of(&bench.path("layout"));
     let check = |name: &str, bytes: &[u8], expected: &str| {
@@ -134,7 +122,7 @@ fn docker_save(layer: &Layer, link: bool) -> Vec<u8> {
 
 #[test]
 fn docker_names_are_normalized() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     fs::write(bench.path("d.tar"), docker_save(&base(), false)).unwrap();
     let image = bench.images.load(&bench.path("d.tar")).unwrap().remove(0);
     assert_eq!(image.tags, ["docker.io/library/hello:docker"]);
@@ -143,7 +131,7 @@ fn docker_names_are_normalized() {
 
 #[test]
 fn a_bare_tag_names_nothing_until_told() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let image = bench.load("v1", &[base()]).unwrap();
     assert_eq!(image.tags, [""; 0]);
     let options = LoadOptions { name: Some("hello:v1".into()), progress: None };
@@ -153,7 +141,7 @@ fn a_bare_tag_names_nothing_until_told() {
 
 #[test]
 fn layers_are_shared_and_go_with_their_last_image() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let other = layer(&Tar::new().file("other", "o").bytes(), With::Nothing);
     let one = bench.load("x.io/a:1", &[base()]).unwrap();
     let two = bench.load("x.io/a:2", &[base(), other]).unwrap();
@@ -170,7 +158,7 @@ fn layers_are_shared_and_go_with_their_last_image() {
 
 #[test]
 fn a_tag_moves_and_a_second_tag_keeps_the_image() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let old = bench.load("x.io/a:1", &[base()]).unwrap();
     bench.load("x.io/a:also", &[base()]).unwrap();
     let new = bench.load("x.io/a:1", &[layer(&Tar::new().file("n", "").bytes(), With::Gzip)]).unwrap();
@@ -183,7 +171,7 @@ fn a_tag_moves_and_a_second_tag_keeps_the_image() {
 
 #[test]
 fn held_layers_outlive_their_image() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let image = bench.load("x.io/a:1", &[base()]).unwrap();
     let path = bench.images.layer_paths(&image).unwrap().remove(0);
     bench.images.hold("container-1", &image).unwrap();
@@ -197,7 +185,7 @@ fn held_layers_outlive_their_image() {
 
 #[test]
 fn progress_tells_what_happens() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     bench.load("x.io/a:1", &[base()]).unwrap();
     let other = layer(&Tar::new().file("other", "o").bytes(), With::Gzip);
     layout(&bench.path("two"), Some("x.io/a:2"), &[base(), other]);
@@ -219,7 +207,7 @@ fn progress_tells_what_happens() {
 
 #[test]
 fn a_crashed_load_is_swept_away_and_a_live_one_is_not() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let dead = bench.store().join("work/999-0");
     fs::create_dir_all(dead.join("layer-0/etc")).unwrap();
     fs::write(dead.join("lease"), "").unwrap();
@@ -233,7 +221,7 @@ fn a_crashed_load_is_swept_away_and_a_live_one_is_not() {
 
 #[test]
 fn threads_load_and_remove_at_once() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let kept = bench.load("x.io/keep:1", &[base()]).unwrap();
     std::thread::scope(|scope| {
         for n in 0..4 {
@@ -259,7 +247,7 @@ fn threads_load_and_remove_at_once() {
 
 /// Loads one layer that must be refused: says why and that nothing was left.
 fn check_refused(archive: &[u8], expected: &str) {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let blob = layer(archive, With::Gzip);
     let error = bench.load("x.io/bad:1", std::slice::from_ref(&blob)).unwrap_err();
     assert_eq!(error, format!("unpack layer {}: {expected}", Digest::of(&blob.blob)));
@@ -269,7 +257,7 @@ fn check_refused(archive: &[u8], expected: &str) {
 #[test]
 fn blobs_that_are_not_what_was_promised_are_refused() {
     let check = |change: &dyn Fn(&Path, &Layer), expected: &str| {
-        let bench = Bench::new();
+        let bench = Bench::open();
         let path = bench.path("layout");
         let layer = base();
         layout(&path, Some("x.io/a:1"), std::slice::from_ref(&layer));
@@ -305,7 +293,7 @@ fn blobs_that_are_not_what_was_promised_are_refused() {
 
 #[test]
 fn content_that_is_not_the_configurations_is_refused() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let mut wrong = base();
     let found = wrong.diff_id.clone();
     wrong.diff_id = Digest::of(b"other");
@@ -328,7 +316,7 @@ fn climbing_entries_are_refused() {
 #[test]
 fn bounds_are_kept() {
     let check = |limits: Limits, archive: &[u8], expected: &str| {
-        let bench = Bench::new();
+        let bench = Bench::open();
         let images = bench.images.clone().with_limits(limits);
         layout(&bench.path("layout"), Some("x.io/a:1"), &[layer(archive, With::Gzip)]);
         let error = chain(&images.load(&bench.path("layout")).unwrap_err());
@@ -351,7 +339,7 @@ fn bounds_are_kept() {
 
 #[test]
 fn an_index_for_other_machines_is_refused() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let path = bench.path("layout");
     let digest = layout(&path, None, &[base()]);
     let index = format!(
@@ -375,7 +363,7 @@ fn arch() -> &'static str {
 /// Loads and removes two images that share a layer, again and again; `KILL_TEST` says where and that it never ends.
 #[test]
 fn images_come_and_go() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     let endless = std::env::var_os("KILL_TEST").map(PathBuf::from);
     let dir = endless.clone().unwrap_or_else(|| bench.dir.path().to_owned());
     let images = Images::open(dir.join("store")).unwrap();
@@ -398,7 +386,7 @@ fn images_come_and_go() {
 
 #[test]
 fn killed_at_any_moment_the_store_is_whole() {
-    let bench = Bench::new();
+    let bench = Bench::open();
     for round in 0..12_u64 {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "images_come_and_go"])

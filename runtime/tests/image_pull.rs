@@ -13,14 +13,10 @@ use std::{
 };
 
 use fake_registry::{Answer, Ask, FakeRegistry};
-use image_support::{Layer, Tar, With, assert_nothing_remains, chain, layer, layout, remains, write_blob};
-use orlop_runtime::image::{Auth, Digest, Image, Images, Keyring, Progress, PullError, PullOptions, Report};
-use tempfile::TempDir;
-
-struct Bench {
-    dir: TempDir,
-    images: Images,
-}
+use image_support::{
+    Bench, Layer, Tar, With, assert_nothing_remains, chain, layer, layout, remains, write_blob,
+};
+use orlop_runtime::image::{Auth, Digest, Image, Keyring, Progress, PullError, PullOptions, Report};
 
 fn layers() -> Vec<Layer> {
     // Does not compress: long enough to be cut.
@@ -32,10 +28,9 @@ fn layers() -> Vec<Layer> {
 
 impl Bench {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path().join("store")).unwrap();
-        layout(&dir.path().join("layout"), None, &layers());
-        Self { dir, images }
+        let bench = Self::open();
+        layout(&bench.dir.path().join("layout"), None, &layers());
+        bench
     }
 
     fn layout(&self) -> PathBuf {

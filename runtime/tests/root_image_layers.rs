@@ -11,24 +11,17 @@ use std::{
     process::Command,
 };
 
-use image_support::{Layer, Tar, With, assert_nothing_remains, chain, layer, layout};
+use image_support::{Bench, Layer, Tar, With, assert_nothing_remains, chain, layer, layout};
 use orlop_runtime::image::{Image, Images};
 use tar::{EntryType, Header};
-use tempfile::TempDir;
-
-struct Bench {
-    dir: TempDir,
-    images: Images,
-}
 
 impl Bench {
     /// With a directory `outside` that no layer may touch.
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path().join("store")).unwrap();
-        fs::create_dir(dir.path().join("outside")).unwrap();
-        fs::write(dir.path().join("outside/secret"), "secret").unwrap();
-        Self { dir, images }
+        let bench = Self::open();
+        fs::create_dir(bench.dir.path().join("outside")).unwrap();
+        fs::write(bench.dir.path().join("outside/secret"), "secret").unwrap();
+        bench
     }
 
     fn outside(&self) -> String {

@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image_support::{Tar, With, assert_nothing_remains, chain, layer, layout};
+use image_support::{Bench, Tar, With, assert_nothing_remains, chain, layer, layout};
 use orlop_runtime::image::{
-    Auth, Digest, HostSettings, Images, Keyring, PullOptions, Registries, RegistryHosts, Source,
+    Auth, Digest, HostSettings, Keyring, PullOptions, Registries, RegistryHosts, Source,
 };
 use tempfile::TempDir;
 
@@ -99,23 +99,17 @@ impl Drop for Registry {
     }
 }
 
-struct Bench {
-    dir: TempDir,
-    images: Images,
-}
-
 impl Bench {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path().join("store")).unwrap();
+        let bench = Self::open();
         let base = Tar::new().dir("etc/", 0o755).file("etc/a", "base").file("etc/b", "base").bytes();
         let tool = Tar::new().entry(tar::EntryType::Regular, "tool", "", 0o4755, b"x").file("etc/a", "top");
         layout(
-            &dir.path().join("layout"),
+            &bench.dir.path().join("layout"),
             None,
             &[layer(&base, With::Gzip), layer(&tool.file("etc/.wh.b", "").bytes(), With::Zstd)],
         );
-        Self { dir, images }
+        bench
     }
 
     fn layout(&self) -> PathBuf {

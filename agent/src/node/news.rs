@@ -12,7 +12,7 @@ const COMPONENT: &str = "kubelet";
 
 /// The first thing a kubelet says.
 pub fn starting(node: &str, at: Timestamp) -> Event {
-    event(node, "Starting", "Starting kubelet.".to_owned(), 0, at)
+    event(node, "Normal", "Starting", "Starting kubelet.".to_owned(), 0, at)
 }
 
 /// What changed from one report to the next. A node that never was ready is not told to have become not ready.
@@ -25,7 +25,9 @@ pub fn changes(node: &str, before: &[NodeCondition], after: &[NodeCondition], at
     reasons
         .enumerate()
         // Names carry the time: those of one moment must differ.
-        .map(|(i, reason)| event(node, reason, format!("Node {node} status is now: {reason}"), i + 1, at))
+        .map(|(i, reason)| {
+            event(node, "Normal", reason, format!("Node {node} status is now: {reason}"), i + 1, at)
+        })
         .collect()
 }
 
@@ -47,7 +49,8 @@ fn reason(kind: &str, status: &str) -> Option<&'static str> {
     })
 }
 
-fn event(node: &str, reason: &str, message: String, order: usize, at: Timestamp) -> Event {
+/// An event about the node. `kind` is `Normal` or `Warning`; `order` tells those of one moment apart.
+pub fn event(node: &str, kind: &str, reason: &str, message: String, order: usize, at: Timestamp) -> Event {
     let time = Time(Timestamp::from_second(at.as_second()).unwrap_or(at));
     let nanos = at.as_nanosecond() + i128::try_from(order).unwrap_or_default();
     Event {
@@ -65,7 +68,7 @@ fn event(node: &str, reason: &str, message: String, order: usize, at: Timestamp)
         },
         reason: Some(reason.to_owned()),
         message: Some(message),
-        type_: Some("Normal".to_owned()),
+        type_: Some(kind.to_owned()),
         source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: Some(node.to_owned()) }),
         reporting_component: Some(COMPONENT.to_owned()),
         reporting_instance: Some(node.to_owned()),

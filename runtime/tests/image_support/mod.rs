@@ -8,8 +8,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use orlop_runtime::image::Digest;
+use orlop_runtime::image::{Digest, Images};
 use tar::{EntryType, Header};
+use tempfile::TempDir;
+
+/// A store in a directory of its own.
+pub(crate) struct Bench {
+    pub(crate) dir: TempDir,
+    pub(crate) images: Images,
+}
+
+impl Bench {
+    pub(crate) fn open() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path().join("store")).unwrap();
+        Self { dir, images }
+    }
+}
 
 /// A layer's archive under construction.
 pub(crate) struct Tar(tar::Builder<Vec<u8>>);
