@@ -13,7 +13,7 @@ use std::{
 
 use orlop_runtime::{
     BoxError, ContainerSpec, ExecRequest, Layers, Mount, PodRef, Propagation, Resources, Runtime,
-    RuntimeConfig, SandboxSpec, Seccomp, UserRequest,
+    RuntimeConfig, SandboxSpec,
     image::{Image, ImageConfig},
 };
 
@@ -102,30 +102,17 @@ fn container(dir: &Path, uid: &str, name: &str) -> ContainerSpec {
     let script = format!("mkdir {mark} || mkdir {mark}-again; sleep 1000");
     ContainerSpec {
         name: name.into(),
-        attempt: 0,
         image_ref: "test".into(),
         image: Image { id: "sha256:test".into(), config: ImageConfig::default(), ..Image::default() }.into(),
         command: ["/bin/sh".to_owned(), "-c".to_owned(), script].to_vec(),
-        args: vec![],
-        env: vec![],
-        working_dir: None,
-        user: UserRequest::default(),
         mounts: vec![Mount {
             source: dir.join("starts"),
             destination: "/starts".into(),
             read_only: false,
             propagation: Propagation::Private,
         }],
-        privileged: false,
-        add_capabilities: vec![],
-        drop_capabilities: vec![],
-        no_new_privileges: false,
-        read_only_rootfs: false,
-        seccomp: Seccomp::RuntimeDefault,
         resources: Resources { memory_limit: Some(64 << 20), ..Resources::default() },
-        tty: false,
-        stdin: false,
         log_path: dir.join("logs").join(uid).join(name),
-        labels: BTreeMap::new(),
+        ..ContainerSpec::default()
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use orlop_runtime::{
     BoxError, ContainerSpec, ExecRequest, Layers, PodRef, Resources, Runtime, RuntimeConfig, RuntimeEvent,
-    SandboxSpec, Seccomp,
+    SandboxSpec,
     image::{Image, ImageConfig},
 };
 
@@ -121,21 +121,9 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
 fn container(log_path: PathBuf) -> ContainerSpec {
     ContainerSpec {
         name: "c".into(),
-        attempt: 0,
         image_ref: "test".into(),
         image: Image { id: "sha256:test".into(), config: ImageConfig::default(), ..Image::default() }.into(),
         command: ["/bin/sh", "-c", "echo x; exec sleep 1000"].map(str::to_owned).to_vec(),
-        args: vec![],
-        env: vec![],
-        working_dir: None,
-        user: orlop_runtime::UserRequest::default(),
-        mounts: vec![],
-        privileged: false,
-        add_capabilities: vec![],
-        drop_capabilities: vec![],
-        no_new_privileges: false,
-        read_only_rootfs: false,
-        seccomp: Seccomp::RuntimeDefault,
         resources: Resources {
             cpu_shares: Some(512),
             cpu_quota_us: Some(50_000),
@@ -145,9 +133,7 @@ fn container(log_path: PathBuf) -> ContainerSpec {
             oom_score_adj: Some(500),
             ..Resources::default()
         },
-        tty: false,
-        stdin: false,
         log_path,
-        labels: [].into(),
+        ..ContainerSpec::default()
     }
 }

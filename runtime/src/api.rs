@@ -90,7 +90,7 @@ pub struct Sandbox {
 }
 
 /// One container to start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Name in the pod.
     pub name: String,
@@ -126,10 +126,12 @@ pub struct ContainerSpec {
     pub seccomp: Seccomp,
     /// Limits of the container's cgroup.
     pub resources: Resources,
-    /// Not supported yet: refused with a clear error.
+    /// A terminal for all three standard streams, the controlling one of its session.
     pub tty: bool,
     /// Keeps stdin open (without a writer it blocks) instead of `/dev/null`.
     pub stdin: bool,
+    /// Closes it when the first that was attached to it leaves.
+    pub stdin_once: bool,
     /// CRI log file; its directory is made.
     pub log_path: PathBuf,
     /// Kept with the container and given back.
@@ -218,6 +220,8 @@ pub struct Container {
     pub image_id: String,
     /// Who it runs as; not known until its image was looked at.
     pub user: Option<User>,
+    /// It has a terminal of its own.
+    pub tty: bool,
     /// CRI log file.
     pub log_path: PathBuf,
     /// Where it is in its life.

@@ -98,13 +98,15 @@ fn failed<E: Error>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
 fn create(dir: &Path, id: &str, status: &Status) -> Result<u32, Failure> {
     let bytes = fs::read(dir.join(bundle::PROCESS)).map_err(failed("read the process"))?;
     let spec = ProcessSpec::from_bytes(&bytes).map_err(failed("read the process"))?;
-    process::own_streams(&spec);
     let filter = match spec.seccomp.as_str() {
         "" => Vec::new(),
         path => fs::read(path).map_err(failed("read the system call filter"))?,
     };
     let plan = fs::read(dir.join(bundle::PLAN)).map_err(failed("read the plan"))?;
     let plan: Plan = serde_json::from_slice(&plan).map_err(failed("read the plan"))?;
+    if !plan.terminal {
+        process::own_streams(&spec);
+    }
     let cgroups = fs::read_to_string(dir.join(bundle::CGROUPS)).map_err(failed("read the cgroups"))?;
     let cgroups = cgroups::enter(&cgroups, &plan)?;
     let outside = outside::prepare(&plan, &spec, &cgroups, id)?;
@@ -141,7 +143,7 @@ struct Steps {
 impl Steps {
     fn ready(&self) -> Result<(), Failure> {
         self.outside.go_on().map_err(failed("tell libcontainer to go on"))?;
-        inside::furnish(&self.plan, &self.outside, &self.spec.cwd)?;
+        inside::furnish(&self.plan, &self.outside, &self.spec)?;
         process::assume_user(&self.spec)?;
         process::find_program(&self.spec).map(drop)
     }

@@ -42,6 +42,9 @@ pub enum ShimError {
     /// The connection ended before the answer.
     #[error("the shim of pod {0} is gone")]
     Lost(String),
+    /// A pod that was started by an earlier version keeps its shim.
+    #[error("the pod was started by an earlier version of orlop, whose shim cannot do this; a new pod can")]
+    TooOld,
     /// It speaks otherwise.
     #[error("unexpected answer of the shim: {0:?}")]
     Unexpected(Response),
@@ -226,9 +229,6 @@ pub enum ExecError {
     /// Pipes or a socket of this process.
     #[error("make the streams of the command")]
     Streams(#[source] io::Error),
-    /// A pod that was started by an earlier version keeps its shim.
-    #[error("the pod was started by an earlier version of orlop, whose shim cannot do this; a new pod can")]
-    OldShim,
 }
 
 impl From<ShimError> for ExecError {

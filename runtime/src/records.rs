@@ -39,6 +39,10 @@ pub(crate) struct ContainerRecord {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) stop_signal: Option<String>,
     pub(crate) stdin: bool,
+    #[serde(default)]
+    pub(crate) stdin_once: bool,
+    #[serde(default)]
+    pub(crate) tty: bool,
     /// Absent in records of earlier versions.
     #[serde(default)]
     pub(crate) user: Option<User>,
@@ -57,14 +61,17 @@ impl ContainerRecord {
             labels: spec.labels.clone(),
             stop_signal: spec.image.config.stop_signal.clone(),
             stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            tty: spec.tty,
             user: None,
             created_at: now,
         }
     }
 
     pub(crate) fn container(self, state: ContainerState) -> Container {
-        let ContainerRecord { id, name, attempt, image_ref, image_id, log_path, labels, user, .. } = self;
-        Container { id, name, attempt, image_ref, image_id, user, log_path, state, labels }
+        let ContainerRecord { id, name, attempt, image_ref, image_id, log_path, labels, user, tty, .. } =
+            self;
+        Container { id, name, attempt, image_ref, image_id, user, tty, log_path, state, labels }
     }
 }
 

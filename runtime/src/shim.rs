@@ -32,6 +32,8 @@ type Question = (Request, oneshot::Sender<Response>);
 #[derive(Clone, Debug)]
 pub(crate) struct Shim {
     uid: String,
+    /// Of the protocol that it speaks.
+    pub(crate) version: u32,
     ask: mpsc::UnboundedSender<Question>,
 }
 
@@ -43,9 +45,9 @@ impl Shim {
         let (ask, questions) = mpsc::unbounded_channel();
         let (tell, events) = mpsc::unbounded_channel();
         tokio::spawn(talk(stream, questions, tell));
-        let shim = Shim { uid: uid.to_owned(), ask };
+        let mut shim = Shim { uid: uid.to_owned(), version: 0, ask };
         match shim.ask(Request::Hello { version: VERSION }).await? {
-            Response::Hello { .. } => {}
+            Response::Hello { version, .. } => shim.version = version,
             other => return Err(ShimError::Unexpected(other)),
         }
         shim.done(Request::Subscribe).await?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use orlop_shim::protocol::{Request, Response};
+use orlop_shim::protocol::{Request, Response, Stdio, TERMINALS};
 
 use crate::{
     api::{Container, ContainerSpec, ContainerState},
@@ -28,6 +28,9 @@ impl Runtime {
     pub async fn start_container(&self, uid: &str, spec: &ContainerSpec) -> Result<Container, StartError> {
         let id = container_id(uid, &spec.name, spec.attempt);
         let shim = self.shim(uid).map_err(|_| StartError::NoSandbox(uid.to_owned()))?;
+        if spec.tty && shim.version < TERMINALS {
+            return Err(StartError::Shim(ShimError::TooOld));
+        }
         let (runtime, wanted) = (self.clone(), spec.clone());
         let (pod, container) = (uid.to_owned(), id.clone());
         let prepared = blocking(move || runtime.prepare(&pod, &container, &wanted)).await;
@@ -40,7 +43,7 @@ impl Runtime {
             id: id.clone(),
             bundle: bundle::text(&self.0.layout.container(uid, &id)),
             log: bundle::text(&record.log_path),
-            stdin: record.stdin,
+            stdio: Stdio { stdin: record.stdin, stdin_once: record.stdin_once, terminal: record.tty },
         };
         match shim.ask(create).await {
             Ok(Response::Created { pid, started }) => {

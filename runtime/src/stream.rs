@@ -114,9 +114,7 @@ impl Runtime {
     /// # Errors
     /// The container does not run or has no terminal; the shim is gone or too old.
     pub async fn resize(&self, uid: &str, id: &str, window: Window) -> Result<(), ExecError> {
-        let mut connection = Connection::open(&self.layout().pod(uid), uid).await?;
-        connection.send(&Request::Resize { id: id.to_owned(), window }, &[]).await?;
-        connection.answer().await.map(drop)
+        resize_in(&self.layout().pod(uid), uid, id, window).await
     }
 }
 
@@ -139,6 +137,14 @@ pub async fn stream(
 /// As there.
 pub async fn attach(run_dir: &Path, uid: &str, id: &str, streams: Streams) -> Result<Session, ExecError> {
     attach_in(&layout(run_dir).pod(uid), uid, id, streams).await
+}
+
+/// [`Runtime::resize`] for commands that must not disturb a running agent.
+///
+/// # Errors
+/// As there.
+pub async fn resize(run_dir: &Path, uid: &str, id: &str, window: Window) -> Result<(), ExecError> {
+    resize_in(&layout(run_dir).pod(uid), uid, id, window).await
 }
 
 fn layout(run_dir: &Path) -> Layout {
@@ -183,6 +189,12 @@ async fn attach_in(pod: &Path, uid: &str, id: &str, streams: Streams) -> Result<
     let (ends, far) = pipes(streams).map_err(local)?;
     connection.send(&Request::Attach { id: id.to_owned(), streams }, &far).await?;
     Ok(Session { ends, connection })
+}
+
+async fn resize_in(pod: &Path, uid: &str, id: &str, window: Window) -> Result<(), ExecError> {
+    let mut connection = Connection::open(pod, uid).await?;
+    connection.send(&Request::Resize { id: id.to_owned(), window }, &[]).await?;
+    connection.answer().await.map(drop)
 }
 
 fn local(source: io::Error) -> ExecError {
@@ -252,7 +264,7 @@ impl Connection {
         connection.send(&Request::Hello { version: VERSION }, &[]).await?;
         match connection.answer().await? {
             Response::Hello { version: STREAMS.., .. } => Ok(connection),
-            Response::Hello { .. } => Err(ExecError::OldShim),
+            Response::Hello { .. } => Err(ExecError::Shim(ShimError::TooOld)),
             other => Err(ExecError::Shim(ShimError::Unexpected(other))),
         }
     }

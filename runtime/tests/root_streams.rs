@@ -178,6 +178,71 @@ async fn looking_on_while_a_container_runs() {
     node.finish(&["u1"]).await;
 }
 
+/// `tty: true`: the container's own terminal, seen by itself, by who looks on, and in the log.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn a_container_with_a_terminal() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let script = "tty; stat -c %u:%t /dev/console /dev/pts/0; echo console > /dev/console; echo ctl > /dev/tty; \
+                  echo err >&2; echo up; while read -r line; do echo \"<$line>\"; stty size; done; exit 3";
+    let mut spec = node.shell("a", script);
+    (spec.tty, spec.stdin) = (true, true);
+    spec.user = orlop_runtime::User { uid: 33, gid: 34, additional_gids: vec![] }.into();
+    let container =
+        node.runtime.start_container("u1", &spec).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let id = &container.id;
+    node.wait_for_log(&spec, "up").await;
+    let seen = "/dev/pts/0\r\n33:88\r\n33:88\r\nconsole\r\nctl\r\nerr\r\nup\r\n";
+    assert_eq!(node.log(&spec), seen, "one stream, and the line ends of a terminal");
+
+    node.runtime.resize("u1", id, Window { rows: 12, columns: 34 }).await.unwrap();
+    let mut first = node.runtime.attach("u1", id, ALL).await.unwrap();
+    let mut second = node.runtime.attach("u1", id, Streams { stdin: false, ..ALL }).await.unwrap();
+    let mut stdin = first.ends.stdin.take().unwrap();
+    stdin.write_all(b"one\n").await.unwrap();
+    for session in [&mut first, &mut second] {
+        let seen = until(session.ends.stdout.as_mut().unwrap(), "12 34\r\n").await;
+        assert_eq!(seen, "one\r\n<one>\r\n12 34\r\n", "the terminal's echo, the answer, the size");
+    }
+    // One that leaves does not end the input of a container that wants more than one.
+    drop((stdin, first));
+    let mut third = node.runtime.attach("u1", id, ALL).await.unwrap();
+    let mut stdin = third.ends.stdin.take().unwrap();
+    stdin.write_all(b"two\n\x04").await.unwrap();
+    assert_eq!(node.exit(&container).await.code, 3, "^D ends the input");
+    assert!(all(third.ends.stdout.as_mut().unwrap()).await.contains("<two>"));
+    assert!(all(second.ends.stdout.as_mut().unwrap()).await.contains("<two>"));
+    let gone = node.runtime.resize("u1", id, Window::default()).await.unwrap_err();
+    assert!(gone.to_string().contains("has no terminal"), "{gone}");
+    node.finish(&["u1"]).await;
+}
+
+/// `stdinOnce`: the input ends with the first who gave any, also when that one was just cut off.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn an_input_that_ends_with_the_first_who_leaves() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    for (n, cut_off) in [false, true].into_iter().enumerate() {
+        let mut spec =
+            node.shell(&format!("a{n}"), "echo up; while read -r line; do echo \"<$line>\"; done; exit 4");
+        (spec.stdin, spec.stdin_once) = (true, true);
+        let container = node.runtime.start_container("u1", &spec).await.unwrap();
+        node.wait_for_log(&spec, "up").await;
+        let mut session = node.runtime.attach("u1", &container.id, ALL).await.unwrap();
+        session.ends.stdin.as_mut().unwrap().write_all(b"one\n").await.unwrap();
+        assert_eq!(until(session.ends.stdout.as_mut().unwrap(), "\n").await, "<one>\n");
+        if cut_off {
+            drop(session);
+        } else {
+            drop(session.ends.stdin.take());
+        }
+        assert_eq!(node.exit(&container).await.code, 4);
+    }
+    node.finish(&["u1"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "root tier"]
 async fn who_does_not_read_is_let_go_and_the_container_goes_on() {

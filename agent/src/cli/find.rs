@@ -67,6 +67,7 @@ mod tests {
             image_ref: String::new(),
             image_id: String::new(),
             user: None,
+            tty: false,
             log_path: "/log".into(),
             state: match runs {
                 true => ContainerState::Running { pid: 1, started_at: Timestamp::UNIX_EPOCH },

@@ -1,11 +1,11 @@
 //! `orlop exec` and `orlop attach`: a container's streams, joined to those of this command.
 
-use std::{process, time::Duration};
+use std::{io::IsTerminal as _, path::Path, process, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use orlop::args::{DirArgs, TargetArgs};
 use orlop_runtime::{
-    ContainerState,
+    Container, ContainerState,
     stream::{self, Ends, Session, StreamedCommand, Streams, Terminal},
 };
 use tokio::{
@@ -30,7 +30,7 @@ pub(crate) fn exec(
     command: Vec<String>,
     dirs: &DirArgs,
 ) -> Result<()> {
-    let (uid, id) = running(target, dirs)?;
+    let (uid, Container { id, .. }) = running(target, dirs)?;
     let streams = Streams { stdin, stdout: true, stderr: true };
     let raw = tty.then(Raw::new).transpose()?;
     let command =
@@ -44,28 +44,50 @@ pub(crate) fn exec(
     process::exit(code?)
 }
 
-/// Shows what a container writes until it ends.
+/// Shows what a container writes until it ends. Who types into a container's terminal sees what it makes of every key.
 ///
 /// # Errors
 /// There is no such container here, or it does not run.
 pub(crate) fn attach(stdin: bool, target: &TargetArgs, dirs: &DirArgs) -> Result<()> {
-    let (uid, id) = running(target, dirs)?;
+    let (uid, Container { id, tty, .. }) = running(target, dirs)?;
     let streams = Streams { stdin, stdout: true, stderr: true };
+    let raw = (stdin && tty && std::io::stdin().is_terminal()).then(Raw::new).transpose()?;
     let code = block_on(async {
         let session = stream::attach(&dirs.run_dir, &uid, &id, streams).await?;
-        join(session).await
+        if raw.is_none() {
+            return join(session).await;
+        }
+        tokio::select! {
+            code = join(session) => code,
+            error = keep_size(&dirs.run_dir, &uid, &id) => Err(error),
+        }
     });
+    drop(raw);
     process::exit(code?)
 }
 
-/// UID of the pod and id of the container.
-fn running(target: &TargetArgs, dirs: &DirArgs) -> Result<(String, String)> {
+/// Gives the container's terminal the size of this one, and whatever it becomes.
+async fn keep_size(run_dir: &Path, uid: &str, id: &str) -> anyhow::Error {
+    let mut resized = match signal(SignalKind::window_change()) {
+        Ok(resized) => resized,
+        Err(error) => return error.into(),
+    };
+    loop {
+        if let Err(error) = stream::resize(run_dir, uid, id, window()).await {
+            return error.into();
+        }
+        resized.recv().await;
+    }
+}
+
+/// UID of the pod, and the container.
+fn running(target: &TargetArgs, dirs: &DirArgs) -> Result<(String, Container)> {
     let pods = orlop_runtime::list(&dirs.run_dir);
     let (pod, container) = find::container(&pods, &target.pod, target.container.as_deref())?;
     if !matches!(container.state, ContainerState::Running { .. }) {
         bail!("container {} of pod {}/{} does not run", container.name, pod.pod.namespace, pod.pod.name);
     }
-    Ok((pod.pod.uid.clone(), container.id.clone()))
+    Ok((pod.pod.uid.clone(), container.clone()))
 }
 
 fn block_on(work: impl Future<Output = Result<i32>>) -> Result<i32> {

@@ -111,6 +111,7 @@ mod tests {
             image_ref: "i".into(),
             image_id: "sha256:1".into(),
             user: None,
+            tty: false,
             log_path: "/log".into(),
             state: match *state {
                 "created" => ContainerState::Created,

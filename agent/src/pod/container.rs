@@ -112,6 +112,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
         resources: resources::of_container(settings, pod_spec, container),
         tty: container.tty.unwrap_or_default(),
         stdin: container.stdin.unwrap_or_default(),
+        stdin_once: container.stdin_once.unwrap_or_default(),
         log_path: log_path(&settings.log_dir, pod_ref, &container.name, attempt),
         env,
     };

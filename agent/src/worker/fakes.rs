@@ -170,6 +170,7 @@ impl Runtime for Fake {
                 image_ref: spec.image_ref.clone(),
                 image_id: spec.image.id.clone(),
                 user: None,
+                tty: false,
                 log_path: spec.log_path.clone(),
                 state: ContainerState::Running { pid: 1, started_at },
                 labels: spec.labels.clone(),

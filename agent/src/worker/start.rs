@@ -101,6 +101,7 @@ fn never_ran(job: &Job, request: machine::ContainerSpec, message: &str) -> Insta
         image_ref: request.image_ref,
         image_id: request.image.id.clone(),
         user: None,
+        tty: request.tty,
         log_path: request.log_path,
         state: ContainerState::Exited(exit.clone()),
         labels: request.labels,

@@ -1,7 +1,6 @@
 //! Our side: one pod whose shim gets prepared bundles, and the same through the whole runtime.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fs::{self, File},
     io::{Read as _, Write as _},
@@ -14,12 +13,12 @@ use std::{
 
 use orlop_runtime::{
     BoxError, ContainerSpec, ContainerState, Layers, PodRef, Resources, Runtime, RuntimeConfig, RuntimeEvent,
-    SandboxSpec, Seccomp, container_id,
+    SandboxSpec, container_id,
     image::{Image, ImageConfig},
     spec::plan::{Plan, Whose},
 };
 use orlop_shim::{
-    protocol::{Request, Response, VERSION, next_frame},
+    protocol::{Request, Response, Stdio, VERSION, next_frame},
     records::ProcessSpec,
 };
 use rustix::fs::inotify;
@@ -134,7 +133,8 @@ impl Ours {
         let byte = first_byte(&log)?;
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let create =
-            Request::Create { id: id.clone(), bundle: text(&dir), log: text(&log), stdin: false }.frame(2);
+            Request::Create { id: id.clone(), bundle: text(&dir), log: text(&log), stdio: Stdio::default() }
+                .frame(2);
         let began = Instant::now();
         self.shim.write_all(&create)?;
         match self.answer()? {
@@ -208,7 +208,6 @@ impl Template {
 fn container(scratch: &Scratch, name: &str) -> ContainerSpec {
     ContainerSpec {
         name: name.into(),
-        attempt: 0,
         image_ref: "bench".into(),
         image: Arc::new(Image {
             id: "sha256:bench".into(),
@@ -216,22 +215,9 @@ fn container(scratch: &Scratch, name: &str) -> ContainerSpec {
             ..Image::default()
         }),
         command: ["/bin/echo", "-n", "x"].map(str::to_owned).into(),
-        args: vec![],
-        env: vec![],
-        working_dir: None,
-        user: orlop_runtime::UserRequest::default(),
-        mounts: vec![],
-        privileged: false,
-        add_capabilities: vec![],
-        drop_capabilities: vec![],
-        no_new_privileges: false,
-        read_only_rootfs: false,
-        seccomp: Seccomp::RuntimeDefault,
         resources: limits(),
-        tty: false,
-        stdin: false,
         log_path: scratch.path("logs").join(name),
-        labels: BTreeMap::new(),
+        ..ContainerSpec::default()
     }
 }
 

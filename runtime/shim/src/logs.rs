@@ -1,6 +1,10 @@
-//! The output of one container: two pipes in, one CRI log file out.
+//! The output of one container: two pipes or a terminal in, one CRI log file out.
 
-use std::{fs::File, io::Write, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io::{Result, Write},
+    os::fd::OwnedFd,
+};
 
 use crate::{cri, cri::Splitter, sys};
 
@@ -20,9 +24,17 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    pub(crate) fn new(file: File, stdout: OwnedFd, stderr: OwnedFd) -> Logs {
+    pub(crate) fn new(file: File, pipes: [Option<OwnedFd>; 2]) -> Logs {
         let splitters = [Splitter::new("stdout"), Splitter::new("stderr")];
-        Logs { file, terminal: None, pipes: [Some(stdout), Some(stderr)], splitters }
+        Logs { file, terminal: None, pipes, splitters }
+    }
+
+    /// The master of the container's terminal.
+    pub(crate) fn use_terminal(&mut self, master: OwnedFd) -> Result<()> {
+        sys::set_nonblocking(&master)?;
+        self.pipes[0] = Some(master.try_clone()?);
+        self.terminal = Some(master);
+        Ok(())
     }
 
     /// Open pipes and their numbers.

@@ -11,9 +11,11 @@ use crate::{
 };
 
 /// Version of this protocol.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// From this version on a shim knows [`Request::Stream`], [`Request::Attach`] and [`Request::Resize`].
 pub const STREAMS: u32 = 2;
+/// From this version on a shim gives containers a terminal ([`Stdio::terminal`]).
+pub const TERMINALS: u32 = 3;
 /// A longer frame is a mistake, not a message.
 pub const MAX_FRAME: usize = 4 << 20;
 
@@ -33,8 +35,8 @@ pub enum Request {
         bundle: String,
         /// CRI log file.
         log: String,
-        /// Keep stdin open instead of `/dev/null`.
-        stdin: bool,
+        /// What its standard streams are.
+        stdio: Stdio,
     },
     /// Send a signal to the container's first process.
     Kill {
@@ -87,6 +89,27 @@ pub enum Request {
         /// Size.
         window: Window,
     },
+}
+
+/// Standard streams of a container. Its output goes to the log in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stdio {
+    /// Keep stdin open instead of `/dev/null`.
+    pub stdin: bool,
+    /// Close it with the first attachment that gave any.
+    pub stdin_once: bool,
+    /// A terminal of the container for all three, its controlling one.
+    pub terminal: bool,
+}
+
+impl Stdio {
+    /// Shims before [`TERMINALS`] know one bit: whether there is any input.
+    fn bits(self) -> u8 {
+        u8::from(self.stdin) | u8::from(self.stdin_once) << 1 | u8::from(self.terminal) << 2
+    }
+    fn from_bits(bits: u8) -> Stdio {
+        Stdio { stdin: bits & 1 != 0, stdin_once: bits & 2 != 0, terminal: bits & 4 != 0 }
+    }
 }
 
 /// A command inside a container.
@@ -267,11 +290,11 @@ impl Request {
         let mut w = start();
         match self {
             Request::Hello { version } => head(&mut w, 1, number).u32(*version),
-            Request::Create { id, bundle, log, stdin } => {
+            Request::Create { id, bundle, log, stdio } => {
                 head(&mut w, 2, number).str(id);
                 w.str(bundle);
                 w.str(log);
-                w.bool(*stdin);
+                w.u8(stdio.bits());
             }
             Request::Kill { id, signal } => {
                 head(&mut w, 3, number).str(id);
@@ -326,7 +349,12 @@ impl Request {
     fn fields(kind: u8, r: &mut Reader<'_>) -> Result<Request, Malformed> {
         Ok(match kind {
             1 => Request::Hello { version: r.u32()? },
-            2 => Request::Create { id: r.str()?, bundle: r.str()?, log: r.str()?, stdin: r.bool()? },
+            2 => Request::Create {
+                id: r.str()?,
+                bundle: r.str()?,
+                log: r.str()?,
+                stdio: Stdio::from_bits(r.u8()?),
+            },
             3 => Request::Kill { id: r.str()?, signal: r.i32()? },
             4 => Request::Stop { id: r.str()?, signal: r.i32()?, grace_ms: r.u64()? },
             5 => Request::Exec(ExecRequest {
@@ -488,7 +516,8 @@ mod tests {
     #[test]
     fn every_request_survives_the_wire() {
         check(Request::Hello { version: 1 });
-        check(Request::Create { id: "a".into(), bundle: "/b".into(), log: "/l".into(), stdin: true });
+        let stdio = Stdio { stdin: true, stdin_once: false, terminal: true };
+        check(Request::Create { id: "a".into(), bundle: "/b".into(), log: "/l".into(), stdio });
         check(Request::Kill { id: "a".into(), signal: 9 });
         check(Request::Stop { id: "a".into(), signal: 15, grace_ms: 30_000 });
         check(Request::Exec(ExecRequest {

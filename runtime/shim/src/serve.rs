@@ -232,8 +232,8 @@ impl Server {
             Request::Hello { version: _ } => {
                 Some(Response::Hello { version: VERSION, uid: self.config.uid.clone() })
             }
-            Request::Create { id, bundle, log, stdin } => {
-                self.create(client, number, &id, bundle, log, stdin)
+            Request::Create { id, bundle, log, stdio } => {
+                self.create(client, number, &id, bundle, log, stdio)
             }
             Request::Kill { id, signal } => Some(match self.table.pid(&id) {
                 None => not_running(&id),
@@ -342,8 +342,10 @@ impl Server {
         self.clients.retain(|_, client| !client.gone);
         self.sweep_attached();
         for (id, live) in &mut self.live {
-            if self.table.pid(id).is_none() {
+            if self.table.has_ended(id) {
                 live.oom = None;
+                live.stdin = None;
+                live.logs.terminal = None;
             }
         }
     }

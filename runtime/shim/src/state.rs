@@ -114,6 +114,11 @@ impl Table {
         }
     }
 
+    /// Whether it ran, and does not any more.
+    pub fn has_ended(&self, id: &str) -> bool {
+        self.containers.get(id).is_some_and(|entry| matches!(entry.phase, Phase::Exited { .. }))
+    }
+
     /// Whose first process this is.
     pub fn owner(&self, pid: u32) -> Option<&str> {
         let mine = |phase: &Phase| matches!(phase, Phase::Running { pid: p, .. } if *p == pid);

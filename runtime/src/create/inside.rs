@@ -13,7 +13,11 @@ use std::{
     path::Path,
 };
 
-use orlop_shim::process::Failure;
+use orlop_shim::{
+    process::{self, Failure},
+    protocol::Window,
+    records::ProcessSpec,
+};
 use rustix::{
     fs::{FileType, Mode, OFlags, fstat, symlinkat},
     mount::{MountAttrFlags, UnmountFlags, unmount},
@@ -22,7 +26,7 @@ use rustix::{
 use super::{failed, outside::Outside, tree};
 use crate::spec::plan::{Mount, Plan, What};
 
-pub(super) fn furnish(plan: &Plan, outside: &Outside, cwd: &str) -> Result<(), Failure> {
+pub(super) fn furnish(plan: &Plan, outside: &Outside, process: &ProcessSpec) -> Result<(), Failure> {
     let open = || rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let opened = open().map_err(failed("open the root"))?;
     let root = opened.as_fd();
@@ -37,6 +41,9 @@ pub(super) fn furnish(plan: &Plan, outside: &Outside, cwd: &str) -> Result<(), F
             (What::Bind(..), None) => Err(ErrorKind::NotFound.into()),
         };
         mounted.map_err(failed(format_args!("mount {}", mount.at)))?;
+    }
+    if plan.terminal {
+        console(root, process).map_err(failed("open a terminal"))?;
     }
     if plan.shared_root {
         // Not before: what is mounted on it would be shared too.
@@ -53,7 +60,18 @@ pub(super) fn furnish(plan: &Plan, outside: &Outside, cwd: &str) -> Result<(), F
     for path in &plan.masked {
         mask(root, Path::new(path), &null, &mut empty).map_err(failed(format_args!("mask {path}")))?;
     }
+    let cwd = &process.cwd;
     enter(root, cwd).map_err(failed(format_args!("change to {cwd}")))
+}
+
+/// Standard input has been the way to the shim: the terminal's master goes there, and the terminal takes its place. The
+/// session is one of its own already.
+fn console(root: BorrowedFd<'_>, process: &ProcessSpec) -> Result<(), Error> {
+    let shim = std::io::stdin().as_fd().try_clone_to_owned()?;
+    process::use_terminal(&shim, Window::default(), process)?;
+    let terminal = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let place = tree::file(root, Path::new("/dev/console"))?;
+    tree::attach(&tree::copy_of(&terminal, false)?, &place)
 }
 
 /// libcontainer has just made it. Whatever it is copied over must not be something else.

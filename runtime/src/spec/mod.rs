@@ -92,9 +92,6 @@ pub enum SpecError {
     /// Neither image nor container name a program.
     #[error("no command specified")]
     NoCommand,
-    /// Terminals come later.
-    #[error("container {0} asks for a tty, which is not supported yet")]
-    Tty(String),
     /// User or group of the image.
     #[error(transparent)]
     User(#[from] UserError),
@@ -111,9 +108,6 @@ pub fn capabilities(spec: &ContainerSpec, host: Capabilities) -> Result<Capabili
 
 /// Builds both files.
 pub fn bundle(spec: &ContainerSpec, host: &Host) -> Result<Bundle, SpecError> {
-    if spec.tty {
-        return Err(SpecError::Tty(spec.name.clone()));
-    }
     let args = process::arguments(&spec.command, &spec.args, &spec.image.config);
     if args.is_empty() {
         return Err(SpecError::NoCommand);
@@ -151,6 +145,7 @@ fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
         masked: if spec.privileged { Vec::new() } else { paths(&mounts::MASKED) },
         read_only: if spec.privileged { Vec::new() } else { paths(&mounts::READ_ONLY) },
         read_only_root: spec.read_only_rootfs,
+        terminal: spec.tty,
     }
 }
 

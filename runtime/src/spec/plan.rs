@@ -36,6 +36,8 @@ pub struct Plan {
     pub read_only: Vec<String>,
     /// Nothing of the root file system can be changed.
     pub read_only_root: bool,
+    /// Its standard streams are a terminal of its own, which is `/dev/console` too.
+    pub terminal: bool,
 }
 
 /// A cgroup hierarchy as a container sees it.

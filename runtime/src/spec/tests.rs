@@ -1,21 +1,18 @@
 use std::sync::Arc;
 
-use std::collections::BTreeMap;
-
 use expect_test::{Expect, expect};
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{Mount, Propagation, Resources, Seccomp, UserRequest},
+    api::{Mount, Propagation},
     image::{Image, ImageConfig},
 };
 
 fn spec() -> ContainerSpec {
     ContainerSpec {
         name: "web".into(),
-        attempt: 0,
         image_ref: "web".into(),
         image: Arc::new(Image {
             config: ImageConfig {
@@ -27,23 +24,9 @@ fn spec() -> ContainerSpec {
             },
             ..Image::default()
         }),
-        command: vec![],
-        args: vec![],
         env: vec![("A".into(), "pod".into())],
-        working_dir: None,
-        user: UserRequest::default(),
-        mounts: vec![],
-        privileged: false,
-        add_capabilities: vec![],
-        drop_capabilities: vec![],
-        no_new_privileges: false,
-        read_only_rootfs: false,
-        seccomp: Seccomp::RuntimeDefault,
-        resources: Resources::default(),
-        tty: false,
-        stdin: false,
         log_path: "/log".into(),
-        labels: BTreeMap::new(),
+        ..ContainerSpec::default()
     }
 }
 
@@ -89,7 +72,7 @@ fn process_is_image_with_the_pod_over_it() {
     check(|_, _| {}, "/process/cwd", expect![[r#""/data""#]]);
     check(|s, _| s.working_dir = Some("x".into()), "/process/cwd", expect![[r#""/x""#]]);
     check(|s, _| s.image = Arc::default(), "", expect!["no command specified"]);
-    check(|s, _| s.tty = true, "", expect!["container web asks for a tty, which is not supported yet"]);
+    check(|s, _| s.tty = true, "/plan/terminal", expect!["true"]);
 }
 
 #[test]

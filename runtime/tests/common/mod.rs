@@ -22,7 +22,7 @@ use std::{
 
 use orlop_runtime::{
     BoxError, Container, ContainerSpec, ContainerState, Exit, Layers, PodRef, Resources, Runtime,
-    RuntimeConfig, RuntimeEvent, SandboxSpec, Seccomp,
+    RuntimeConfig, RuntimeEvent, SandboxSpec,
     image::{Image, ImageConfig},
 };
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -84,7 +84,8 @@ fn layer(dir: &Path) -> PathBuf {
     fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("busybox-static is installed");
     for applet in [
         "sh", "cat", "echo", "sleep", "grep", "id", "touch", "ls", "kill", "head", "dd", "hostname", "mount",
-        "stat", "seq", "true", "tail", "mknod", "env", "unshare", "wc", "tr", "ip", "ps", "chmod",
+        "stat", "stty", "tty", "seq", "true", "tail", "mknod", "env", "unshare", "wc", "tr", "ip", "ps",
+        "chmod",
     ] {
         symlink("busybox", layer.join("bin").join(applet)).unwrap();
     }
@@ -143,7 +144,6 @@ impl Node {
     pub fn container(&self, name: &str, command: &[&str]) -> ContainerSpec {
         ContainerSpec {
             name: name.into(),
-            attempt: 0,
             image_ref: "busybox".into(),
             image: std::sync::Arc::new(Image {
                 id: "sha256:test".into(),
@@ -151,22 +151,9 @@ impl Node {
                 ..Image::default()
             }),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
-            args: vec![],
-            env: vec![],
-            working_dir: None,
-            user: orlop_runtime::UserRequest::default(),
-            mounts: vec![],
-            privileged: false,
-            add_capabilities: vec![],
-            drop_capabilities: vec![],
-            no_new_privileges: false,
-            read_only_rootfs: false,
-            seccomp: Seccomp::RuntimeDefault,
-            resources: Resources::default(),
-            tty: false,
-            stdin: false,
             log_path: self.dir.path().join("logs").join(name).join("0.log"),
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+            ..ContainerSpec::default()
         }
     }
 

@@ -182,6 +182,7 @@ impl World {
             image_ref: "i".into(),
             image_id: "sha256:1".into(),
             user: None,
+            tty: false,
             log_path: "/log".into(),
             state: ContainerState::Running { pid: 1, started_at: self.now },
             labels: BTreeMap::new(),

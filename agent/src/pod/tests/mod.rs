@@ -190,6 +190,7 @@ impl Story {
             image_ref: container.image.clone().unwrap_or_default(),
             image_id: "sha256:1".into(),
             user: None,
+            tty: false,
             log_path: "/log".into(),
             state: ContainerState::Running { pid: 1, started_at: self.now },
             labels: Default::default(),

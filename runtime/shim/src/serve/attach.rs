@@ -149,6 +149,11 @@ impl Server {
                 true => error(Step::Shim, "detached: the output was not read fast enough".to_owned()),
                 false => Response::Ok,
             };
+            if gone.input.is_some()
+                && let Some(live) = self.live.get_mut(&gone.id).filter(|live| live.stdin_once)
+            {
+                live.stdin = None;
+            }
             // The end of the streams comes before the answer.
             drop((gone.input, gone.outputs));
             self.answer(gone.client, gone.number, &answer);

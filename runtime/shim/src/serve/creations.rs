@@ -1,13 +1,16 @@
 //! Containers on their way: the creator is started, and what it tells is waited for in the poll set.
 
-use std::{fs, os::fd::OwnedFd};
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use super::{Live, Server, drain, error};
 use crate::{
     cgroup, create,
     logs::Logs,
     oom::Watch,
-    protocol::{Response, Step},
+    protocol::{Response, Stdio, Step},
     report::{self, Outcome},
     state::Known,
     sys,
@@ -19,6 +22,10 @@ pub(super) struct Creation {
     pub(super) id: String,
     pub(super) creator: u32,
     pub(super) status: OwnedFd,
+    /// Brings the master of the container's terminal.
+    pub(super) console: Option<OwnedFd>,
+    /// Whether the terminal, or a pipe, takes input.
+    pub(super) stdin: bool,
     pub(super) told: Vec<u8>,
     pub(super) deadline: u64,
     pub(super) waiting: Vec<(u64, u32)>,
@@ -35,7 +42,7 @@ impl Server {
         id: &str,
         bundle: String,
         log_path: String,
-        stdin: bool,
+        stdio: Stdio,
     ) -> Option<Response> {
         match self.table.known(id) {
             Known::Started(pid, started) => return Some(Response::Created { pid, started }),
@@ -50,21 +57,22 @@ impl Server {
         let started = fs::read_to_string(format!("{bundle}/cgroups")).and_then(|dirs| {
             let (dirs, log) = (cgroup::parse(&dirs), create::open_log(&log_path)?);
             let cgroup = cgroup::unified(&dirs);
-            let started = create::start(&self.config.creator, &bundle, id, stdin, cgroup)?;
+            let started = create::start(&self.config.creator, &bundle, id, stdio, cgroup)?;
             Ok((dirs, log, started))
         });
         let (dirs, log, started) = match started {
             Ok(started) => started,
             Err(cause) => return Some(error(Step::Shim, format!("start the creator: {cause}"))),
         };
-        let logs = Logs::new(log, started.stdout, started.stderr);
-        let live = Live { bundle, log_path, logs, dirs, oom: None, stdin: started.stdin, stdin_once: false };
+        let create::Started { creator, output, stdin, console, status } = started;
+        let logs = Logs::new(log, output);
+        let live = Live { bundle, log_path, logs, dirs, oom: None, stdin, stdin_once: stdio.stdin_once };
         self.table.begin(id, now);
         self.live.insert(id.to_owned(), live);
-        let (creator, status) = (started.creator, started.status);
         let waiting = vec![(client, number)];
         let (id, told, deadline) = (id.to_owned(), Vec::new(), sys::monotonic_ms() + CREATE_MS);
-        self.creations.push(Creation { id, creator, status, told, deadline, waiting });
+        let stdin = stdio.stdin;
+        self.creations.push(Creation { id, creator, status, console, stdin, told, deadline, waiting });
         None
     }
 
@@ -82,10 +90,13 @@ impl Server {
             // It would take its time to clean up what is cleaned up for it anyway.
             drop(sys::kill(creator, libc::SIGKILL));
         }
-        let Creation { id, told, waiting, .. } = self.creations.swap_remove(at);
+        let Creation { id, told, waiting, console, stdin, .. } = self.creations.swap_remove(at);
         match report::outcome(&told) {
             Outcome::Runs(pid) => {
                 if let Some(live) = self.live.get_mut(&id) {
+                    if let Some(console) = console {
+                        live.use_terminal(&console, stdin);
+                    }
                     live.oom = cgroup::memory(&live.dirs).and_then(Watch::open);
                 }
                 let actions = self.table.reported(&id, pid, sys::now_ns());
@@ -102,6 +113,18 @@ impl Server {
                 let failed = error(step, text);
                 waiting.into_iter().for_each(|(client, number)| self.answer(client, number, &failed));
             }
+        }
+    }
+}
+
+impl Live {
+    /// Sent before the program was started, so it is here.
+    fn use_terminal(&mut self, console: &OwnedFd, stdin: bool) {
+        let mut came = Vec::new();
+        let master = sys::receive(console.as_fd(), &mut [0], &mut came).ok().and(came.pop());
+        if let Some(master) = master {
+            self.stdin = master.try_clone().ok().filter(|_| stdin);
+            drop(self.logs.use_terminal(master));
         }
     }
 }
