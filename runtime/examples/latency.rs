@@ -114,6 +114,7 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
         host_network: false,
         host_ipc: false,
         host_pid: false,
+        share_pid: false,
         sysctls: [].into(),
     }
 }

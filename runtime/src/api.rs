@@ -50,6 +50,9 @@ pub struct SandboxSpec {
     pub host_ipc: bool,
     /// Containers see the processes of the host.
     pub host_pid: bool,
+    /// Containers see each other's processes, below a first process that does nothing else.
+    #[serde(default)]
+    pub share_pid: bool,
     /// Namespaced sysctls, set once when the namespaces are made.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -118,6 +121,8 @@ pub struct ContainerSpec {
     pub add_capabilities: Vec<String>,
     /// Names with or without `CAP_`; `ALL` is understood. Applied before `add`.
     pub drop_capabilities: Vec<String>,
+    /// Sees the processes of this container (by id) of the same pod, whose first process stays the first.
+    pub process_target: Option<String>,
     /// Sets no_new_privs.
     pub no_new_privileges: bool,
     /// Mounts the root file system read-only.

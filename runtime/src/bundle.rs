@@ -1,7 +1,7 @@
 //! Names of the files that make up a pod and a container on disk, and the container's id. Pure.
 //!
 //! ```text
-//!  <run_dir>/pods/<uid>/            sandbox.json  s (socket)  lock  pid (shim)  ns/{net,ipc,uts}  shm/
+//!  <run_dir>/pods/<uid>/            sandbox.json  s (socket)  lock  pid (shim)  init  ns/{net,ipc,uts}  shm/
 //!                       c/<id>/     record.json  plan.json  process  cgroups  rootfs/  ready  pid  exit
 //!  <state_dir>/containers/<id>/     upper/  work/
 //!  <run_dir>/seccomp/<hash>.bpf
@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 
 pub(crate) const SANDBOX: &str = "sandbox.json";
 pub(crate) const SOCKET: &str = "s";
+/// Pid of the first process, where containers share one.
+pub(crate) const INIT: &str = "init";
 pub(crate) const RECORD: &str = "record.json";
 /// What the creator is to do.
 pub(crate) const PLAN: &str = "plan.json";

@@ -242,7 +242,7 @@ impl Runtime {
         if self.shim(&uid).is_err() && self.connect(&uid).await.is_err() {
             let dir = self.0.layout.pod(&uid);
             let RuntimeConfig { shim, creator, .. } = &self.0.config;
-            if let Err(text) = shim::start(shim, &dir, &uid, creator).await {
+            if let Err(text) = shim::start(shim, &dir, &record.spec, creator).await {
                 // One that a former agent had just started may be faster.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.connect(&uid).await.map_err(|_| SandboxError::ShimStart(text))?;

@@ -129,6 +129,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Whose processes were to be seen.
+    #[error("target container {0} is not running")]
+    ProcessTarget(String),
     /// Files for creator and shim.
     #[error("write {}", path.display())]
     Bundle {
@@ -165,6 +168,7 @@ impl StartError {
             | StartError::Cgroup(_)
             | StartError::Rootfs(_)
             | StartError::VolumeSource { .. }
+            | StartError::ProcessTarget(_)
             | StartError::Bundle { .. } => true,
             StartError::Shim(_)
             | StartError::Create(_)

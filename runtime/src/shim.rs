@@ -22,7 +22,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::{bundle, errors::ShimError};
+use crate::{api::SandboxSpec, bundle, errors::ShimError};
 
 /// What the shim tells unasked.
 pub(crate) type Events = mpsc::UnboundedReceiver<Response>;
@@ -122,9 +122,9 @@ async fn talk(
 }
 
 /// Starts a shim for a pod. Returns when it serves; it goes on without us.
-pub(crate) async fn start(shim: &Path, dir: &Path, uid: &str, creator: &Path) -> Result<(), String> {
+pub(crate) async fn start(shim: &Path, dir: &Path, spec: &SandboxSpec, creator: &Path) -> Result<(), String> {
     let mut command = tokio::process::Command::new(shim);
-    command.arg(dir).arg(uid).arg(creator).env_clear();
+    command.arg(dir).arg(&spec.pod.uid).arg(creator).args(spec.share_pid.then_some("share-pid")).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let output = command.output().await.map_err(|error| format!("{}: {error}", shim.display()))?;
     if output.status.success() {

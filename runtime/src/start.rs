@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use orlop_shim::protocol::{Request, Response, Stdio, TERMINALS};
+use orlop_shim::{
+    protocol::{Request, Response, Stdio, TERMINALS},
+    records::PidRecord,
+};
 
 use crate::{
     api::{Container, ContainerSpec, ContainerState},
@@ -124,6 +127,30 @@ impl Runtime {
         rootfs::mount_overlay(&paths, &layout.writable(id), root).map_err(StartError::Rootfs)
     }
 
+    /// That of another container, or of the pod's first process.
+    fn process_namespace(
+        &self,
+        pod: &crate::api::SandboxSpec,
+        spec: &ContainerSpec,
+    ) -> Result<Option<PathBuf>, StartError> {
+        let layout = &self.0.layout;
+        let pid = match &spec.process_target {
+            Some(target) => match layout.container_state(&pod.pod.uid, target) {
+                ContainerState::Running { pid, .. } if bundle::is_file_name(target) => pid,
+                _ => return Err(StartError::ProcessTarget(target.clone())),
+            },
+            None if pod.share_pid => {
+                let path = layout.pod(&pod.pod.uid).join(bundle::INIT);
+                let failed = |source| StartError::Bundle { path: path.clone(), source };
+                let text = fs::read_to_string(&path).map_err(failed)?;
+                let record = PidRecord::from_text(&text);
+                record.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?.pid
+            }
+            None => return Ok(None),
+        };
+        Ok(Some(format!("/proc/{pid}/ns/pid").into()))
+    }
+
     fn host(
         &self,
         pod: &crate::api::SandboxSpec,
@@ -147,6 +174,7 @@ impl Runtime {
             ipcns: sandbox::pin(layout, pod, "ipc"),
             utsns: sandbox::pin(layout, pod, "uts"),
             host_pid: pod.host_pid,
+            pidns: self.process_namespace(pod, spec)?,
             shm: Some(sandbox::shm(layout, pod)),
             limits: files,
             hierarchies: hierarchies.views(&cgroup),

@@ -36,6 +36,7 @@ pub fn sandbox(settings: &Settings, pod: &Pod, pod_ref: PodRef) -> Result<Sandbo
         host_network: spec.host_network.unwrap_or_default(),
         host_ipc: spec.host_ipc.unwrap_or_default(),
         host_pid: spec.host_pid.unwrap_or_default(),
+        share_pid: spec.share_process_namespace.unwrap_or_default(),
         sysctls: sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
         pod: pod_ref,
     })
@@ -106,6 +107,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
         privileged,
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
+        process_target: None,
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         read_only_rootfs: security.read_only_root_filesystem.unwrap_or_default(),
         seccomp: seccomp(settings, pod_spec, &security, privileged),

@@ -1,4 +1,5 @@
-//! `orlop-shim <pod directory> <pod uid> <creator>`: ends with 0 when the shim serves, in the background.
+//! `orlop-shim <pod directory> <pod uid> <creator> [share-pid]`: ends with 0 when the shim serves, in the background.
+//! Called `orlop-init`, it is the first process of a pod.
 
 use std::{
     fs::{self, File},
@@ -11,13 +12,15 @@ use std::{
 };
 
 use orlop_shim::{
+    init::{self, Init},
     records::{PidRecord, start_ticks},
     serve::{self, Config},
     sys::{self, Fork},
 };
 
 fn main() -> ExitCode {
-    match start() {
+    let begun = if std::env::args().next().as_deref() == Some(init::NAME) { init::run() } else { start() };
+    match begun {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             drop(writeln!(std::io::stderr(), "orlop-shim: {error}"));
@@ -26,21 +29,26 @@ fn main() -> ExitCode {
     }
 }
 
+const USAGE: &str = "usage: orlop-shim <pod directory> <pod uid> <creator> [share-pid]";
+/// Containers of the pod see each other's processes.
+const SHARE_PID: &str = "share-pid";
+
 /// The child serves; the parent tells whether it could start to.
 fn start() -> Result<()> {
-    let args: Vec<String> = std::env::args().collect();
-    let [_, dir, uid, creator] = <[String; 4]>::try_from(args)
-        .map_err(|_| Error::other("usage: orlop-shim <pod directory> <pod uid> <creator>"))?;
+    let mut args: Vec<String> = std::env::args().collect();
+    let share_pid = args.get(4).is_some_and(|word| word == SHARE_PID);
+    args.truncate(if share_pid { 4 } else { args.len() });
+    let [_, dir, uid, creator] = <[String; 4]>::try_from(args).map_err(|_| Error::other(USAGE))?;
     std::env::set_current_dir(&dir)?;
     let (told, tell) = sys::pipe()?;
     if let Fork::Child = sys::fork()? {
         let mut tell = File::from(tell);
-        match prepare() {
-            Ok((lock, listener, signals)) => {
+        match prepare(share_pid) {
+            Ok(Prepared { lock, listener, signals, init }) => {
                 drop((told, tell));
                 // Kept to the end: there is never a second shim in this directory.
                 let _lock = lock;
-                let ended = serve::run(Config { uid, creator }, listener, signals);
+                let ended = serve::run(Config { uid, creator, init }, listener, signals);
                 sys::exit_now(i32::from(ended.is_err()));
             }
             Err(error) => {
@@ -55,10 +63,17 @@ fn start() -> Result<()> {
     if text.is_empty() { Ok(()) } else { Err(Error::other(text)) }
 }
 
+struct Prepared {
+    lock: File,
+    listener: UnixListener,
+    signals: OwnedFd,
+    init: Option<Init>,
+}
+
 /// An agent that died while it started us must not lead to two of us: the second one finds the lock taken.
 ///
 /// The socket has a short name in the working directory: its whole path may be longer than an address can be.
-fn prepare() -> Result<(File, UnixListener, OwnedFd)> {
+fn prepare(share_pid: bool) -> Result<Prepared> {
     sys::become_keeper()?;
     let lock = File::options().create(true).truncate(false).write(true).open("lock")?;
     if !sys::try_lock(lock.as_fd())? {
@@ -68,6 +83,7 @@ fn prepare() -> Result<(File, UnixListener, OwnedFd)> {
     (0..3).try_for_each(|fd| sys::dup_to(null.as_fd(), fd))?;
     let signals = sys::child_signals()?;
     sys::umask(0o077);
+    let init = share_pid.then(init::start).transpose()?;
     drop(fs::remove_file("s"));
     let listener = UnixListener::bind("s")?;
     sys::umask(0o022);
@@ -76,5 +92,5 @@ fn prepare() -> Result<(File, UnixListener, OwnedFd)> {
     let record = PidRecord { pid: std::process::id(), ticks, started: sys::now_ns() };
     fs::write("pid.tmp", record.to_text())?;
     fs::rename("pid.tmp", "pid")?;
-    Ok((lock, listener, signals))
+    Ok(Prepared { lock, listener, signals, init })
 }

@@ -174,6 +174,20 @@ fn reset_signals() {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut()) };
 }
 
+/// No capability, no group, no user but this, and no way back.
+pub fn give_everything_up(user: u32) -> Result<(), Error> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    drop_bounding(0)?;
+    // SAFETY: an empty list.
+    check(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::setresgid(user, user, user) })?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::setresuid(user, user, user) })?;
+    set_capabilities(0)
+}
+
 fn drop_bounding(keep: u64) -> Result<(), Error> {
     for capability in (0..64_u32).filter(|bit| keep & (1 << bit) == 0) {
         // SAFETY: no pointers.

@@ -24,6 +24,7 @@ use crate::{
     cgroup::{self, Dirs},
     client::Client,
     create, exec,
+    init::Init,
     logs::Logs,
     oom::Watch,
     protocol::{Request, Response, Step, VERSION},
@@ -33,12 +34,14 @@ use crate::{
 };
 
 /// What a shim is started with. Its working directory is the pod's directory.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Config {
     /// Pod UID.
     pub uid: String,
     /// Program that builds containers.
     pub creator: String,
+    /// First process of the pod, where its containers share one.
+    pub init: Option<Init>,
 }
 
 /// One container's descriptors and paths.
@@ -286,7 +289,10 @@ impl Server {
 
     fn reap(&mut self) {
         while let Some((pid, status)) = sys::reap() {
-            if self.creations.iter().any(|creation| creation.creator == pid) {
+            if self.config.init.as_ref().is_some_and(|init| init.pid == pid) {
+                // It is the last of its namespace to end: no container of the pod can run any more, or be started.
+                self.done = true;
+            } else if self.creations.iter().any(|creation| creation.creator == pid) {
                 self.read_creation(pid, true);
             } else if let Some(key) = self.exec_of(pid) {
                 if let Some(running) = self.execs.get_mut(&key) {

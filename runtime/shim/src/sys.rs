@@ -4,6 +4,7 @@ use std::{
     ffi::CString,
     io::{Error, ErrorKind, Result},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
 };
 
 /// −1 becomes the error in errno.
@@ -279,6 +280,51 @@ pub fn pidfd(pid: u32) -> Result<OwnedFd> {
 pub fn join_namespaces(process: &OwnedFd, flags: libc::c_int) -> Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::setns(process.as_raw_fd(), flags) }).map(drop)
+}
+
+/// What this process is called in lists.
+pub fn set_name(name: &CString) -> Result<()> {
+    // SAFETY: a C string; the kernel takes sixteen bytes at most.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
+}
+
+/// Leaves namespaces of this process behind.
+pub fn unshare(flags: libc::c_int) -> Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::unshare(flags) }).map(drop)
+}
+
+/// Makes an empty file system that nobody can write to the root of this mount namespace, and takes all others away.
+/// `dir` is where it is mounted on the way.
+pub fn use_empty_root(dir: &Path) -> Result<()> {
+    let dir = c_string(&dir.to_string_lossy())?;
+    let (none, private) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+    // SAFETY: a C string; what is not needed is null.
+    check(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) })?;
+    let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let (kind, options) = (c"tmpfs".as_ptr(), c"mode=0555,size=4k,nr_inodes=2".as_ptr());
+    // SAFETY: C strings.
+    check(unsafe { libc::mount(kind, dir.as_ptr(), kind, flags, options.cast()) })?;
+    // SAFETY: C strings.
+    check(unsafe { libc::chdir(dir.as_ptr()) })?;
+    let here = c".".as_ptr();
+    // SAFETY: C strings. The old root is mounted over the new one, and the first to be taken away again.
+    if unsafe { libc::syscall(libc::SYS_pivot_root, here, here) } != 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: a C string.
+    check(unsafe { libc::umount2(here, libc::MNT_DETACH) })?;
+    // SAFETY: a C string.
+    check(unsafe { libc::chdir(c"/".as_ptr()) }).map(drop)
+}
+
+/// Children that end leave nothing to be collected.
+pub fn let_children_go() -> Result<()> {
+    // SAFETY: ignoring needs no handler.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// No ptrace and no look into /proc by others while we are half way into a container.

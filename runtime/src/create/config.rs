@@ -11,9 +11,14 @@ use serde_json::{Value, json};
 
 use crate::spec::{DeviceNode, plan::Plan};
 
-pub(super) fn config(plan: &Plan, process: &ProcessSpec, rootfs: &Path) -> Value {
-    let kinds = ["mount", "cgroup", "pid"];
-    let kinds = kinds.into_iter().filter(|kind| *kind != "pid" || !plan.host_pid);
+/// `pidns` leads to the process namespace to be in.
+pub(super) fn config(plan: &Plan, process: &ProcessSpec, rootfs: &Path, pidns: Option<&str>) -> Value {
+    let mut namespaces = vec![json!({ "type": "mount" }), json!({ "type": "cgroup" })];
+    match pidns {
+        Some(path) => namespaces.push(json!({ "type": "pid", "path": path })),
+        None if plan.host_pid => {}
+        None => namespaces.push(json!({ "type": "pid" })),
+    }
     let mut config = json!({
         "ociVersion": "1.2.0",
         "root": { "path": rootfs, "readonly": false },
@@ -26,7 +31,7 @@ pub(super) fn config(plan: &Plan, process: &ProcessSpec, rootfs: &Path) -> Value
             "cwd": "/",
         },
         "linux": {
-            "namespaces": kinds.map(|kind| json!({ "type": kind })).collect::<Vec<_>>(),
+            "namespaces": namespaces,
             "cgroupsPath": "/",
             "rootfsPropagation": "private",
             "devices": plan.devices.iter().map(device).collect::<Vec<_>>(),

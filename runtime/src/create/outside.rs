@@ -14,7 +14,7 @@ use std::{
     fs, io,
     io::Write as _,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -43,6 +43,8 @@ pub(super) struct Outside {
     pub(super) sources: Vec<Option<OwnedFd>>,
     /// For each hierarchy of the plan: the directory's tree.
     pub(super) hierarchies: Vec<OwnedFd>,
+    /// libcontainer finds it by number.
+    _pidns: Option<OwnedFd>,
     world: PathBuf,
     /// libcontainer's.
     state: OwnedFd,
@@ -52,6 +54,10 @@ pub(super) struct Outside {
 /// Directory of libcontainer's state, beside its `config.json`.
 pub(super) fn state(bundle: &Path) -> PathBuf {
     bundle.join("state")
+}
+
+fn rootfs(world: &Path) -> PathBuf {
+    world.join("rootfs")
 }
 
 impl Outside {
@@ -79,6 +85,11 @@ pub(super) fn prepare(
     for path in &plan.namespaces {
         join(path).map_err(failed(format_args!("join namespace {}", path.display())))?;
     }
+    let pidns = plan
+        .pidns
+        .as_deref()
+        .map(|path| open(path).map_err(failed(format_args!("open process namespace {}", path.display()))));
+    let pidns = pidns.transpose()?;
     sys::unshare(UnshareFlags::NEWNS).map_err(failed("leave the mounts of the host"))?;
     // Copies of what is shared with the host are shared too, as long as we are.
     let mut sources = Vec::new();
@@ -102,14 +113,18 @@ pub(super) fn prepare(
         }
     }
     let world = plan.pods.clone();
-    let state =
-        furnish(&world, &root, &cgroup2, plan, process).map_err(failed("prepare for libcontainer"))?;
-    Ok(Outside { sources, hierarchies, world, state, id: id.to_owned() })
+    let path = pidns.as_ref().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let config = config::config(plan, process, &rootfs(&world), path.as_deref()).to_string();
+    let state = furnish(&world, &root, &cgroup2, &config).map_err(failed("prepare for libcontainer"))?;
+    Ok(Outside { sources, hierarchies, _pidns: pidns, world, state, id: id.to_owned() })
 }
 
 fn join(path: &Path) -> io::Result<()> {
-    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), None)?)
+    Ok(rustix::thread::move_into_link_name_space(open(path)?.as_fd(), None)?)
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn source(path: &Path) -> Result<OwnedFd, Failure> {
@@ -145,20 +160,14 @@ fn leave_pods(pods: &Path) -> io::Result<()> {
 }
 
 /// The small world; gives the state directory.
-fn furnish(
-    world: &Path,
-    root: &OwnedFd,
-    cgroup2: &OwnedFd,
-    plan: &Plan,
-    process: &ProcessSpec,
-) -> io::Result<OwnedFd> {
+fn furnish(world: &Path, root: &OwnedFd, cgroup2: &OwnedFd, config: &str) -> io::Result<OwnedFd> {
     let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let none = MountAttrFlags::empty();
     tree::attach(&tree::new("tmpfs", &[("mode", "0700")], none)?, &open(world)?)?;
-    let (rootfs, state) = (world.join("rootfs"), state(world));
+    let (rootfs, state) = (rootfs(world), state(world));
     fs::create_dir(&rootfs)?;
     fs::create_dir(&state)?;
-    fs::write(world.join("config.json"), config::config(plan, process, &rootfs).to_string())?;
+    fs::write(world.join("config.json"), config)?;
     tree::attach(root, &open(&rootfs)?)?;
     let dev = tree::plain_directory(open(&rootfs)?.as_fd(), "dev").map_err(named("/dev"))?;
     let parameters = [("mode", "755"), ("size", "65536k")];

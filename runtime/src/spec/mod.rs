@@ -38,6 +38,8 @@ pub struct Host {
     pub utsns: Option<PathBuf>,
     /// Containers see the processes of the host.
     pub host_pid: bool,
+    /// The process namespace to be in, if it is not to be a new one.
+    pub pidns: Option<PathBuf>,
     /// The pod's `/dev/shm`.
     pub shm: Option<PathBuf>,
     /// Files of the container's cgroups and what is written to them.
@@ -136,6 +138,7 @@ fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
         pods: host.pods.clone(),
         namespaces: [&host.netns, &host.ipcns, &host.utsns].into_iter().flatten().cloned().collect(),
         host_pid: host.host_pid,
+        pidns: host.pidns.clone(),
         limits: host.limits.clone(),
         hierarchies: host.hierarchies.clone(),
         usual_devices: !spec.privileged,

@@ -18,6 +18,8 @@ pub struct Plan {
     pub namespaces: Vec<PathBuf>,
     /// Processes of the host are in sight.
     pub host_pid: bool,
+    /// The process namespace to be in; else it is a new one.
+    pub pidns: Option<PathBuf>,
     /// Files of the container's cgroups and what is written to them, in this order.
     pub limits: Vec<(PathBuf, String)>,
     /// What the container sees of its cgroups.

@@ -133,6 +133,7 @@ impl Node {
             host_network: false,
             host_ipc: false,
             host_pid: false,
+            share_pid: false,
             sysctls: BTreeMap::new(),
         }
     }
