@@ -95,6 +95,7 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
         host_pid: false,
         share_pid: false,
         sysctls: BTreeMap::new(),
+        labels: BTreeMap::new(),
     }
 }
 

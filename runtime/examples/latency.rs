@@ -116,6 +116,7 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
         host_pid: false,
         share_pid: false,
         sysctls: [].into(),
+        labels: [].into(),
     }
 }
 

@@ -55,6 +55,9 @@ pub struct SandboxSpec {
     pub share_pid: bool,
     /// Namespaced sysctls, set once when the namespaces are made.
     pub sysctls: BTreeMap<String, String>,
+    /// Kept with the sandbox and given back.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Limits of one cgroup, in the units of cgroup v1 and OCI. `None` leaves the kernel's default.
@@ -66,13 +69,26 @@ pub struct Resources {
     pub cpu_quota_us: Option<i64>,
     /// Period in microseconds.
     pub cpu_period_us: Option<u64>,
-    /// Bytes; swap is limited to the same. −1 is no limit.
+    /// Bytes. −1 is no limit. Swap beyond it is not allowed unless `memory_swap` says so.
     pub memory_limit: Option<i64>,
+    /// Bytes of memory and swap together; −1 is no limit. Containers only.
+    #[serde(default)]
+    pub memory_swap: Option<i64>,
     /// Number of tasks; −1 is no limit.
     pub pids_limit: Option<i64>,
     /// Bytes of huge pages by their size (`2MB`, `1GB`).
     #[serde(default)]
     pub hugepages: BTreeMap<String, i64>,
+    /// Processors, as a list (`0-3,7`).
+    #[serde(default)]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes, as a list.
+    #[serde(default)]
+    pub cpuset_mems: Option<String>,
+    /// Files of v2 and what is written to them, after everything else (`memory.high`, `memory.min`, `memory.swap.max`).
+    /// A machine without v2 goes without.
+    #[serde(default)]
+    pub unified: BTreeMap<String, String>,
     /// −1000…1000; raised to the floor of this process where the kernel would refuse it. Containers only.
     pub oom_score_adj: Option<i32>,
 }
@@ -90,6 +106,8 @@ pub struct Sandbox {
     pub shim_alive: bool,
     /// All containers with a record, dead ones too, oldest first.
     pub containers: Vec<Container>,
+    /// As given when it was made, or by the last [`crate::Runtime::label_sandbox`].
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One container to start.

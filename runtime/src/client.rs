@@ -227,7 +227,7 @@ impl Runtime {
         let netns = sandbox::pin(&self.0.layout, &spec, "net");
         let shim_alive = self.shims().contains_key(&spec.pod.uid);
         let containers = self.0.layout.pod_containers(&spec.pod.uid);
-        Sandbox { pod: spec.pod, netns, created_at, shim_alive, containers }
+        Sandbox { pod: spec.pod, netns, created_at, shim_alive, containers, labels: spec.labels }
     }
 
     /// Makes what containers of a pod share: cgroup, namespaces, shared memory, shim. Asked again, it makes what is

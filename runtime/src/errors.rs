@@ -28,6 +28,25 @@ pub enum OpenError {
     Images(#[source] BoxError),
 }
 
+/// Other limits for what runs.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// There is no such pod or container.
+    #[error("{0} is not known")]
+    Unknown(String),
+    /// A record.
+    #[error("read or write {}", path.display())]
+    Files {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused, or cannot limit this.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
 /// A shim could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {

@@ -32,6 +32,7 @@ mod start;
 pub mod stream;
 mod sys;
 mod sysctl;
+mod update;
 mod view;
 
 pub use api::{
@@ -41,7 +42,7 @@ pub use api::{
 pub use bundle::container_id;
 pub use client::{Layers, Runtime};
 pub use errors::{
-    BoxError, ExecError, OpenError, RemoveError, SandboxError, ShimError, StartError, StopError,
+    BoxError, ExecError, OpenError, RemoveError, SandboxError, ShimError, StartError, StopError, UpdateError,
 };
 pub use records::{list, stats};
 pub use sysctl::NotThePods;

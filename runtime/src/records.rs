@@ -14,7 +14,7 @@ use orlop_shim::records::{ExitRecord, PidRecord};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    api::{Container, ContainerSpec, ContainerState, Exit, Sandbox, SandboxSpec, User},
+    api::{Container, ContainerSpec, ContainerState, Exit, Resources, Sandbox, SandboxSpec, User},
     bundle::{self, Layout},
     cgroup::{Hierarchies, Stats},
     sandbox,
@@ -46,6 +46,9 @@ pub(crate) struct ContainerRecord {
     /// Absent in records of earlier versions.
     #[serde(default)]
     pub(crate) user: Option<User>,
+    /// What it is limited to, by its start or the last change. Absent in records of earlier versions.
+    #[serde(default)]
+    pub(crate) resources: Resources,
     pub(crate) created_at: Timestamp,
 }
 
@@ -64,6 +67,7 @@ impl ContainerRecord {
             stdin_once: spec.stdin_once,
             tty: spec.tty,
             user: None,
+            resources: spec.resources.clone(),
             created_at: now,
         }
     }
@@ -104,7 +108,7 @@ pub fn list(run_dir: &Path) -> Vec<Sandbox> {
         let SandboxRecord { spec, created_at } = layout.sandbox(&uid).ok()??;
         let containers = layout.pod_containers(&uid);
         let netns = sandbox::pin(&layout, &spec, "net");
-        Some(Sandbox { pod: spec.pod, netns, created_at, shim_alive: false, containers })
+        Some(Sandbox { pod: spec.pod, netns, created_at, shim_alive: false, containers, labels: spec.labels })
     })
     .collect()
 }

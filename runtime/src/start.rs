@@ -165,7 +165,7 @@ impl Runtime {
         let devices = if spec.privileged { host::devices() } else { Ok(Vec::new()) };
         let cgroup = format!("{}/{id}", pod.cgroup);
         let mut files = hierarchies.container_rules(&cgroup, spec.privileged);
-        files.extend(hierarchies.container_files(&cgroup, &spec.resources, None)?);
+        files.extend(hierarchies.container_files(&cgroup, &spec.resources)?);
         Ok(Host {
             hostname: pod.hostname.clone(),
             rootfs: root.to_owned(),

@@ -99,6 +99,8 @@ const PURE: &[&str] = &[
     "agent/src/node/news",
     "agent/src/probe/schedule",
     "agent/src/volume/layout",
+    "runtime/src/cgroup/actual",
+    "runtime/src/cgroup/limits",
     "runtime/src/spec/",
     "runtime/src/seccomp/",
     "runtime/src/image/access",

@@ -81,6 +81,7 @@ mod tests {
             created_at: Timestamp::UNIX_EPOCH,
             shim_alive: false,
             containers: containers.iter().map(container).collect(),
+            labels: BTreeMap::new(),
         }
     }
 

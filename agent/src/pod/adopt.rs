@@ -132,6 +132,7 @@ mod tests {
             created_at: at,
             shim_alive: true,
             containers: containers.collect(),
+            labels: BTreeMap::new(),
         };
         let observed = Observed::adopt(&desired, Some(sandbox));
         let c = observed.container("c");

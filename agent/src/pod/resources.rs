@@ -116,9 +116,8 @@ pub fn of_container(settings: &Settings, spec: &PodSpec, container: &Container) 
         cpu_quota_us: (limit_cpu > 0).then(|| quota(limit_cpu)),
         cpu_period_us: (limit_cpu > 0).then_some(PERIOD_US),
         memory_limit: (limit_memory > 0).then_some(limit_memory),
-        pids_limit: None,
-        hugepages: BTreeMap::new(),
         oom_score_adj: Some(oom_score_adj(settings, spec, container)),
+        ..Resources::default()
     }
 }
 
@@ -138,8 +137,7 @@ pub fn of_pod(settings: &Settings, spec: &PodSpec) -> Resources {
         cpu_period_us: cpu.then_some(PERIOD_US),
         memory_limit: memory.then_some(limit_memory),
         pids_limit: settings.pod_pids_limit,
-        hugepages: BTreeMap::new(),
-        oom_score_adj: None,
+        ..Resources::default()
     }
 }
 

@@ -129,6 +129,7 @@ impl Runtime for Fake {
                 created_at: self.now(),
                 shim_alive: true,
                 containers: Vec::new(),
+                labels: spec.labels.clone(),
             };
             Ok(self.world().sandboxes.entry(spec.pod.uid.clone()).or_insert(sandbox).clone())
         }

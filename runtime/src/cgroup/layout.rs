@@ -9,6 +9,8 @@ pub struct Hierarchies {
     pub v1: Vec<(String, PathBuf)>,
     /// v2.
     pub unified: Option<PathBuf>,
+    /// What can be limited in v2: the controllers that no v1 hierarchy has.
+    pub unified_controllers: Vec<String>,
 }
 
 impl Hierarchies {
@@ -36,6 +38,17 @@ impl Hierarchies {
             }
         }
         found
+    }
+
+    /// Where the files of a controller are: in its v1 hierarchy, or in v2.
+    pub(crate) fn root_of(&self, controller: &str) -> Option<&Path> {
+        let in_v2 = || self.unified.as_deref().filter(|_| self.limits_in_v2(controller));
+        self.controller(controller).or_else(in_v2)
+    }
+
+    /// A controller that v1 does not have and v2 has.
+    pub(crate) fn limits_in_v2(&self, controller: &str) -> bool {
+        self.controller(controller).is_none() && self.unified_controllers.iter().any(|one| one == controller)
     }
 
     /// No v1 controllers: everything is in the unified hierarchy.

@@ -2,6 +2,7 @@
 //!
 //! Those of containers are made by the creator (`create::cgroups`), from the files and values that are put together here.
 
+mod actual;
 mod layout;
 mod limits;
 mod stats;
@@ -16,7 +17,7 @@ use std::{
 pub use layout::Hierarchies;
 pub use stats::Stats;
 
-use self::limits::{Level, Setting};
+use self::limits::{Level, Now, Setting};
 use crate::{
     api::Resources,
     devices,
@@ -40,9 +41,13 @@ fn at(what: &'static str, path: &Path) -> impl FnOnce(Error) -> CgroupError {
 impl Hierarchies {
     /// Of this machine.
     pub fn discover() -> Result<Hierarchies, Error> {
-        let found = Hierarchies::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+        let mut found = Hierarchies::parse(&fs::read_to_string("/proc/self/mountinfo")?);
         if found.v1.is_empty() && found.unified.is_none() {
             return Err(Error::new(ErrorKind::NotFound, "no cgroup hierarchy is mounted"));
+        }
+        if let Some(root) = &found.unified {
+            let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
+            found.unified_controllers = controllers.split_whitespace().map(str::to_owned).collect();
         }
         Ok(found)
     }
@@ -50,35 +55,97 @@ impl Hierarchies {
     /// Makes a pod's cgroup and sets its limits; fine if it is there.
     pub fn create(&self, path: &str, limits: &Resources) -> Result<(), CgroupError> {
         let path = path.trim_start_matches('/');
-        if self.is_v2() {
-            if let Some(root) = &self.unified {
-                make_v2(root, path)?;
-            }
-        } else {
-            let v1 =
-                ["cpu", "memory", "pids"].into_iter().filter_map(|controller| self.controller(controller));
-            v1.chain(self.unified.as_deref()).try_for_each(|root| make(&root.join(path)))?;
+        let settings = self.settings(limits, Level::Pod, Now::default());
+        if let Some(root) = self.unified.as_deref() {
+            // On a hybrid machine nothing is switched on there that nobody needs.
+            let needed =
+                self.is_v2() || settings.iter().any(|setting| self.limits_in_v2(&setting.controller));
+            if needed { make_v2(root, path)? } else { make(&root.join(path))? }
         }
-        // A pod goes without what the machine cannot limit.
-        let settings = self.settings(limits, Level::Pod).into_iter();
-        write_all(&settings.filter_map(|setting| self.file(path, setting)).collect::<Vec<_>>())
+        let mut v1: Vec<&Path> = ["cpu", "memory", "pids"]
+            .into_iter()
+            .chain(settings.iter().map(|setting| setting.controller.as_str()))
+            .filter_map(|controller| self.controller(controller))
+            .collect();
+        v1.sort_unstable();
+        v1.dedup();
+        v1.into_iter().try_for_each(|root| make(&root.join(path)))?;
+        write_all(&self.pod_files(path, settings))
     }
 
-    /// Files of a container's cgroups and what to write to them, for one that is to be made, or for one that runs with
-    /// this memory limit. Any that the machine does not have is an error.
+    /// A pod goes without what the machine cannot limit.
+    fn pod_files(&self, path: &str, settings: Vec<Setting>) -> Vec<(PathBuf, String)> {
+        settings.into_iter().filter_map(|setting| self.file(path, setting)).collect()
+    }
+
+    /// Files of a new container's cgroups and what to write to them. Any that the machine does not have is an error.
     pub fn container_files(
         &self,
         path: &str,
         limits: &Resources,
-        memory_now: Option<i64>,
     ) -> Result<Vec<(PathBuf, String)>, CgroupError> {
-        let level = Level::Container { swap: self.limits_swap(), memory_now };
+        self.files_at(path, limits, self.container_level(), Now::default())
+    }
+
+    fn container_level(&self) -> Level {
+        Level::Container { swap: self.limits_swap() }
+    }
+
+    fn files_at(
+        &self,
+        path: &str,
+        limits: &Resources,
+        level: Level,
+        now: Now,
+    ) -> Result<Vec<(PathBuf, String)>, CgroupError> {
         let file = |setting: Setting| {
             let what = PathBuf::from(&setting.file);
             let missing = || at("find", &what)(Error::new(ErrorKind::NotFound, "no such cgroup controller"));
             self.file(path.trim_start_matches('/'), setting).ok_or_else(missing)
         };
-        self.settings(limits, level).into_iter().map(file).collect()
+        self.settings(limits, level, now).into_iter().map(file).collect()
+    }
+
+    /// Changes the limits of a container that runs; what is `None` stays.
+    pub fn update_container(&self, path: &str, limits: &Resources) -> Result<(), CgroupError> {
+        let now = self.now(path);
+        write_all(&self.files_at(path, limits, self.container_level(), now)?)
+    }
+
+    /// The same for a pod's cgroup. It has to be done before its containers grow, and after they shrank.
+    pub fn update_pod(&self, path: &str, limits: &Resources) -> Result<(), CgroupError> {
+        let path = path.trim_start_matches('/');
+        write_all(&self.pod_files(path, self.settings(limits, Level::Pod, self.now(path))))
+    }
+
+    fn now(&self, path: &str) -> Now {
+        let read = |controller, file| self.read(path, controller, file)?.trim().parse::<i64>().ok();
+        Now {
+            memory_swap: read("memory", "memory.memsw.limit_in_bytes"),
+            cpu_period_us: read("cpu", "cpu.cfs_period_us").and_then(|period| u64::try_from(period).ok()),
+        }
+    }
+
+    fn read(&self, path: &str, controller: &str, file: &str) -> Option<String> {
+        let root = self.root_of(controller)?;
+        fs::read_to_string(root.join(path.trim_start_matches('/')).join(file)).ok()
+    }
+
+    /// Limits of a container as the kernel has them: processor, memory, tasks. What was rounded counts as what was
+    /// `recorded`. No limit is −1, and what cannot be read is `None`.
+    pub fn container_limits(&self, path: &str, recorded: &Resources) -> Resources {
+        self.limits_now(path, recorded, self.container_level())
+    }
+
+    /// The same of a pod's cgroup.
+    pub fn pod_limits(&self, path: &str, recorded: &Resources) -> Resources {
+        self.limits_now(path, recorded, Level::Pod)
+    }
+
+    fn limits_now(&self, path: &str, recorded: &Resources, level: Level) -> Resources {
+        let page = i64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        let read = |controller: &str, file: &str| self.read(path, controller, file);
+        if self.is_v2() { actual::v2(recorded, level, page, read) } else { actual::v1(recorded, page, read) }
     }
 
     /// What a new container's cgroups get besides its limits.
@@ -89,7 +156,7 @@ impl Hierarchies {
             return devices::v1(privileged).into_iter().map(file).collect();
         }
         // Out of memory ends the container as a whole, as Kubernetes has it on v2.
-        let group = self.unified.as_ref().filter(|_| self.is_v2() && self.has_memory_v2());
+        let group = self.unified.as_ref().filter(|_| self.is_v2() && self.limits_in_v2("memory"));
         group.map(|root| (root.join(path).join("memory.oom.group"), "1".to_owned())).into_iter().collect()
     }
 
@@ -112,13 +179,20 @@ impl Hierarchies {
         self.v1.iter().filter_map(view).collect()
     }
 
-    fn settings(&self, limits: &Resources, level: Level) -> Vec<Setting> {
-        if self.is_v2() { limits::v2(limits, level) } else { limits::v1(limits, level) }
+    /// Each controller in the words of the hierarchy that has it.
+    fn settings(&self, limits: &Resources, level: Level, now: Now) -> Vec<Setting> {
+        let v1 = limits::v1(limits, level, now).into_iter();
+        let v2 = limits::v2(limits, level).into_iter();
+        if self.is_v2() {
+            return v2.collect();
+        }
+        let in_v2 = |setting: &Setting| self.limits_in_v2(&setting.controller);
+        v1.filter(|setting| !in_v2(setting)).chain(v2.filter(in_v2)).collect()
     }
 
     fn file(&self, path: &str, Setting { controller, file, value }: Setting) -> Option<(PathBuf, String)> {
-        let root = if self.is_v2() { self.unified.as_deref() } else { self.controller(controller) };
-        root.map(|root| (root.join(path).join(file), value))
+        let file = self.root_of(&controller)?.join(path).join(file);
+        Some((file, value))
     }
 
     /// Removes a cgroup and all below it, everywhere. What still runs in it is killed. Reports every failure.
@@ -175,21 +249,11 @@ impl Hierarchies {
         v1.chain(self.unified.iter().map(|point| (String::new(), point.join(path)))).collect()
     }
 
-    /// Whether v2 has the memory controller.
-    pub(crate) fn has_memory_v2(&self) -> bool {
-        let controllers =
-            |root: &PathBuf| fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        self.unified
-            .as_ref()
-            .map(controllers)
-            .is_some_and(|all| all.split_whitespace().any(|one| one == "memory"))
-    }
-
     /// Whether swap can be limited together with memory.
     pub(crate) fn limits_swap(&self) -> bool {
         match self.controller("memory") {
             Some(root) => root.join("memory.memsw.limit_in_bytes").exists(),
-            None => self.has_memory_v2(),
+            None => self.limits_in_v2("memory"),
         }
     }
 

@@ -135,6 +135,7 @@ impl Node {
             host_pid: false,
             share_pid: false,
             sysctls: BTreeMap::new(),
+            labels: BTreeMap::new(),
         }
     }
 

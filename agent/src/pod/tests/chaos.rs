@@ -226,6 +226,7 @@ impl World {
                 all.sort_by_key(|container| container.attempt);
                 all
             },
+            labels: BTreeMap::new(),
         });
         self.observed = Observed::adopt(&self.desired, sandbox);
         self.observed.started_at.get_or_insert(self.now);
