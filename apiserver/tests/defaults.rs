@@ -345,3 +345,87 @@ GET /api/v1/namespaces/default/events/a /apiVersion /message
     )
     .await;
 }
+
+#[tokio::test]
+async fn pods_are_resized_through_a_door_of_their_own() {
+    check(
+        "
+POST /api/v1/namespaces/default/pods /metadata/generation /status/qosClass
+  {metadata: {name: a}, spec: {initContainers: [{name: i, image: i, resources: {requests: {cpu: 1m}}}, {name: s, image: i, restartPolicy: Always, resources: {requests: {cpu: 1m}}}], containers: [{name: c, image: 'i:1', resources: {requests: {cpu: 100m, memory: 10Mi}, limits: {memory: 20Mi}}}]}}
+PATCH /api/v1/namespaces/default/pods/a type=application/strategic-merge-patch+json
+  {spec: {containers: [{name: c, resources: {requests: {cpu: 200m}}}]}}
+PATCH /api/v1/namespaces/default/pods/a/resize type=application/strategic-merge-patch+json /spec/containers/0/resources /spec/containers/0/image /metadata/generation /metadata/labels
+  {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: 'j', resources: {requests: {cpu: 200m}, limits: {memory: 15Mi, cpu: '1'}}}]}}
+PATCH /api/v1/namespaces/default/pods/a/resize type=application/strategic-merge-patch+json /metadata/generation
+  {spec: {initContainers: [{name: s, resources: {requests: {cpu: 2m}}}]}}
+GET /api/v1/namespaces/default/pods/a/resize /kind /spec/initContainers/1/resources
+PATCH /api/v1/namespaces/default/pods/a/resize type=application/strategic-merge-patch+json
+  {spec: {initContainers: [{name: i, resources: {requests: {cpu: 2m}}}]}}
+PATCH /api/v1/namespaces/default/pods/a/resize type=application/strategic-merge-patch+json
+  {spec: {containers: [{name: c, resources: {limits: {memory: null}}}]}}
+PATCH /api/v1/namespaces/default/pods/a/resize type=application/strategic-merge-patch+json
+  {spec: {containers: [{name: c, resources: {limits: {ephemeral-storage: 1Gi}}}]}}
+PATCH /api/v1/namespaces/default/pods/a/resize type=application/strategic-merge-patch+json
+  {spec: {containers: [{name: c, resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}]}}
+PATCH /api/v1/namespaces/default/pods/a/resize type=application/strategic-merge-patch+json
+  {spec: {containers: [{name: c, resources: {requests: {cpu: 2}}}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: g}, spec: {containers: [{name: c, image: 'i:1', resources: {limits: {cpu: 100m, memory: 10Mi}}}]}}
+PATCH /api/v1/namespaces/default/pods/g/resize type=application/strategic-merge-patch+json
+  {spec: {containers: [{name: c, resources: {requests: {cpu: 50m}}}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: p}, spec: {resources: {limits: {cpu: 1}}, containers: [{name: c, image: 'i:1'}]}}
+PATCH /api/v1/namespaces/default/pods/p/resize type=application/strategic-merge-patch+json
+  {spec: {containers: [{name: c, resources: {requests: {cpu: 50m}}}]}}
+PATCH /api/v1/namespaces/default/pods/none/resize type=application/strategic-merge-patch+json
+  {spec: {}}
+",
+        expect![[r#"
+            201 1 Burstable
+            422 Invalid Pod "a" is invalid: spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)
+            200 {"limits":{"cpu":"1","memory":"15Mi"},"requests":{"cpu":"200m","memory":"10Mi"}} i:1 2 null
+            200 3
+            200 Pod {"requests":{"cpu":"2m"}}
+            422 Invalid Pod "a" is invalid: spec: Forbidden: resources for non-sidecar init containers are immutable
+            422 Invalid Pod "a" is invalid: spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed
+            422 Invalid Pod "a" is invalid: spec: Forbidden: only cpu and memory resources are mutable
+            422 Invalid Pod "a" is invalid: spec: Forbidden: only cpu and memory resources are mutable
+            422 Invalid Pod "a" is invalid: spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1
+            201
+            422 Invalid Pod "g" is invalid: spec: Invalid value: "Burstable": Pod QOS Class may not change as a result of resizing
+            201
+            422 Invalid Pod "p" is invalid: : Forbidden: pods with pod-level resources cannot be resized
+            404 NotFound pods "none" not found
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn pods_have_resources_as_a_whole() {
+    check(
+        "
+POST /api/v1/namespaces/default/pods /spec/resources /status/qosClass
+  {metadata: {name: a}, spec: {resources: {limits: {cpu: 1, memory: 1Gi}}, containers: [{name: c, image: i, resources: {requests: {cpu: 100m}}}, {name: d, image: i, resources: {requests: {cpu: 100m}}}]}}
+POST /api/v1/namespaces/default/pods /spec/resources /status/qosClass
+  {metadata: {name: b}, spec: {resources: {limits: {cpu: 1, memory: 1Gi}}, containers: [{name: c, image: i}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: c}, spec: {resources: {requests: {cpu: 150m, memory: 2Gi}, limits: {memory: 1Gi, cpu: 300m}, claims: [{name: x}]}, containers: [{name: c, image: i, resources: {requests: {cpu: 100m}, limits: {cpu: 400m}}}, {name: d, image: i, resources: {requests: {cpu: 100m}}}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: d}, spec: {resources: {limits: {ephemeral-storage: 1Gi}}, containers: [{name: c, image: i}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: e}, spec: {restartPolicy: Never, initContainers: [{name: i, image: i, resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]}], containers: [{name: c, image: i, resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}, {resourceName: cpu, restartPolicy: Often}, {resourceName: disk, restartPolicy: NotRequired}]}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: f}, spec: {containers: [{name: c, image: i, resources: {limits: {hugepages-2Mi: 4Mi}}}, {name: d, image: i, resources: {requests: {cpu: 1, hugepages-2Mi: 2Mi}, limits: {hugepages-2Mi: 4Mi}}}, {name: e, image: i, resources: {requests: {cpu: 1, hugepages-1Gi: 1Gi}}}]}}
+",
+        expect![[r#"
+            201 {"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"200m","memory":"1Gi"}} Burstable
+            201 {"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1","memory":"1Gi"}} Guaranteed
+            422 Invalid Pod "c" is invalid: [spec.resources.claims: Forbidden: claims may not be set for Resources at pod-level, spec.resources.requests: Invalid value: "2Gi": must be less than or equal to memory limit of 1Gi, spec.resources.requests[cpu]: Invalid value: "150m": must be greater than or equal to aggregate container requests of 200m, spec.containers[0].resources.limits[cpu]: Invalid value: "400m": must be less than or equal to pod limits of 300m]
+            422 Invalid Pod "d" is invalid: spec.resources.limits[ephemeral-storage]: Unsupported value: "ephemeral-storage": supported values: "cpu", "hugepages-", "memory"
+            422 Invalid Pod "e" is invalid: [spec.initContainers[0].resizePolicy: Invalid value: [{"resourceName":"cpu","restartPolicy":"NotRequired"}]: must not be set for init containers, spec.containers[0].resizePolicy: Invalid value: "RestartContainer": must be 'NotRequired' when `restartPolicy` is 'Never', spec.containers[0].resizePolicy: Duplicate value: "cpu", spec.containers[0].resizePolicy: Unsupported value: "Often": supported values: "NotRequired", "RestartContainer", spec.containers[0].resizePolicy: Unsupported value: "disk": supported values: "cpu", "memory"]
+            422 Invalid Pod "f" is invalid: [spec.containers[0].resources: Forbidden: HugePages require cpu or memory, spec.containers[1].resources.requests: Invalid value: "2Mi": must be equal to hugepages-2Mi limit of 4Mi, spec.containers[2].resources.limits: Required value: Limit must be set for non overcommitable resources]
+        "#]],
+    )
+    .await;
+}

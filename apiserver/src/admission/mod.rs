@@ -13,6 +13,8 @@ pub mod node;
 pub mod pod;
 mod podrules;
 mod podspec;
+pub(crate) mod resize;
+mod resources;
 pub mod service;
 pub mod workload;
 

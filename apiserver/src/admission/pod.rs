@@ -1,11 +1,10 @@
 //! Pods: what the server adds at creation and what may change afterwards.
 
-use orlop_model::quantities::Quantity;
 use serde_json::{Value, json};
 
 use super::causes::Causes;
 use super::fields::{Fields, each, items, or, text};
-use super::{Surroundings, podrules, podspec};
+use super::{Surroundings, podrules, podspec, resources};
 use crate::kinds::{self, Hooks};
 use crate::rest::object;
 use crate::rest::status::Failure;
@@ -21,7 +20,7 @@ pub const POD: Hooks = Hooks {
     ..Hooks::NONE
 };
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// An hour and seven seconds: how upstream recognises tokens of its own making.
 const TOKEN_SECONDS: i64 = 3607;
@@ -53,6 +52,7 @@ fn default(pod: &mut Value) {
     let spec = object::child(pod, "spec");
     podspec::default(spec);
     podspec::requests_from_limits(spec);
+    resources::default_of_pod(spec);
     or(spec, "enableServiceLinks", true);
 }
 
@@ -65,7 +65,7 @@ fn prepare_create(pod: &mut Value, world: &dyn Surroundings) -> Result<(), Failu
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         tolerate(spec, key);
     }
-    let mut status = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
+    let mut status = json!({"phase": "Pending", "qosClass": resources::qos_class(&pod["spec"])});
     if !items(&pod["spec"], "schedulingGates").is_empty() {
         // Upstream says it here: the scheduler does not look at such a pod at all.
         status["conditions"] = json!([{
@@ -183,27 +183,6 @@ fn refuse(pod: &Value, why: &str) -> Failure {
     match kinds::find("", "v1", "pods") {
         Some(kind) => Failure::forbidden(kind, object::name(pod), why),
         None => Failure::no_such_path(),
-    }
-}
-
-/// Upstream's quality of service, from cpu and memory alone.
-pub fn qos_class(spec: &Value) -> &'static str {
-    let (mut any, mut guaranteed) = (false, true);
-    for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
-        let amount = |list: &str, name: &str| {
-            let text = container["resources"][list][name].as_str();
-            text.and_then(|t| Quantity::parse(t).ok()).map(|q| q.milli()).filter(|q| *q > 0)
-        };
-        for name in ["cpu", "memory"] {
-            let (request, limit) = (amount("requests", name), amount("limits", name));
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && request.is_none_or(|r| Some(r) == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
     }
 }
 

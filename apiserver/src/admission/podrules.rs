@@ -11,12 +11,11 @@ mod volumes;
 mod tests;
 
 use orlop_model::names;
-use orlop_model::quantities::Quantity;
 use serde_json::Value;
 
 use super::causes::Causes;
 use super::fields::{items, text};
-use super::meta;
+use super::{meta, resources};
 
 pub(super) use network::BAD_ADDRESS;
 
@@ -24,7 +23,6 @@ const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const MESSAGE_POLICIES: &[&str] = &["FallbackToLogsOnError", "File"];
-const RESOURCES: &[&str] = &["cpu", "ephemeral-storage", "memory"];
 pub(super) const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
@@ -50,6 +48,7 @@ pub(super) fn validate(spec: &Value, at: &str, causes: &mut Causes) {
         }
     }
     network::host_ports(spec, at, causes);
+    resources::validate_of_pod(spec, at, causes);
     one_of(spec, "restartPolicy", at, RESTART_POLICIES, causes);
     one_of(spec, "dnsPolicy", at, DNS_POLICIES, causes);
     network::dns(spec, at, causes);
@@ -131,34 +130,5 @@ fn container(c: &Value, spec: &Value, at: &str, volumes: &[&str], causes: &mut C
         handlers::validate(c, at, grace, causes);
     }
     security::of_container(c, spec, at, causes);
-    resources(&c["resources"], &format!("{at}.resources"), causes);
-}
-
-fn resources(resources: &Value, at: &str, causes: &mut Causes) {
-    let amount =
-        |list: &str, name: &str| resources[list][name].as_str().and_then(|t| Quantity::parse(t).ok());
-    for list in ["limits", "requests"] {
-        for (name, shown) in resources[list].as_object().into_iter().flatten() {
-            let field = format!("{at}.{list}[{name}]");
-            if !name.contains('/') && !name.starts_with("hugepages-") && !RESOURCES.contains(&name.as_str()) {
-                let value = name.as_str().into();
-                causes.invalid(field.clone(), &value, "must be a standard resource type or fully qualified");
-                causes.invalid(field.clone(), &value, "must be a standard resource for containers");
-            }
-            match amount(list, name) {
-                None => causes.invalid(field, shown, "must be a valid quantity"),
-                Some(amount) if amount.milli() < 0 => causes.invalid(field, shown, NOT_NEGATIVE),
-                Some(_) => {}
-            }
-        }
-    }
-    for (name, shown) in resources["requests"].as_object().into_iter().flatten() {
-        let (Some(request), Some(limit)) = (amount("requests", name), amount("limits", name)) else {
-            continue;
-        };
-        if request.milli() > limit.milli() {
-            let detail = format!("must be less than or equal to {name} limit of {limit}");
-            causes.invalid(format!("{at}.requests"), shown, &detail);
-        }
-    }
+    resources::of_container(c, spec, at, causes);
 }

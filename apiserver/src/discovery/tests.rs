@@ -73,8 +73,8 @@ fn legacy_discovery() {
         "/api/v1",
         "",
         expect![[r#"
-        application/json
-        {"apiVersion":"v1","groupVersion":"v1","kind":"APIResourceList","resources":[{"categories":["all"],"kind":"Pod","name":"pods","namespaced":true,"shortNames":["po"],"singularName":"pod","verbs":["create","delete","deletecollection","get","list","patch","update","watch"]},{"kind":"Binding","name":"pods/binding","namespaced":true,"singularName":"","verbs":["create"]},{"group":"policy","kind":"Eviction","name":"pods/eviction","namespaced":true,"singularName":"","verbs":["create"],"version":"v1"},{"kind":"Pod","name":"pods/log","namespaced":true,"singularName":"","verbs":["get"]},{"kind":"Pod","name":"pods/status","namespaced":true,"singularName":"","verbs":["get","patch","update"]}]}"#]],
+            application/json
+            {"apiVersion":"v1","groupVersion":"v1","kind":"APIResourceList","resources":[{"categories":["all"],"kind":"Pod","name":"pods","namespaced":true,"shortNames":["po"],"singularName":"pod","verbs":["create","delete","deletecollection","get","list","patch","update","watch"]},{"kind":"Binding","name":"pods/binding","namespaced":true,"singularName":"","verbs":["create"]},{"group":"policy","kind":"Eviction","name":"pods/eviction","namespaced":true,"singularName":"","verbs":["create"],"version":"v1"},{"kind":"Pod","name":"pods/log","namespaced":true,"singularName":"","verbs":["get"]},{"kind":"Pod","name":"pods/resize","namespaced":true,"singularName":"","verbs":["get","patch","update"]},{"kind":"Pod","name":"pods/status","namespaced":true,"singularName":"","verbs":["get","patch","update"]}]}"#]],
     );
 }
 

@@ -133,6 +133,7 @@ pub const BUILTIN: &[Kind] = &[
             sub("binding", gvk("", "v1", "Binding"), CREATE),
             sub("eviction", gvk("policy", "v1", "Eviction"), CREATE),
             sub("log", gvk("", "v1", "Pod"), GET),
+            sub("resize", gvk("", "v1", "Pod"), GPU),
             sub("status", gvk("", "v1", "Pod"), GPU),
         ],
         prefix: "pods",

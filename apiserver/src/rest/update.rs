@@ -8,7 +8,7 @@ use super::encode::{self, Encoder};
 use super::status::Failure;
 use super::write::{Refused, parse};
 use super::{Api, Call, Target, create, object};
-use crate::admission::{Causes, Surroundings, meta};
+use crate::admission::{Causes, Surroundings, meta, resize};
 use crate::codec::Expected;
 use crate::kinds::{Kind, Storage};
 use crate::patch::apply::{self, Writer};
@@ -24,6 +24,8 @@ pub(super) enum Part {
     Main,
     /// Status alone.
     Status,
+    /// Resources of a pod's containers alone.
+    Resize,
     /// Whatever the caller does (binding, finalize): only metadata is guarded.
     Free,
 }
@@ -52,6 +54,7 @@ impl Intent {
         let reset: &[&str] = match self.part {
             Part::Main if kind.has_status => &["status"],
             Part::Status => &["spec"],
+            Part::Resize => &["status"],
             Part::Main | Part::Free => &[],
         };
         let expected = Expected { api_version, kind: kind.gvk.kind };
@@ -175,6 +178,7 @@ impl Api {
                 *new = status_of(new, old, kind);
                 return Ok(());
             }
+            Part::Resize => *new = resize::merge(new, old),
             Part::Main => {}
         }
         if kind.has_status {
@@ -192,7 +196,10 @@ impl Api {
         meta::validate(new, kind, &mut causes);
         meta::validate_update(new, old, &mut causes);
         (kind.hooks.validate)(new, &mut causes);
-        (kind.hooks.validate_update)(new, old, &mut causes);
+        match part {
+            Part::Resize => resize::validate(new, old, &mut causes),
+            _ => (kind.hooks.validate_update)(new, old, &mut causes),
+        }
         if causes.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, name, &causes)) }
     }
 }
