@@ -4,5 +4,5 @@
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    orlop_runtime::image::fuzz::layer(bytes, dir.path());
+    orlop_runtime::fuzz::layer(bytes, dir.path());
 });

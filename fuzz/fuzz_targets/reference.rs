@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|text: &str| orlop_runtime::image::fuzz::reference(text));
+libfuzzer_sys::fuzz_target!(|text: &str| orlop_runtime::fuzz::reference(text));

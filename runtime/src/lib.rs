@@ -17,6 +17,8 @@ mod client;
 pub mod create;
 mod devices;
 mod errors;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod host;
 pub mod image;
 pub mod log;

@@ -69,7 +69,7 @@ fn length(block: &[Instruction]) -> u32 {
     u32::try_from(block.len()).unwrap_or(u32::MAX)
 }
 
-fn value(action: Action) -> u32 {
+pub(super) fn value(action: Action) -> u32 {
     match action {
         Action::Allow => 0x7fff_0000,
         Action::Errno(errno) => 0x0005_0000 | u32::from(errno),
@@ -213,7 +213,7 @@ fn ordered(at: (u32, u32), k: (u32, u32), code: u16, not: bool, miss: u8) -> Vec
     ]
 }
 
-fn halves(value: u64) -> (u32, u32) {
+pub(super) fn halves(value: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
     (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
 }

@@ -4,6 +4,8 @@
 //! loading a filter, which is one of the last steps before exec (`orlop_shim::process`).
 
 mod bpf;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod profile;
 mod syscalls;
 #[cfg(test)]

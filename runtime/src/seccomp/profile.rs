@@ -109,7 +109,7 @@ impl Profile {
         let mut rules = Vec::new();
         for call in json.syscalls {
             if call.applies(capabilities) {
-                rules.push(call.rule()?);
+                rules.extend(call.rules()?);
             }
         }
         Ok(Profile { default: action(&json.default_action, json.default_errno_ret)?, rules })
@@ -216,18 +216,23 @@ impl JsonCall {
         included && !excluded
     }
 
-    fn rule(self) -> Result<Rule, ProfileError> {
+    /// One rule whose conditions must all hold. Where several are about the same argument, each is a rule of its own, as
+    /// runc reads it: libseccomp takes one comparison per argument.
+    fn rules(self) -> Result<Vec<Rule>, ProfileError> {
         let mut names = self.names;
         if !self.name.is_empty() {
             names.push(self.name);
         }
+        let action = action(&self.action, self.errno_ret)?;
         let conditions = self.args.unwrap_or_default().into_iter().map(JsonArg::condition);
-        Ok(Rule {
-            names,
-            action: action(&self.action, self.errno_ret)?,
-            conditions: conditions.collect::<Result<_, _>>()?,
-            arch: None,
-        })
+        let conditions: Vec<Condition> = conditions.collect::<Result<_, _>>()?;
+        let alternatives = if (0..6).any(|arg| conditions.iter().filter(|c| c.arg == arg).count() > 1) {
+            conditions.into_iter().map(|condition| vec![condition]).collect()
+        } else {
+            vec![conditions]
+        };
+        let rule = |conditions| Rule { names: names.clone(), action, conditions, arch: None };
+        Ok(alternatives.into_iter().map(rule).collect())
     }
 }
 

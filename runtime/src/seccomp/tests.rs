@@ -1,38 +1,12 @@
 //! Filters are run by a small interpreter: what counts is what the kernel would decide.
 
 use super::{
-    bpf::{Instruction, program},
+    bpf::program,
+    fuzz::run,
     profile::{Action, Condition, Op, Profile, Rule},
     syscalls::Arch,
 };
 use crate::spec::capabilities::{Capabilities, DEFAULT};
-
-fn run(program: &[Instruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
-    let mut data = Vec::new();
-    data.extend(number.to_le_bytes());
-    data.extend(arch.to_le_bytes());
-    data.extend(0_u64.to_le_bytes());
-    args.iter().for_each(|arg| data.extend(arg.to_le_bytes()));
-    let (mut pc, mut a) = (0, 0_u32);
-    loop {
-        let (code, jt, jf, k) = program[pc];
-        pc += 1;
-        let branch = |yes: bool| usize::from(if yes { jt } else { jf });
-        match code {
-            0x20 => {
-                let at = k as usize;
-                a = u32::from_le_bytes(data[at..at + 4].try_into().unwrap());
-            }
-            0x54 => a &= k,
-            0x05 => pc += k as usize,
-            0x15 => pc += branch(a == k),
-            0x25 => pc += branch(a > k),
-            0x35 => pc += branch(a >= k),
-            0x06 => return k,
-            other => panic!("code {other:#x}"),
-        }
-    }
-}
 
 fn word(result: u32) -> String {
     match result {
@@ -182,6 +156,12 @@ fn docker_profiles_are_resolved_for_the_capabilities() {
     assert_eq!(decide(DEFAULT.with("SYS_BOOT"), 169, 0), "allow");
     assert_eq!(decide(DEFAULT, 135, 0x108), "errno 1");
     assert_eq!(decide(DEFAULT, 135, 0x107), "allow");
+    let twice = r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[
+        {"index":0,"value":0,"op":"SCMP_CMP_EQ"},{"index":0,"value":8,"op":"SCMP_CMP_EQ"}]}]}"#;
+    let profile = Profile::from_json(twice, DEFAULT).unwrap();
+    let program = program(&profile, &[Arch::X86_64]);
+    let decisions = [0, 8, 9].map(|arg| word(run(&program, Arch::X86_64.audit(), 135, first(arg))));
+    assert_eq!(decisions, ["allow", "allow", "errno 1"], "several conditions on one argument: any of them");
     for bad in ["{}", "no", r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#] {
         assert!(Profile::from_json(bad, DEFAULT).is_err(), "{bad}");
     }
