@@ -278,6 +278,9 @@ flags! {
     node_labels: String, "ORLOP_NODE_LABELS";
     /// Most pods on this node [default: 110].
     max_pods: u32, "ORLOP_MAX_PODS";
+    /// Ids of the host for pods with `hostUsers: false`, as `first:count`; each gets 65536 [default: those of the user
+    /// kubelet in /etc/subuid and /etc/subgid, else from 65536 on for as many pods as there may be].
+    user_namespace_ids: String, "ORLOP_USER_NAMESPACE_IDS";
     /// Port of the kubelet API, on the node's address [default: 10250].
     kubelet_port: u16, "ORLOP_KUBELET_PORT";
     /// Cgroup subtree of this node, below each hierarchy's mount point [default: orlop].

@@ -1,5 +1,7 @@
 //! From words to a configuration that cannot be wrong: one clear error that names the flag and the value.
 
+mod subids;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -10,6 +12,7 @@ use std::{
 
 use orlop_model::{ids::NodeName, names, net::Ipv4Net, quantities::Quantity};
 use orlop_runtime::{
+    ids::IdRange,
     image::{Registries, Thresholds, Verification},
     log::Limits as LogLimits,
 };
@@ -38,6 +41,8 @@ pub struct Config {
     pub node_labels: BTreeMap<String, String>,
     /// Most pods here.
     pub max_pods: u32,
+    /// Ids of the host for pods with a user namespace of their own.
+    pub user_namespace_ids: IdRange,
     /// Port of the kubelet API.
     pub kubelet_port: u16,
     /// Cgroup subtree, relative to every hierarchy's mount point.
@@ -215,6 +220,24 @@ fn log_limits(max_size: Option<String>, max_files: Option<usize>) -> Result<LogL
     Ok(LogLimits { max_size, max_files })
 }
 
+fn user_namespace_ids(said: Option<String>, max_pods: u32) -> Result<IdRange, ConfigError> {
+    let flag = "user-namespace-ids";
+    let pool = match said {
+        None => {
+            let text = |path| fs::read_to_string(path).unwrap_or_default();
+            let of_user = subids::pool(&text("/etc/subuid"), &text("/etc/subgid"));
+            let of_user = of_user.map_err(|reason| value(flag, subids::USER, reason))?;
+            of_user.unwrap_or_else(|| IdRange::for_pods(max_pods))
+        }
+        Some(text) => {
+            let numbers = text.split_once(':').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+            let (first, count) = numbers.ok_or_else(|| value(flag, &text, "must be `first:count`"))?;
+            IdRange::pool(first, count).map_err(|reason| value(flag, &text, reason))?
+        }
+    };
+    Ok(pool)
+}
+
 fn parse_age(flag: &'static str, text: &str) -> Result<Duration, ConfigError> {
     let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| value(flag, text, error))?;
     Duration::try_from(parsed).map_err(|_| value(flag, text, "must not be negative"))
@@ -233,6 +256,7 @@ impl TryFrom<Flags> for Config {
             node_ip,
             node_labels,
             max_pods,
+            user_namespace_ids,
             kubelet_port,
             cgroup_root,
             bpffs,
@@ -273,6 +297,7 @@ impl TryFrom<Flags> for Config {
             let reason = format!("must not overlap the addresses of pods, {cluster_cidr}");
             return Err(value("service-cidr", service_cidr, reason));
         }
+        let max_pods = max_pods.unwrap_or(110);
         let node_cidr_mask = node_cidr_mask.unwrap_or(24);
         if node_cidr_mask < cluster_cidr.prefix() || node_cidr_mask > 30 {
             let reason = format!("must lie between the cluster CIDR's {} and 30", cluster_cidr.prefix());
@@ -285,7 +310,8 @@ impl TryFrom<Flags> for Config {
             node_name: parse_node_name(node_name)?,
             node_ip: node_ip.map_or_else(default_address, |text| parse("node-ip", text))?,
             node_labels: parse_labels(&node_labels.unwrap_or_default())?,
-            max_pods: max_pods.unwrap_or(110),
+            max_pods,
+            user_namespace_ids: self::user_namespace_ids(user_namespace_ids, max_pods)?,
             kubelet_port: kubelet_port.unwrap_or(10250),
             cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
             mtu: parse_mtu(mtu.unwrap_or(1500))?,

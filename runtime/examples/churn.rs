@@ -14,6 +14,7 @@ use std::{
 use orlop_runtime::{
     BoxError, ContainerSpec, ExecRequest, Layers, Mount, PodRef, Propagation, Resources, Runtime,
     RuntimeConfig, SandboxSpec,
+    ids::IdRange,
     image::{Image, ImageConfig},
 };
 
@@ -44,6 +45,7 @@ async fn main() -> Result<(), BoxError> {
         run_dir: dir.join("run"),
         shim: shim.into(),
         creator: creator.into(),
+        ids: IdRange::for_pods(3),
     };
     let (runtime, _events) = Runtime::open_with(config, OneLayer(layer.into())).await?;
     for pod in runtime.pods().await {
@@ -94,6 +96,8 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
         host_ipc: false,
         host_pid: false,
         share_pid: false,
+        // One of the three lanes.
+        user_namespace: uid.contains("-1-"),
         sysctls: BTreeMap::new(),
         labels: BTreeMap::new(),
     }

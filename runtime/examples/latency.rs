@@ -13,6 +13,7 @@ use std::{
 use orlop_runtime::{
     BoxError, ContainerSpec, ExecRequest, Layers, PodRef, Resources, Runtime, RuntimeConfig, RuntimeEvent,
     SandboxSpec,
+    ids::IdRange,
     image::{Image, ImageConfig},
 };
 
@@ -51,8 +52,9 @@ async fn main() -> Result<(), BoxError> {
     let dir = std::env::temp_dir().join(format!("orlop-latency-{}", std::process::id()));
     let cgroup = format!("orlop-latency-{}", std::process::id());
     let (run_dir, state_dir) = (dir.join("run"), dir.join("state"));
-    let (runtime, mut events) =
-        Runtime::open_with(RuntimeConfig { state_dir, run_dir, shim, creator }, OneLayer(layer)).await?;
+    let ids = IdRange::for_pods(110);
+    let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids };
+    let (runtime, mut events) = Runtime::open_with(config, OneLayer(layer)).await?;
     let [mut sandbox, mut start, mut first_byte, mut exec, mut end, mut remove] =
         [(); 6].map(|()| Times::default());
     for number in 0..beside {
@@ -115,6 +117,7 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
         host_ipc: false,
         host_pid: false,
         share_pid: false,
+        user_namespace: std::env::var_os("ORLOP_LATENCY_USER_NAMESPACE").is_some(),
         sysctls: [].into(),
         labels: [].into(),
     }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::image::Image;
+use crate::{ids::IdRange, image::Image};
 
 /// Where the runtime keeps its things and which programs it starts.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct RuntimeConfig {
     pub shim: PathBuf,
     /// The program run as `<creator> create …`; it calls [`crate::create::create_main`] first thing.
     pub creator: PathBuf,
+    /// Ids of the host for pods with a user namespace of their own; each gets a part.
+    pub ids: IdRange,
 }
 
 /// Which pod a sandbox belongs to.
@@ -53,6 +55,10 @@ pub struct SandboxSpec {
     /// Containers see each other's processes, below a first process that does nothing else.
     #[serde(default)]
     pub share_pid: bool,
+    /// A user namespace of its own, which the others belong to: root of the pod is nobody on the host. Goes with none of
+    /// the host's namespaces above.
+    #[serde(default)]
+    pub user_namespace: bool,
     /// Namespaced sysctls, set once when the namespaces are made.
     pub sysctls: BTreeMap<String, String>,
     /// Kept with the sandbox and given back.

@@ -1,7 +1,7 @@
 //! Names of the files that make up a pod and a container on disk, and the container's id. Pure.
 //!
 //! ```text
-//!  <run_dir>/pods/<uid>/            sandbox.json  s (socket)  lock  pid (shim)  init  ns/{net,ipc,uts}  shm/
+//!  <run_dir>/pods/<uid>/            sandbox.json  s (socket)  lock  pid (shim)  init  ns/{net,ipc,uts,user}  shm/
 //!                       c/<id>/     record.json  plan.json  process  cgroups  rootfs/  ready  pid  exit
 //!  <state_dir>/containers/<id>/     upper/  work/
 //!  <run_dir>/seccomp/<hash>.bpf

@@ -28,6 +28,7 @@ use crate::{
     cgroup::{Hierarchies, Stats},
     errors::{BoxError, ExecError, OpenError, SandboxError, ShimError, StopError},
     host,
+    ids::IdRange,
     image::{Image, Images},
     records::{self, SandboxRecord},
     sandbox,
@@ -223,7 +224,7 @@ impl Runtime {
     }
 
     fn describe(&self, record: SandboxRecord) -> Sandbox {
-        let SandboxRecord { spec, created_at } = record;
+        let SandboxRecord { spec, created_at, .. } = record;
         let netns = sandbox::pin(&self.0.layout, &spec, "net");
         let shim_alive = self.shims().contains_key(&spec.pod.uid);
         let containers = self.0.layout.pod_containers(&spec.pod.uid);
@@ -271,15 +272,35 @@ impl Runtime {
         let record = match layout.sandbox(uid).map_err(files(path.clone()))? {
             Some(record) => record,
             None => {
-                let record = SandboxRecord { spec, created_at: Timestamp::now() };
+                // Held until the record tells which ids are taken.
+                let _alone = self.pods_mount();
+                let ids = if spec.user_namespace { Some(self.free_ids(&spec)?) } else { None };
+                let record = SandboxRecord { spec, ids, created_at: Timestamp::now() };
                 records::write_json(&path, &record).map_err(files(path))?;
                 record
             }
         };
         hierarchies.create(&record.spec.cgroup, &record.spec.resources)?;
-        sandbox::make_namespaces(layout, &record.spec, parameters).map_err(SandboxError::Namespaces)?;
+        sandbox::make_namespaces(layout, &record, parameters, &self.0.config.shim)
+            .map_err(SandboxError::Namespaces)?;
         sandbox::make_shm(layout, &record.spec).map_err(SandboxError::Shm)?;
         Ok(record)
+    }
+
+    /// Ids that no pod has which is there. A record that cannot be read may hold any.
+    fn free_ids(&self, spec: &SandboxSpec) -> Result<IdRange, SandboxError> {
+        if spec.host_network || spec.host_ipc || spec.host_pid {
+            return Err(SandboxError::HostNamespace);
+        }
+        let layout = &self.0.layout;
+        let taken = records::directories(&layout.pods()).into_iter().map(|uid| {
+            let path = layout.pod(&uid).join(bundle::SANDBOX);
+            let record = layout.sandbox(&uid).map_err(|source| SandboxError::Files { path, source })?;
+            Ok(record.and_then(|record| record.ids))
+        });
+        let taken = taken.filter_map(Result::transpose).collect::<Result<Vec<_>, SandboxError>>()?;
+        let pool = self.0.config.ids;
+        pool.free(&taken).ok_or(SandboxError::NoIds { pods: pool.pods() })
     }
 
     /// Moves a new shim out of the cgroup of this process, so that nobody who stops this one stops the pods with it.

@@ -105,7 +105,7 @@ fn create(dir: &Path, id: &str, status: &Status) -> Result<u32, Failure> {
     let plan = fs::read(dir.join(bundle::PLAN)).map_err(failed("read the plan"))?;
     let plan: Plan = serde_json::from_slice(&plan).map_err(failed("read the plan"))?;
     if !plan.terminal {
-        process::own_streams(&spec);
+        process::own_streams(plan.root().saturating_add(spec.uid));
     }
     let cgroups = fs::read_to_string(dir.join(bundle::CGROUPS)).map_err(failed("read the cgroups"))?;
     let cgroups = cgroups::enter(&cgroups, &plan)?;

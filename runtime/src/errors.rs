@@ -97,7 +97,16 @@ pub enum SandboxError {
     /// A kernel parameter that is the machine's.
     #[error(transparent)]
     Sysctl(#[from] NotThePods),
-    /// Network, IPC or UTS namespace.
+    /// `hostUsers: false` together with a namespace of the host.
+    #[error("a pod with a user namespace of its own cannot use other namespaces of the host")]
+    HostNamespace,
+    /// All parts of the pool belong to pods.
+    #[error("could not find an empty slot to allocate a user namespace: the node has ids for {pods} pods")]
+    NoIds {
+        /// How many parts there are.
+        pods: u32,
+    },
+    /// Network, IPC, UTS or user namespace.
     #[error("make the namespaces of the pod")]
     Namespaces(#[source] io::Error),
     /// The pod's shared memory.

@@ -12,6 +12,8 @@ use crate::spec::{DeviceNode, capabilities::Capabilities};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) capabilities: Capabilities,
+    /// All that there are, which count in a user namespace of one's own.
+    pub(crate) known: Capabilities,
     pub(crate) oom_floor: i32,
 }
 
@@ -20,10 +22,12 @@ pub(crate) fn limits() -> Limits {
     let bits = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
     let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
     let capabilities = Capabilities(bits);
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
+    let last = last.and_then(|text| text.trim().parse().ok()).unwrap_or(40);
     // Without the capability the kernel refuses anything below the value last set with it, at least our own.
     let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
     let oom_floor = if capabilities.has("SYS_RESOURCE") { -1000 } else { own.unwrap_or(0) };
-    Limits { capabilities, oom_floor }
+    Limits { capabilities, known: Capabilities::all(last), oom_floor }
 }
 
 /// Device nodes of the host, for privileged containers. Terminals and what every container has anyway are left out.

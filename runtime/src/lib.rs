@@ -20,6 +20,7 @@ mod errors;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod host;
+pub mod ids;
 pub mod image;
 pub mod log;
 mod records;
@@ -35,6 +36,7 @@ pub mod stream;
 mod sys;
 mod sysctl;
 mod update;
+mod userns;
 mod view;
 
 pub use api::{

@@ -17,6 +17,7 @@ use crate::{
     api::{Container, ContainerSpec, ContainerState, Exit, Resources, Sandbox, SandboxSpec, User},
     bundle::{self, Layout},
     cgroup::{Hierarchies, Stats},
+    ids::IdRange,
     sandbox,
 };
 
@@ -24,6 +25,9 @@ use crate::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SandboxRecord {
     pub(crate) spec: SandboxSpec,
+    /// The pod's own, as long as it is there.
+    #[serde(default)]
+    pub(crate) ids: Option<IdRange>,
     pub(crate) created_at: Timestamp,
 }
 
@@ -105,7 +109,7 @@ pub fn list(run_dir: &Path) -> Vec<Sandbox> {
     let layout = Layout { state_dir: PathBuf::new(), run_dir: run_dir.to_owned() };
     let uids = directories(&layout.pods()).into_iter();
     uids.filter_map(|uid| {
-        let SandboxRecord { spec, created_at } = layout.sandbox(&uid).ok()??;
+        let SandboxRecord { spec, created_at, .. } = layout.sandbox(&uid).ok()??;
         let containers = layout.pod_containers(&uid);
         let netns = sandbox::pin(&layout, &spec, "net");
         Some(Sandbox { pod: spec.pod, netns, created_at, shim_alive: false, containers, labels: spec.labels })

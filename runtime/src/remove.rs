@@ -118,9 +118,12 @@ impl Runtime {
         };
         let root = dir.join(bundle::ROOTFS);
         step("unmount", &root, rootfs::unmount_all(&root));
+        // Only if its making was cut off.
+        let layers = root.with_extension("layers");
+        step("unmount", &layers, rootfs::unmount_all(&layers));
         let writable = layout.writable(id);
         // Never through a mount that would not go: that would delete what is mounted.
-        if !rootfs::is_mount_point(&root) {
+        if ![&root, &layers].into_iter().any(|path| rootfs::is_mount_point(path)) {
             step("remove", &dir, remove_dir(&dir));
         }
         // The image is released before the last trace goes: a sweep then still finds what to release.

@@ -18,7 +18,7 @@ use rustix::{
 use crate::{
     create::tree,
     spec::{
-        plan::{Mount, What},
+        plan::{Mount, Users, What},
         user::Accounts,
     },
 };
@@ -32,7 +32,14 @@ const KERNEL: [&str; 3] = ["proc", "sys", "dev"];
 ///
 /// Volatile: nothing is written through for its own sake. Else unmounting would first sync the whole file system below,
 /// other people's data too, for files that are deleted right after; a container does not outlive a crash of the machine.
-pub(crate) fn mount_overlay(layers: &[PathBuf], writable: &Path, target: &Path) -> Result<()> {
+///
+/// For a pod with users of its own the layers are mapped to them on the way: on the disk they stay what they are for all.
+pub(crate) fn mount_overlay(
+    layers: &[PathBuf],
+    writable: &Path,
+    target: &Path,
+    users: Option<&Users>,
+) -> Result<()> {
     let (upper, work) = (writable.join("upper"), writable.join("work"));
     for dir in [&upper, &work, target] {
         fs::create_dir_all(dir)?;
@@ -45,11 +52,37 @@ pub(crate) fn mount_overlay(layers: &[PathBuf], writable: &Path, target: &Path) 
     } else {
         layers
     };
-    match with_new_api(layers, &upper, &work, target) {
+    let Some(users) = users else { return mount_layers(layers, &upper, &work, target) };
+    let root = users.ids.first;
+    std::os::unix::fs::chown(&upper, Some(root), Some(root))?;
+    let mapped = map_layers(layers, &target.with_extension("layers"), users)?;
+    let mounted = mount_layers(&mapped, &upper, &work, target);
+    // The overlay has mounts of its own of what it was made from.
+    unmount_all(&target.with_extension("layers")).and(mounted)
+}
+
+/// Each layer by way of a mount that maps its owners, in a small file system at `dir`.
+fn map_layers(layers: &[PathBuf], dir: &Path, users: &Users) -> Result<Vec<PathBuf>> {
+    let namespace = rustix::fs::open(&users.namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    fs::create_dir_all(dir)?;
+    let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    tree::attach(&tree::new("tmpfs", &[("mode", "0700")], MountAttrFlags::empty())?, &open(dir)?)?;
+    let map = |(n, layer): (usize, &PathBuf)| {
+        let place = dir.join(n.to_string());
+        fs::create_dir(&place)?;
+        let layer = tree::copy_alone(layer)?;
+        tree::map_owners(&layer, &namespace)?;
+        tree::restrict(&layer, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        tree::attach(&layer, &open(&place)?)?;
+        Ok(place)
+    };
+    layers.iter().enumerate().map(map).collect()
+}
+
+fn mount_layers(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
+    match with_new_api(layers, upper, work, target) {
         // `lowerdir+` is younger than the calls themselves (6.8).
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            with_old_api(layers, &upper, &work, target)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => with_old_api(layers, upper, work, target),
         other => other,
     }
 }
@@ -116,14 +149,15 @@ pub(crate) fn accounts(root: &Path) -> Result<Accounts> {
     Ok(Accounts { passwd: read("/etc/passwd")?, group: read("/etc/group")? })
 }
 
-/// Makes a directory inside the root, with all above it; links are followed inside the root only.
-pub(crate) fn make_dir(root: &Path, path: &str) -> Result<()> {
+/// Makes a directory inside the root for `owner`, with all above it; links are followed inside the root only.
+pub(crate) fn make_dir(root: &Path, path: &str, owner: u32) -> Result<()> {
     let root = open_root(root)?;
     let mut at = PathBuf::from("/");
     for part in Path::new(path).components().filter(|part| matches!(part, Component::Normal(_))) {
         let parent = open_in(&root, &at, OFlags::PATH | OFlags::DIRECTORY)?;
         match mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Ok(()) => tree::give(parent.as_fd(), part.as_os_str(), owner)?,
+            Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
         at.push(part);
@@ -135,11 +169,11 @@ pub(crate) fn make_dir(root: &Path, path: &str) -> Result<()> {
 ///
 /// The creator would make them too, and tells what is wrong with one. But what is written there is charged to who writes it:
 /// pages of new directories would keep the memory cgroup of a container in the kernel long after its end, and thousands of
-/// dead cgroups make every start on the machine slower.
-pub(crate) fn make_places(root: &Path, mounts: &[Mount]) {
+/// dead cgroups make every start on the machine slower. They are made for `owner`, root of the container.
+pub(crate) fn make_places(root: &Path, mounts: &[Mount], owner: u32) {
     let Ok(root) = open_root(root) else { return };
     for name in KERNEL {
-        drop(tree::plain_directory(root.as_fd(), name));
+        drop(tree::plain_directory(root.as_fd(), name, owner));
     }
     for (n, mount) in mounts.iter().enumerate() {
         let at = Path::new(&mount.at);
@@ -151,8 +185,8 @@ pub(crate) fn make_places(root: &Path, mounts: &[Mount]) {
             continue;
         }
         drop(match source.is_dir() {
-            true => tree::directory(root.as_fd(), at),
-            false => tree::file(root.as_fd(), at),
+            true => tree::directory(root.as_fd(), at, owner),
+            false => tree::file(root.as_fd(), at, owner),
         });
     }
 }

@@ -5,25 +5,31 @@
 use std::{
     fs::{self, File},
     io::{Error, Result},
-    path::PathBuf,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
     mount::{MountFlags, mount, mount_bind},
-    thread::UnshareFlags,
+    thread::{Uid, UnshareFlags, move_into_link_name_space, set_thread_res_uid},
 };
 
 use crate::{
     api::SandboxSpec,
     bundle::Layout,
+    ids::IdRange,
+    records::SandboxRecord,
     rootfs::{is_mount_point, unmount_all},
     sys,
+    userns::Holder,
 };
 
 /// Names of the pins, as in /proc/self/ns.
 const NET: &str = "net";
 const IPC: &str = "ipc";
 const UTS: &str = "uts";
+/// Owns the others where it is there.
+pub(crate) const USER: &str = "user";
 
 /// What a pod has of its own.
 fn wanted(spec: &SandboxSpec) -> Vec<(&'static str, UnshareFlags)> {
@@ -41,7 +47,7 @@ fn wanted(spec: &SandboxSpec) -> Vec<(&'static str, UnshareFlags)> {
 
 /// The pin of a namespace the pod has of its own.
 pub(crate) fn pin(layout: &Layout, spec: &SandboxSpec, name: &str) -> Option<PathBuf> {
-    let own = wanted(spec).iter().any(|(known, _)| *known == name);
+    let own = wanted(spec).iter().any(|(known, _)| *known == name) || name == USER && spec.user_namespace;
     own.then(|| layout.namespace(&spec.pod.uid, name))
 }
 
@@ -49,12 +55,15 @@ pub(crate) fn pin(layout: &Layout, spec: &SandboxSpec, name: &str) -> Option<Pat
 /// `parameters` are written inside.
 pub(crate) fn make_namespaces(
     layout: &Layout,
-    spec: &SandboxSpec,
+    record: &SandboxRecord,
     parameters: Vec<(PathBuf, String)>,
+    shim: &Path,
 ) -> Result<()> {
+    let SandboxRecord { spec, ids, .. } = record;
     let uid = &spec.pod.uid;
-    let pins: Vec<_> =
-        wanted(spec).into_iter().map(|(name, flag)| (name, flag, layout.namespace(uid, name))).collect();
+    let user = ids.map(|_| (USER, UnshareFlags::NEWUSER));
+    let names = wanted(spec).into_iter().chain(user);
+    let pins: Vec<_> = names.map(|(name, flag)| (name, flag, layout.namespace(uid, name))).collect();
     if pins.is_empty() || pins.iter().all(|(_, _, path)| is_mount_point(path)) {
         return Ok(());
     }
@@ -65,18 +74,33 @@ pub(crate) fn make_namespaces(
         }
         File::create(path)?;
     }
+    let held = ids.map(|ids| Holder::start(shim, ids).map(|holder| (holder, ids))).transpose()?;
     let hostname = spec.hostname.clone();
     let thread = std::thread::Builder::new().stack_size(128 << 10);
-    let made = thread.spawn(move || inside(&pins, &hostname, &parameters))?;
+    let made = thread.spawn(move || inside(&pins, held, &hostname, &parameters))?;
     made.join().map_err(|_| Error::other("the thread that makes namespaces died"))?
 }
 
+/// In namespaces of this thread's own, or in those that were made in a user namespace. That one itself it cannot join, and
+/// has no need to: root of the host may do everything in there.
 fn inside(
     pins: &[(&'static str, UnshareFlags, PathBuf)],
+    held: Option<(Holder, IdRange)>,
     hostname: &str,
     parameters: &[(PathBuf, String)],
 ) -> Result<()> {
-    sys::unshare(pins.iter().fold(UnshareFlags::empty(), |all, (_, flag, _)| all | *flag))?;
+    let source = |name: &str| match &held {
+        Some((holder, _)) => holder.namespace(name),
+        None => format!("/proc/thread-self/ns/{name}").into(),
+    };
+    match &held {
+        None => sys::unshare(pins.iter().fold(UnshareFlags::empty(), |all, (_, flag, _)| all | *flag))?,
+        Some(_) => {
+            for (name, ..) in pins.iter().filter(|(name, ..)| *name != USER) {
+                move_into_link_name_space(File::open(source(name))?.as_fd(), None)?;
+            }
+        }
+    }
     let has = |name: &str| pins.iter().any(|(known, ..)| *known == name);
     if has(UTS) {
         rustix::system::sethostname(hostname.as_bytes())?;
@@ -84,12 +108,28 @@ fn inside(
     if has(NET) {
         sys::loopback_up()?;
     }
-    for (path, value) in parameters {
+    let write = |(path, value): &(PathBuf, String)| {
         let failed = |error| Error::other(format!("write {value:?} to {}: {error}", path.display()));
-        fs::write(path, value).map_err(failed)?;
+        fs::write(path, value).map_err(failed)
+    };
+    let (of_net, of_ipc): (Vec<_>, Vec<_>) =
+        parameters.iter().partition(|(path, _)| path.starts_with("/proc/sys/net"));
+    of_net.into_iter().try_for_each(write)?;
+    match &held {
+        Some((_, ids)) if !of_ipc.is_empty() => {
+            // The kernel asks who one is here, and not what one may: the pod's root.
+            let root = Uid::from_raw(ids.first);
+            let write_as_root = || {
+                set_thread_res_uid(root, root, root)?;
+                of_ipc.into_iter().try_for_each(write)
+            };
+            let done = std::thread::scope(|scope| scope.spawn(write_as_root).join());
+            done.map_err(|_| Error::other("the thread that sets kernel parameters died"))??;
+        }
+        _ => of_ipc.into_iter().try_for_each(write)?,
     }
     for (name, _, path) in pins {
-        mount_bind(format!("/proc/thread-self/ns/{name}"), path)?;
+        mount_bind(source(name), path)?;
     }
     Ok(())
 }
@@ -111,7 +151,7 @@ pub(crate) fn shm(layout: &Layout, spec: &SandboxSpec) -> PathBuf {
 
 /// Takes the mounts away; the namespaces go with the last process in them. Reports every failure.
 pub(crate) fn remove_mounts(layout: &Layout, uid: &str) -> Vec<String> {
-    let pins = [NET, IPC, UTS].map(|name| layout.namespace(uid, name));
+    let pins = [NET, IPC, UTS, USER].map(|name| layout.namespace(uid, name));
     let all = pins.into_iter().chain([layout.shm(uid)]);
     let failure =
         |path: PathBuf| unmount_all(&path).err().map(|error| format!("unmount {}: {error}", path.display()));

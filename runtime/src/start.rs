@@ -21,9 +21,9 @@ use crate::{
     client::{Inner, Runtime, blocking},
     errors::{ShimError, StartError},
     host,
-    records::{self, ContainerRecord},
+    records::{self, ContainerRecord, SandboxRecord},
     rootfs, sandbox, seccomp,
-    spec::{self, Host},
+    spec::{self, Host, plan::Users},
 };
 
 impl Runtime {
@@ -82,7 +82,10 @@ impl Runtime {
         let file = |name: &str| dir.join(name);
         let failed = |path: PathBuf| move |source| StartError::Bundle { path, source };
         let sandbox = layout.sandbox(uid).map_err(failed(layout.pod(uid)))?;
-        let sandbox = sandbox.ok_or_else(|| StartError::NoSandbox(uid.to_owned()))?.spec;
+        let SandboxRecord { spec: sandbox, ids, .. } =
+            sandbox.ok_or_else(|| StartError::NoSandbox(uid.to_owned()))?;
+        let namespace = sandbox::pin(layout, &sandbox, sandbox::USER);
+        let users = ids.zip(namespace).map(|(ids, namespace)| Users { namespace, ids });
         let complete = file(bundle::READY).exists();
         let record = layout.record(uid, id).map_err(failed(file(bundle::RECORD)))?;
         if let Some(record) = record.filter(|_| complete) {
@@ -97,14 +100,15 @@ impl Runtime {
         records::write_json(&file(bundle::RECORD), &record).map_err(failed(file(bundle::RECORD)))?;
         check_volumes(spec)?;
         let root = file(bundle::ROOTFS);
-        self.mount_root(id, spec, &root)?;
-        let host = self.host(&sandbox, id, spec, &root)?;
+        self.mount_root(id, spec, users.as_ref(), &root)?;
+        let host = self.host(&sandbox, users, id, spec, &root)?;
         let cgroups = self.0.hierarchies.describe(&format!("{}/{id}", sandbox.cgroup));
         let built = spec::bundle(spec, &host)?;
         record.user = Some(built.user);
         records::write_json(&file(bundle::RECORD), &record).map_err(failed(file(bundle::RECORD)))?;
-        rootfs::make_dir(&root, &built.process.cwd).map_err(StartError::Rootfs)?;
-        rootfs::make_places(&root, &built.plan.mounts);
+        let owner = built.plan.root();
+        rootfs::make_dir(&root, &built.process.cwd, owner).map_err(StartError::Rootfs)?;
+        rootfs::make_places(&root, &built.plan.mounts, owner);
         let plan =
             serde_json::to_vec(&built.plan).map_err(|error| failed(file(bundle::PLAN))(error.into()))?;
         let files = [
@@ -119,12 +123,18 @@ impl Runtime {
         Ok(Prepared::Ready(record))
     }
 
-    fn mount_root(&self, id: &str, spec: &ContainerSpec, root: &Path) -> Result<(), StartError> {
+    fn mount_root(
+        &self,
+        id: &str,
+        spec: &ContainerSpec,
+        users: Option<&Users>,
+        root: &Path,
+    ) -> Result<(), StartError> {
         let Inner { layers, layout, .. } = &*self.0;
         let missing = |source| StartError::Image { image: spec.image.id.clone(), source };
         layers.hold(id, &spec.image).map_err(missing)?;
         let paths = layers.layer_paths(&spec.image).map_err(missing)?;
-        rootfs::mount_overlay(&paths, &layout.writable(id), root).map_err(StartError::Rootfs)
+        rootfs::mount_overlay(&paths, &layout.writable(id), root, users).map_err(StartError::Rootfs)
     }
 
     /// That of another container, or of the pod's first process.
@@ -154,12 +164,15 @@ impl Runtime {
     fn host(
         &self,
         pod: &crate::api::SandboxSpec,
+        users: Option<Users>,
         id: &str,
         spec: &ContainerSpec,
         root: &Path,
     ) -> Result<Host, StartError> {
         let Inner { layout, hierarchies, limits, .. } = &*self.0;
-        let kept = spec::capabilities(spec, limits.capabilities).map_err(spec::SpecError::from)?;
+        // In a user namespace of its own even what this process has not can be given: it counts for nothing outside.
+        let capabilities = if users.is_some() { limits.known } else { limits.capabilities };
+        let kept = spec::capabilities(spec, capabilities).map_err(spec::SpecError::from)?;
         let filter =
             if spec.privileged { None } else { seccomp::prepare(&layout.seccomp(), &spec.seccomp, kept)? };
         let devices = if spec.privileged { host::devices() } else { Ok(Vec::new()) };
@@ -173,6 +186,7 @@ impl Runtime {
             netns: sandbox::pin(layout, pod, "net"),
             ipcns: sandbox::pin(layout, pod, "ipc"),
             utsns: sandbox::pin(layout, pod, "uts"),
+            users,
             host_pid: pod.host_pid,
             pidns: self.process_namespace(pod, spec)?,
             shm: Some(sandbox::shm(layout, pod)),
@@ -180,7 +194,7 @@ impl Runtime {
             hierarchies: hierarchies.views(&cgroup),
             accounts: rootfs::accounts(root).map_err(StartError::Rootfs)?,
             seccomp: filter.map(|path| bundle::text(&path)).unwrap_or_default(),
-            capabilities: limits.capabilities,
+            capabilities,
             oom_floor: limits.oom_floor,
             devices: devices.map_err(StartError::Rootfs)?,
         })

@@ -103,6 +103,26 @@ pub(crate) fn attach_device_program(cgroup: &OwnedFd, program: &[[u8; 8]]) -> Re
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
+/// `struct mount_attr`: set, clear, propagation, user namespace.
+#[repr(C)]
+struct MountAttr([u64; 4]);
+
+fn set_attributes(mount: &OwnedFd, attr: &MountAttr, recursive: bool) -> Result<()> {
+    const AT_RECURSIVE: libc::c_int = 0x8000;
+    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    let (fd, attr, size) = (mount.as_raw_fd(), std::ptr::from_ref(attr), size_of::<MountAttr>());
+    // SAFETY: an empty C string, and a struct of ours of the size given.
+    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, attr, size) };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Maps the owners of files on a detached mount as a user namespace does: id 0 on the disk is its root.
+pub(crate) fn map_owners(mount: &OwnedFd, namespace: &OwnedFd, recursive: bool) -> Result<()> {
+    const IDMAP: u64 = 0x0010_0000;
+    let namespace = u64::try_from(namespace.as_raw_fd()).map_err(Error::other)?;
+    set_attributes(mount, &MountAttr([IDMAP, 0, 0, namespace]), recursive)
+}
+
 /// Adds flags to a mount that a descriptor is open on, or changes how it propagates; also to all below it if asked for.
 pub(crate) fn mount_setattr(
     mount: &OwnedFd,
@@ -110,21 +130,11 @@ pub(crate) fn mount_setattr(
     propagation: MountPropagationFlags,
     recursive: bool,
 ) -> Result<()> {
-    /// `struct mount_attr`: set, clear, propagation, user namespace.
-    #[repr(C)]
-    struct Attr([u64; 4]);
-    const AT_RECURSIVE: libc::c_int = 0x8000;
     // Access times are not a bit but a choice: a new one takes the place of the old.
     let times = MountAttrFlags::MOUNT_ATTR__ATIME;
     let clear = if set.intersects(times) { times.bits() } else { 0 };
-    let attr = Attr([u64::from(set.bits()), u64::from(clear), u64::from(propagation.bits()), 0]);
-    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
-    let fd = mount.as_raw_fd();
-    // SAFETY: an empty C string, and a struct of ours of the size given.
-    let result = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attr, size_of::<Attr>())
-    };
-    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+    let attr = MountAttr([u64::from(set.bits()), u64::from(clear), u64::from(propagation.bits()), 0]);
+    set_attributes(mount, &attr, recursive)
 }
 
 /// A descriptor that tokio tells about. It has to be non-blocking.

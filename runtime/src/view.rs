@@ -20,14 +20,14 @@ pub(crate) fn bind(pods: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the mount away when there are no pods any more.
+/// Takes the mount away when there are no pods any more. Whoever calls keeps others from making one meanwhile.
 pub(crate) fn unbind(pods: &Path) -> io::Result<()> {
     if !is_empty(pods) || !is_mount_point(pods) {
         return Ok(());
     }
-    match unmount(pods, UnmountFlags::NOFOLLOW) {
-        // Somebody looks into it, or a pod came meanwhile: the next removal will do.
-        Err(rustix::io::Errno::BUSY | rustix::io::Errno::INVAL) | Ok(()) => Ok(()),
+    // Detached: a shim that has just ended may still be leaving its directory.
+    match unmount(pods, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+        Err(rustix::io::Errno::INVAL) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -154,7 +154,7 @@ fn ten_million_entries_end_at_the_limit() {
     let text = outcome(&output);
     assert!(text.ends_with("more than 100000 files in the archive"), "{text}");
     assert_nothing_remains(&bench.path("store"));
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(began.elapsed() < Duration::from_secs(120));
 }
 
 /// A layer that does not compress.

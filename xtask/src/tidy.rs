@@ -92,6 +92,7 @@ const UNSAFE: &[&str] = &[
 const PURE: &[&str] = &[
     "model/src/",
     "agent/src/pod/",
+    "agent/src/config/subids",
     "agent/src/credential/cache",
     "agent/src/credential/config",
     "agent/src/status/diff",
@@ -101,6 +102,7 @@ const PURE: &[&str] = &[
     "agent/src/volume/layout",
     "runtime/src/cgroup/actual",
     "runtime/src/cgroup/limits",
+    "runtime/src/ids",
     "runtime/src/spec/",
     "runtime/src/seccomp/",
     "runtime/src/image/access",

@@ -81,6 +81,7 @@ pub(super) async fn run(
         run_dir: config.run_dir.clone(),
         shim: config.shim.clone(),
         creator: std::env::current_exe().context("find the path of this program")?,
+        ids: config.user_namespace_ids,
     })
     .await
     .context("open the container runtime")?;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use orlop::args::DirArgs;
 use orlop_cni::Network;
-use orlop_runtime::{Runtime, RuntimeConfig};
+use orlop_runtime::{Runtime, RuntimeConfig, ids::IdRange};
 
 /// Removes pods, network, programs and mounts of the node in `dirs`.
 ///
@@ -71,6 +71,7 @@ async fn pods_and_network(dirs: &DirArgs) -> Vec<String> {
         run_dir: dirs.run_dir.clone(),
         shim: "/nonexistent".into(),
         creator: "/nonexistent".into(),
+        ids: IdRange::for_pods(0),
     };
     match Runtime::open(config).await {
         Ok((runtime, _events)) => {

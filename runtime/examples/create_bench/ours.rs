@@ -14,6 +14,7 @@ use std::{
 use orlop_runtime::{
     BoxError, ContainerSpec, ContainerState, Layers, PodRef, Resources, Runtime, RuntimeConfig, RuntimeEvent,
     SandboxSpec, container_id,
+    ids::IdRange,
     image::{Image, ImageConfig},
     spec::plan::{Plan, Whose},
 };
@@ -70,6 +71,7 @@ impl Ours {
             run_dir: scratch.path("run"),
             shim: shim.to_owned(),
             creator: creator.to_owned(),
+            ids: IdRange::for_pods(1),
         };
         let (runtime, events) = Runtime::open_with(config, OneLayer(scratch.layer())).await?;
         let spec = SandboxSpec {

@@ -57,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) filter: Vec<u8>,
     pub(crate) cgroups: Dirs,
     pub(crate) init: OwnedFd,
+    /// The container has a user namespace of its own; its root is this user of the host.
+    pub(crate) root: Option<u32>,
 }
 
 const NAMESPACES: i32 = libc::CLONE_NEWNS
@@ -65,6 +67,18 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
+
+/// The user that is root in the user namespace of a process; `None` if that is our own.
+pub(crate) fn root_of(pid: u32) -> Result<Option<u32>, Error> {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/user"));
+    if namespace(&pid.to_string())? == namespace("self")? {
+        return Ok(None);
+    }
+    let map = fs::read_to_string(format!("/proc/{pid}/uid_map"))?;
+    let mut words = map.split_ascii_whitespace();
+    let root = words.next().filter(|inside| *inside == "0").and_then(|_| words.next()?.parse().ok());
+    root.map(Some).ok_or_else(|| Error::other("the container's user namespace has no root"))
+}
 
 /// Forks; gives the child and the read end of its status.
 pub(crate) fn start(plan: &Plan, stdio: &Stdio) -> Result<(u32, OwnedFd), Error> {
@@ -83,7 +97,7 @@ pub(crate) fn start(plan: &Plan, stdio: &Stdio) -> Result<(u32, OwnedFd), Error>
         return Ok((child, status));
     }
     let mut status = File::from(status_end);
-    let failure = match enter(plan, is_born_there) {
+    let failure = match enter(plan, stdio, is_born_there) {
         Ok(Fork::Parent(pid)) => {
             drop(status.write_all(report::pid_line(pid).as_bytes()));
             sys::exit_now(0)
@@ -97,7 +111,7 @@ pub(crate) fn start(plan: &Plan, stdio: &Stdio) -> Result<(u32, OwnedFd), Error>
 
 /// `cgroup.procs` makes its writer wait for a grace period of the kernel. A single thread may move itself through v1's
 /// `tasks`, which does not.
-fn enter(plan: &Plan, in_unified: bool) -> Result<Fork, Failure> {
+fn enter(plan: &Plan, stdio: &Stdio, in_unified: bool) -> Result<Fork, Failure> {
     let at =
         |what: String| move |error: Error| Failure { step: Step::Create, text: format!("{what}: {error}") };
     for (name, dir) in plan.cgroups.iter().filter(|(name, _)| name != "unified" || !in_unified) {
@@ -108,8 +122,16 @@ fn enter(plan: &Plan, in_unified: bool) -> Result<Fork, Failure> {
         fs::write("/proc/self/oom_score_adj", score.to_string())
             .map_err(at("set oom_score_adj".to_owned()))?;
     }
+    if let Stdio::Files(files) = stdio {
+        let uid = plan.root.unwrap_or(0).saturating_add(plan.spec.uid);
+        files.iter().flatten().for_each(|file| process::own(file.as_fd(), uid));
+    }
     sys::set_undumpable().map_err(at("set dumpable".to_owned()))?;
-    sys::join_namespaces(&plan.init, NAMESPACES).map_err(at("join namespaces".to_owned()))?;
+    let user = if plan.root.is_some() { libc::CLONE_NEWUSER } else { 0 };
+    sys::join_namespaces(&plan.init, NAMESPACES | user).map_err(at("join namespaces".to_owned()))?;
+    if plan.root.is_some() {
+        sys::become_root().map_err(at("become root of the user namespace".to_owned()))?;
+    }
     sys::fork().map_err(at("fork".to_owned()))
 }
 
@@ -118,7 +140,7 @@ fn inside(plan: &Plan, stdio: &Stdio, null: &OwnedFd) -> Failure {
         sys::setsid()?;
         match stdio {
             Stdio::Files(files) => {
-                process::use_files(files.each_ref().map(|file| file.as_ref().unwrap_or(null)), &plan.spec)?;
+                process::use_files(files.each_ref().map(|file| file.as_ref().unwrap_or(null)))?;
             }
             Stdio::Terminal(console, window) => process::use_terminal(console, *window, &plan.spec)?,
         }

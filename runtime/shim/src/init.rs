@@ -76,6 +76,10 @@ fn enter() -> Result<Fork> {
         // A pod that uses the host's has none.
         if let Ok(namespace) = File::open(format!("ns/{name}")) {
             sys::join_namespaces(&namespace.into(), 0).map_err(at("join a namespace"))?;
+            if name == "user" {
+                // Before the others: they belong to it.
+                sys::become_root().map_err(at("become root of the pod"))?;
+            }
         }
     }
     sys::unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP).map_err(at("unshare"))?;
@@ -132,7 +136,7 @@ fn lay_down() -> Result<()> {
     sys::set_undumpable().map_err(at("set dumpable"))?;
     sys::set_name(&sys::c_string(NAME)?).map_err(at("set name"))?;
     sys::setsid().map_err(at("new session"))?;
-    sys::use_empty_root(&std::env::current_dir()?).map_err(at("empty root"))?;
+    sys::use_empty_root().map_err(at("empty root"))?;
     sys::let_children_go().map_err(at("ignore SIGCHLD"))?;
     process::give_everything_up(USER).map_err(at("give up rights"))
 }

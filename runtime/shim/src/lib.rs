@@ -11,6 +11,7 @@
 //! Not for: images, mounts, networks, policy. It never allocates much: this memory is paid once per pod.
 
 pub mod cri;
+pub mod hold;
 pub mod init;
 pub mod process;
 pub mod protocol;

@@ -1,5 +1,6 @@
 //! `orlop-shim <pod directory> <pod uid> <creator> [share-pid]`: ends with 0 when the shim serves, in the background.
-//! Called `orlop-init`, it is the first process of a pod.
+//! `orlop-shim hold`: keeps new namespaces until its input ends ([`orlop_shim::hold`]).
+//! Called `orlop-init`, it is the first process of a pod ([`orlop_shim::init`]).
 
 use std::{
     fs::{self, File},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use orlop_shim::{
+    hold,
     init::{self, Init},
     records::{PidRecord, start_ticks},
     serve::{self, Config},
@@ -36,6 +38,9 @@ const SHARE_PID: &str = "share-pid";
 /// The child serves; the parent tells whether it could start to.
 fn start() -> Result<()> {
     let mut args: Vec<String> = std::env::args().collect();
+    if matches!(&args[..], [_, word] if word == "hold") {
+        return hold::run();
+    }
     let share_pid = args.get(4).is_some_and(|word| word == SHARE_PID);
     args.truncate(if share_pid { 4 } else { args.len() });
     let [_, dir, uid, creator] = <[String; 4]>::try_from(args).map_err(|_| Error::other(USAGE))?;

@@ -7,7 +7,7 @@ use std::{
     ffi::{CStr, CString},
     io::{Error, ErrorKind},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
 };
@@ -74,10 +74,8 @@ fn runnable(path: &str) -> Result<(), Error> {
 }
 
 /// Makes these the standard streams.
-pub fn use_files(files: [&OwnedFd; 3], spec: &ProcessSpec) -> Result<(), Error> {
-    (0..).zip(files).try_for_each(|(to, file)| sys::dup_to(file.as_fd(), to))?;
-    own_streams(spec);
-    Ok(())
+pub fn use_files(files: [&OwnedFd; 3]) -> Result<(), Error> {
+    (0..).zip(files).try_for_each(|(to, file)| sys::dup_to(file.as_fd(), to))
 }
 
 /// Makes a terminal of the container the standard streams and the session's, and sends its master to `console`.
@@ -86,17 +84,24 @@ pub fn use_terminal(console: &OwnedFd, window: Window, spec: &ProcessSpec) -> Re
     sys::set_window(slave.as_fd(), window.rows, window.columns)?;
     sys::control_terminal(slave.as_fd())?;
     sys::send_fd(console.as_fd(), master.as_fd())?;
-    use_files([&slave; 3], spec)
+    own(slave.as_fd(), spec.uid);
+    use_files([&slave; 3])
 }
 
 /// A program that opens `/dev/stdout` opens the pipe or terminal anew, by the rights of its user: without this only root
-/// could. Descriptors that nobody can own (`/dev/null` of the host is nobody's to give) stay as they are.
-pub fn own_streams(spec: &ProcessSpec) {
-    for fd in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
-        if sys::is_stream(fd) {
-            drop(sys::give_to(fd, spec.uid));
-        }
+/// could. `uid` is that user as this process has to call it: pipes are the host's, so they are given away before a user
+/// namespace is joined. What nobody can own (`/dev/null` of the host is nobody's to give) stays as it is.
+pub fn own(stream: BorrowedFd<'_>, uid: u32) {
+    if sys::is_stream(stream) {
+        drop(sys::give_to(stream, uid));
     }
+}
+
+/// The standard streams of this process.
+pub fn own_streams(uid: u32) {
+    [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()]
+        .into_iter()
+        .for_each(|stream| own(stream, uid));
 }
 
 /// Groups, group and user of the spec; permitted and effective capabilities stay for the next step.

@@ -4,7 +4,6 @@ use std::{
     ffi::CString,
     io::{Error, ErrorKind, Result},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-    path::Path,
 };
 
 /// −1 becomes the error in errno.
@@ -288,16 +287,24 @@ pub fn set_name(name: &CString) -> Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
 }
 
-/// Leaves namespaces of this process behind.
+/// Move this process into new namespaces.
 pub fn unshare(flags: libc::c_int) -> Result<()> {
-    // SAFETY: no pointers.
+    // SAFETY: no pointers; this program has one thread.
     check(unsafe { libc::unshare(flags) }).map(drop)
 }
 
+/// After joining a user namespace: its root, instead of an id of the host that is nobody's there.
+pub fn become_root() -> Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::setresgid(0, 0, 0) })?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::setresuid(0, 0, 0) }).map(drop)
+}
+
 /// Makes an empty file system that nobody can write to the root of this mount namespace, and takes all others away.
-/// `dir` is where it is mounted on the way.
-pub fn use_empty_root(dir: &Path) -> Result<()> {
-    let dir = c_string(&dir.to_string_lossy())?;
+pub fn use_empty_root() -> Result<()> {
+    // A place that is there for everybody; it goes with the rest.
+    let dir = c"/proc";
     let (none, private) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
     // SAFETY: a C string; what is not needed is null.
     check(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) })?;

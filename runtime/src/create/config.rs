@@ -11,27 +11,27 @@ use serde_json::{Value, json};
 
 use crate::spec::{DeviceNode, plan::Plan};
 
-/// `pidns` leads to the process namespace to be in.
-pub(super) fn config(plan: &Plan, process: &ProcessSpec, rootfs: &Path, pidns: Option<&str>) -> Value {
-    let mut namespaces = vec![json!({ "type": "mount" }), json!({ "type": "cgroup" })];
-    match pidns {
-        Some(path) => namespaces.push(json!({ "type": "pid", "path": path })),
-        None if plan.host_pid => {}
-        None => namespaces.push(json!({ "type": "pid" })),
-    }
+/// `joined` are the namespaces to be in, with the paths that lead to them: the pod's user namespace, which libcontainer joins
+/// before it makes the others, which then belong to it; a process namespace that is there already. With users of its own a
+/// container has no device nodes made there, but binds those of the host.
+pub(super) fn config(plan: &Plan, process: &ProcessSpec, rootfs: &Path, joined: &[(&str, String)]) -> Value {
+    let new = ["mount", "cgroup", "pid"];
+    let new = new.into_iter().filter(|kind| *kind != "pid" || !plan.host_pid && plan.pidns.is_none());
+    let new = new.map(|kind| json!({ "type": kind }));
+    let joined = joined.iter().map(|(kind, path)| json!({ "type": kind, "path": path }));
     let mut config = json!({
         "ociVersion": "1.2.0",
         "root": { "path": rootfs, "readonly": false },
         "process": {
             "terminal": false,
-            "user": { "uid": 0, "gid": 0 },
+            "user": { "uid": 0, "gid": 0, "umask": 0o022 },
             // Ours are in `process`; libcontainer would look for a home itself.
             "args": ["-"],
             "env": ["HOME=/"],
             "cwd": "/",
         },
         "linux": {
-            "namespaces": namespaces,
+            "namespaces": new.chain(joined).collect::<Vec<_>>(),
             "cgroupsPath": "/",
             "rootfsPropagation": "private",
             "devices": plan.devices.iter().map(device).collect::<Vec<_>>(),

@@ -33,7 +33,9 @@ pub(super) fn furnish(plan: &Plan, outside: &Outside, process: &ProcessSpec) -> 
     let null = null(root).map_err(failed("open /dev/null"))?;
     for (mount, source) in plan.mounts.iter().zip(&outside.sources) {
         let mounted = match (&mount.what, source) {
-            (What::New(kind, parameters), _) => new(root, mount, kind, parameters),
+            (What::New(kind, parameters), made) => {
+                new(root, mount, kind, parameters, made.as_ref().or(outside.proc.as_ref()))
+            }
             (What::Cgroups, _) => cgroups(root, mount, plan, &outside.hierarchies),
             (What::Bind(_, propagation), Some(source)) => {
                 bind(root, mount, source).and_then(|()| tree::propagate(source, *propagation))
@@ -70,7 +72,7 @@ fn console(root: BorrowedFd<'_>, process: &ProcessSpec) -> Result<(), Error> {
     let shim = std::io::stdin().as_fd().try_clone_to_owned()?;
     process::use_terminal(&shim, Window::default(), process)?;
     let terminal = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let place = tree::file(root, Path::new("/dev/console"))?;
+    let place = tree::file(root, Path::new("/dev/console"), 0)?;
     tree::attach(&tree::copy_of(&terminal, false)?, &place)
 }
 
@@ -85,28 +87,45 @@ fn null(root: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
 }
 
 /// Kernel file systems belong at exactly their place: what follows (masks) relies on it.
+///
+/// In a user namespace `help` is what was made outside: the file system itself, or for /proc one to look at meanwhile.
 fn new(
     root: BorrowedFd<'_>,
     mount: &Mount,
     kind: &str,
     parameters: &[(String, String)],
+    help: Option<&OwnedFd>,
 ) -> Result<(), Error> {
-    let place = match kind {
-        "proc" | "sysfs" => tree::plain_directory(root, mount.at.trim_start_matches('/'))?,
-        _ => tree::directory(root, Path::new(&mount.at))?,
+    let place = || match kind {
+        "proc" | "sysfs" => tree::plain_directory(root, mount.at.trim_start_matches('/'), 0),
+        _ => tree::directory(root, Path::new(&mount.at), 0),
     };
     let parameters: Vec<(&str, &str)> = parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    tree::attach(&tree::new(kind, &parameters, tree::attributes(&mount.flags))?, &place)
+    let make = || tree::new(kind, &parameters, tree::attributes(&mount.flags));
+    match (kind, help) {
+        ("sysfs", Some(made)) => tree::attach(made, &place()?),
+        ("proc", Some(sight)) => {
+            tree::attach(sight, &place()?)?;
+            let made = make();
+            unmount(mount.at.as_str(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+            tree::attach(&made?, &place()?)
+        }
+        _ => tree::attach(&make()?, &place()?),
+    }
 }
 
 fn bind(root: BorrowedFd<'_>, mount: &Mount, source: &OwnedFd) -> Result<(), Error> {
     let at = Path::new(&mount.at);
     if at == Path::new("/dev") {
         // Its own takes the place of the one that libcontainer needed.
-        unmount("/dev", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+        match unmount("/dev", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // In a user namespace what came from outside stays, below.
+            Err(rustix::io::Errno::INVAL) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let is_dir = FileType::from_raw_mode(fstat(source)?.st_mode) == FileType::Directory;
-    let place = if is_dir { tree::directory(root, at)? } else { tree::file(root, at)? };
+    let place = if is_dir { tree::directory(root, at, 0)? } else { tree::file(root, at, 0)? };
     tree::restrict(source, tree::attributes(&mount.flags))?;
     tree::attach(source, &place)
 }
@@ -114,7 +133,7 @@ fn bind(root: BorrowedFd<'_>, mount: &Mount, source: &OwnedFd) -> Result<(), Err
 /// v2: the directory itself. v1: one beside the other, and for controllers that are mounted together a link each.
 fn cgroups(root: BorrowedFd<'_>, mount: &Mount, plan: &Plan, dirs: &[OwnedFd]) -> Result<(), Error> {
     let (at, flags) = (Path::new(&mount.at), tree::attributes(&mount.flags));
-    let place = tree::directory(root, at)?;
+    let place = tree::directory(root, at, 0)?;
     if let ([hierarchy], [dir]) = (&plan.hierarchies[..], dirs)
         && hierarchy.name.is_empty()
     {
@@ -124,7 +143,7 @@ fn cgroups(root: BorrowedFd<'_>, mount: &Mount, plan: &Plan, dirs: &[OwnedFd]) -
     let table = tree::new("tmpfs", &[("mode", "755")], flags - MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     tree::attach(&table, &place)?;
     for (hierarchy, dir) in plan.hierarchies.iter().zip(dirs) {
-        let place = tree::directory(table.as_fd(), Path::new(&hierarchy.name))?;
+        let place = tree::directory(table.as_fd(), Path::new(&hierarchy.name), 0)?;
         tree::restrict(dir, flags)?;
         tree::attach(dir, &place)?;
         for name in hierarchy.name.split(',').filter(|name| *name != hierarchy.name) {

@@ -7,6 +7,9 @@
 //!    rootfs/          the container's root          rootfs/dev/    tmpfs, filled by libcontainer
 //!  /sys/fs/cgroup     a cgroup2 directory, read-only, `cgroup.procs` covered: what libcontainer wants there is done
 //! ```
+//! In a pod with users of its own, the world is its root's, and lies where that may go: not below directories that are for
+//! root of the host only.
+//!
 //! libcontainer reads the mount table, and every pod adds four mounts to it; it copies the namespace and takes it down
 //! again. So the pods' mounts go first, all at once: the pods' directory is a mount of its own (`view`).
 
@@ -14,7 +17,7 @@ use std::{
     fs, io,
     io::Write as _,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, IntoRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -33,18 +36,18 @@ use super::{
 };
 use crate::{
     api::Propagation,
-    spec::plan::{Hierarchy, Plan, What, Whose},
+    spec::plan::{Hierarchy, Mount, Plan, What, Whose},
     sys,
 };
 
 /// What the container needs from here; descriptors go over by fork.
 pub(super) struct Outside {
-    /// For each mount of the plan: its tree, if it comes from the host.
+    /// For each mount of the plan: its tree, if it comes from the host or has to be made here.
     pub(super) sources: Vec<Option<OwnedFd>>,
+    /// In a user namespace only who sees a /proc may mount one: the host's, for that moment.
+    pub(super) proc: Option<OwnedFd>,
     /// For each hierarchy of the plan: the directory's tree.
     pub(super) hierarchies: Vec<OwnedFd>,
-    /// libcontainer finds it by number.
-    _pidns: Option<OwnedFd>,
     world: PathBuf,
     /// libcontainer's.
     state: OwnedFd,
@@ -54,10 +57,6 @@ pub(super) struct Outside {
 /// Directory of libcontainer's state, beside its `config.json`.
 pub(super) fn state(bundle: &Path) -> PathBuf {
     bundle.join("state")
-}
-
-fn rootfs(world: &Path) -> PathBuf {
-    world.join("rootfs")
 }
 
 impl Outside {
@@ -85,23 +84,31 @@ pub(super) fn prepare(
     for path in &plan.namespaces {
         join(path).map_err(failed(format_args!("join namespace {}", path.display())))?;
     }
-    let pidns = plan
-        .pidns
-        .as_deref()
-        .map(|path| open(path).map_err(failed(format_args!("open process namespace {}", path.display()))));
-    let pidns = pidns.transpose()?;
+    let users = plan.users.as_ref().map(|users| open(&users.namespace)).transpose();
+    let users = users.map_err(failed("open the pod's user namespace"))?;
+    let pidns = plan.pidns.as_deref().map(open).transpose();
+    let pidns = pidns.map_err(failed("open the process namespace to be in"))?;
     sys::unshare(UnshareFlags::NEWNS).map_err(failed("leave the mounts of the host"))?;
-    // Copies of what is shared with the host are shared too, as long as we are.
+    // Copies of what is shared with the host are shared too, as long as we are. From a user namespace no mount may reach
+    // the host.
     let mut sources = Vec::new();
     for mount in &plan.mounts {
         sources.push(match &mount.what {
             What::Bind(path, propagation) => {
-                let early = *propagation == Propagation::Bidirectional || path.starts_with(&plan.pods);
-                if early { Some(source(path)?) } else { None }
+                let shared = *propagation == Propagation::Bidirectional && users.is_none();
+                let early = shared || path.starts_with(&plan.pods);
+                if early { Some(source(path, mount, users.as_ref())?) } else { None }
+            }
+            // Asks for a sight of one too, but not here.
+            What::New(kind, _) if kind == "sysfs" && users.is_some() => {
+                let new = tree::new(kind, &[], tree::attributes(&mount.flags));
+                Some(new.map_err(failed(format_args!("mount {}", mount.at)))?)
             }
             What::New(..) | What::Cgroups => None,
         });
     }
+    let proc = users.as_ref().map(|_| tree::copy_alone(Path::new("/proc"))).transpose();
+    let proc = proc.map_err(failed("open /proc"))?;
     let root = tree::copy(&plan.rootfs).map_err(failed("open the root file system"))?;
     let hierarchies = plan.hierarchies.iter().map(|hierarchy| view(hierarchy, cgroups));
     let hierarchies = hierarchies.collect::<Result<_, _>>()?;
@@ -109,14 +116,16 @@ pub(super) fn prepare(
     leave_pods(&plan.pods).map_err(failed("leave the mounts of other pods"))?;
     for (mount, source_of) in plan.mounts.iter().zip(&mut sources) {
         if let (What::Bind(path, _), None) = (&mount.what, &source_of) {
-            *source_of = Some(source(path)?);
+            *source_of = Some(source(path, mount, users.as_ref())?);
         }
     }
-    let world = plan.pods.clone();
-    let path = pidns.as_ref().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let config = config::config(plan, process, &rootfs(&world), path.as_deref()).to_string();
-    let state = furnish(&world, &root, &cgroup2, &config).map_err(failed("prepare for libcontainer"))?;
-    Ok(Outside { sources, hierarchies, _pidns: pidns, world, state, id: id.to_owned() })
+    let world = match &users {
+        Some(_) => plan.pods.iter().take(2).collect(),
+        None => plan.pods.clone(),
+    };
+    let state = furnish(&world, &root, &cgroup2, plan, process, [("user", users), ("pid", pidns)])
+        .map_err(failed("prepare for libcontainer"))?;
+    Ok(Outside { sources, proc, hierarchies, world, state, id: id.to_owned() })
 }
 
 fn join(path: &Path) -> io::Result<()> {
@@ -127,8 +136,13 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn source(path: &Path) -> Result<OwnedFd, Failure> {
-    tree::copy(path).map_err(failed(format_args!("volume source {}", path.display())))
+fn source(path: &Path, mount: &Mount, users: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
+    let tree = tree::copy(path).map_err(failed(format_args!("volume source {}", path.display())))?;
+    if let Some(users) = users {
+        let what = format_args!("volume source {} for {}: hostUsers: false", path.display(), mount.at);
+        tree::map_owners(&tree, users).map_err(failed(what))?;
+    }
+    Ok(tree)
 }
 
 fn view(hierarchy: &Hierarchy, cgroups: &Cgroups) -> Result<OwnedFd, Failure> {
@@ -160,17 +174,34 @@ fn leave_pods(pods: &Path) -> io::Result<()> {
 }
 
 /// The small world; gives the state directory.
-fn furnish(world: &Path, root: &OwnedFd, cgroup2: &OwnedFd, config: &str) -> io::Result<OwnedFd> {
+fn furnish(
+    world: &Path,
+    root: &OwnedFd,
+    cgroup2: &OwnedFd,
+    plan: &Plan,
+    process: &ProcessSpec,
+    joined: [(&str, Option<OwnedFd>); 2],
+) -> io::Result<OwnedFd> {
     let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let none = MountAttrFlags::empty();
-    tree::attach(&tree::new("tmpfs", &[("mode", "0700")], none)?, &open(world)?)?;
-    let (rootfs, state) = (rootfs(world), state(world));
+    let owner = plan.root().to_string();
+    let owned = [("uid", owner.as_str()), ("gid", owner.as_str())];
+    tree::attach(&tree::new("tmpfs", &[&owned[..], &[("mode", "0700")]].concat(), none)?, &open(world)?)?;
+    let (rootfs, state) = (world.join("rootfs"), state(world));
+    if plan.users.is_some() {
+        // The socket of the word to go on is made by libcontainer on this side, and the word is said on the other.
+        rustix::process::umask(Mode::empty());
+    }
     fs::create_dir(&rootfs)?;
     fs::create_dir(&state)?;
-    fs::write(world.join("config.json"), config)?;
+    // By descriptor: its own place went with the mounts of the pods. Left open for libcontainer.
+    let path = |fd: OwnedFd| format!("/proc/self/fd/{}", fd.into_raw_fd());
+    let joined: Vec<_> = joined.into_iter().filter_map(|(kind, fd)| Some((kind, path(fd?)))).collect();
+    let config = config::config(plan, process, &rootfs, &joined);
+    fs::write(world.join("config.json"), config.to_string())?;
     tree::attach(root, &open(&rootfs)?)?;
-    let dev = tree::plain_directory(open(&rootfs)?.as_fd(), "dev").map_err(named("/dev"))?;
-    let parameters = [("mode", "755"), ("size", "65536k")];
+    let dev = tree::plain_directory(open(&rootfs)?.as_fd(), "dev", plan.root()).map_err(named("/dev"))?;
+    let parameters = [&owned[..], &[("mode", "755"), ("size", "65536k")]].concat();
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
     tree::attach(&tree::new("tmpfs", &parameters, flags)?, &dev)?;
     let cgroups = Path::new("/sys/fs/cgroup");

@@ -3,12 +3,12 @@
 use std::{
     ffi::OsStr,
     io::{Error, ErrorKind, Result},
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Component, Path},
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2},
+    fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat, openat2},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -39,7 +39,7 @@ fn propagation_flags(propagation: Propagation) -> MountPropagationFlags {
 }
 
 /// A new instance of a file system, in the namespaces of this process.
-pub(super) fn new(kind: &str, parameters: &[(&str, &str)], flags: MountAttrFlags) -> Result<OwnedFd> {
+pub(crate) fn new(kind: &str, parameters: &[(&str, &str)], flags: MountAttrFlags) -> Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", kind)?;
     for (name, value) in parameters {
@@ -59,6 +59,25 @@ pub(super) fn copy(path: &Path) -> Result<OwnedFd> {
     Ok(open_tree(CWD, path, CLONE | OpenTreeFlags::AT_RECURSIVE)?)
 }
 
+/// The same without what is mounted below it.
+pub(crate) fn copy_alone(path: &Path) -> Result<OwnedFd> {
+    Ok(open_tree(CWD, path, CLONE)?)
+}
+
+/// Maps the owners of what a tree holds, which is not attached yet, as a user namespace does. What is mounted below it and
+/// cannot be mapped stays as it is: its files are nobody's then.
+pub(crate) fn map_owners(tree: &OwnedFd, namespace: &OwnedFd) -> Result<()> {
+    sys::map_owners(tree, namespace, true).or_else(|_| sys::map_owners(tree, namespace, false)).map_err(
+        |error| match error.raw_os_error() {
+            Some(libc::EINVAL | libc::EPERM | libc::ENOSYS) => {
+                let kind = error.kind();
+                Error::new(kind, format!("the file system or the kernel has no id-mapped mounts: {error}"))
+            }
+            _ => error,
+        },
+    )
+}
+
 /// Another mount of what a descriptor is open on.
 pub(super) fn copy_of(place: &OwnedFd, recursive: bool) -> Result<OwnedFd> {
     let depth = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
@@ -66,7 +85,7 @@ pub(super) fn copy_of(place: &OwnedFd, recursive: bool) -> Result<OwnedFd> {
 }
 
 /// Adds restrictions to the topmost mount of a tree.
-pub(super) fn restrict(tree: &OwnedFd, flags: MountAttrFlags) -> Result<()> {
+pub(crate) fn restrict(tree: &OwnedFd, flags: MountAttrFlags) -> Result<()> {
     if flags.is_empty() {
         Ok(())
     } else {
@@ -84,7 +103,7 @@ pub(super) fn share(mount: &OwnedFd) -> Result<()> {
     sys::mount_setattr(mount, MountAttrFlags::empty(), MountPropagationFlags::SHARED, false)
 }
 
-pub(super) fn attach(tree: &OwnedFd, place: &OwnedFd) -> Result<()> {
+pub(crate) fn attach(tree: &OwnedFd, place: &OwnedFd) -> Result<()> {
     let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(tree, "", place, "", both)?)
 }
@@ -103,44 +122,61 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<O
     Err(Errno::AGAIN.into())
 }
 
-/// A directory inside a root; what is missing of it is made.
-pub(crate) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+/// A directory inside a root; what is missing of it is made, for `owner`.
+pub(crate) fn directory(root: BorrowedFd<'_>, path: &Path, owner: u32) -> Result<OwnedFd> {
     match find(root, path, OFlags::DIRECTORY) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => return other,
     }
     let (parent, name) = split(path)?;
-    let parent = directory(root, parent)?;
+    let parent = directory(root, parent, owner)?;
     match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => give(parent.as_fd(), name, owner)?,
         // A link that leads to nothing is there too: the second look says so.
-        Ok(()) | Err(Errno::EXIST) => find(root, path, OFlags::DIRECTORY),
-        Err(error) => Err(error.into()),
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
     }
+    find(root, path, OFlags::DIRECTORY)
 }
 
-/// A place for a file inside a root: whatever is there, or an empty file.
-pub(crate) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+/// A place for a file inside a root: whatever is there, or an empty file of `owner`.
+pub(crate) fn file(root: BorrowedFd<'_>, path: &Path, owner: u32) -> Result<OwnedFd> {
     match find(root, path, OFlags::empty()) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => return other,
     }
     let (parent, name) = split(path)?;
-    let parent = directory(root, parent)?;
+    let parent = directory(root, parent, owner)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => find(root, path, OFlags::empty()),
-        Err(error) => Err(error.into()),
+        Ok(_) => give(parent.as_fd(), name, owner)?,
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
     }
+    find(root, path, OFlags::empty())
 }
 
-/// A directory that is no link and not behind one: for what must be at exactly that place.
-pub(crate) fn plain_directory(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+/// Something that was just made by this process belongs to it: of root of the host nothing has to change.
+pub(crate) fn give(parent: BorrowedFd<'_>, name: &OsStr, owner: u32) -> Result<()> {
+    if owner == 0 {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+    Ok(chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// A directory that is no link and not behind one: for what must be at exactly that place. Made for `owner`.
+pub(crate) fn plain_directory(root: BorrowedFd<'_>, name: &str, owner: u32) -> Result<OwnedFd> {
     let open = || {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         openat2(root, name, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
     };
     let made = match open() {
-        Err(Errno::NOENT) => mkdirat(root, name, Mode::from_raw_mode(0o755)).and_then(|()| open()),
+        Err(Errno::NOENT) => {
+            mkdirat(root, name, Mode::from_raw_mode(0o755))?;
+            give(root, OsStr::new(name), owner)?;
+            open()
+        }
         other => other,
     };
     match made {

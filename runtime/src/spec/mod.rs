@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     capabilities::{Capabilities, UnknownCapability},
-    plan::{Hierarchy, Plan},
+    plan::{Hierarchy, Plan, Users},
     user::{Accounts, UserError},
 };
 use crate::api::{ContainerSpec, Propagation, User};
@@ -36,6 +36,8 @@ pub struct Host {
     pub ipcns: Option<PathBuf>,
     /// Pinned UTS namespace.
     pub utsns: Option<PathBuf>,
+    /// The pod's user namespace, if it has its own.
+    pub users: Option<Users>,
     /// Containers see the processes of the host.
     pub host_pid: bool,
     /// The process namespace to be in, if it is not to be a new one.
@@ -100,6 +102,16 @@ pub enum SpecError {
     /// In add or drop.
     #[error(transparent)]
     Capability(#[from] UnknownCapability),
+    /// The pod's user namespace has no such id.
+    #[error("{what} {id} is not among the ids 0 to {last} of the pod's user namespace")]
+    Unmapped {
+        /// `user` or `group`.
+        what: &'static str,
+        /// The id.
+        id: u32,
+        /// The highest one there is.
+        last: u32,
+    },
 }
 
 /// The capabilities a container ends up with.
@@ -115,6 +127,9 @@ pub fn bundle(spec: &ContainerSpec, host: &Host) -> Result<Bundle, SpecError> {
         return Err(SpecError::NoCommand);
     }
     let resolved = host.accounts.resolve(&spec.user, &spec.image.config.user)?;
+    if let Some(users) = &host.users {
+        mapped(&resolved.user, users)?;
+    }
     let capabilities = capabilities(spec, host.capabilities)?;
     let process = ProcessSpec {
         args,
@@ -131,12 +146,22 @@ pub fn bundle(spec: &ContainerSpec, host: &Host) -> Result<Bundle, SpecError> {
     Ok(Bundle { plan: plan(spec, host), process, user: resolved.user })
 }
 
+fn mapped(User { uid, gid, additional_gids }: &User, users: &Users) -> Result<(), SpecError> {
+    let groups = [gid].into_iter().chain(additional_gids).map(|gid| ("group", gid));
+    let missing = |(what, id): (&'static str, &u32)| (*id >= users.ids.count).then_some((what, *id));
+    match [("user", uid)].into_iter().chain(groups).find_map(missing) {
+        Some((what, id)) => Err(SpecError::Unmapped { what, id, last: users.ids.count.saturating_sub(1) }),
+        None => Ok(()),
+    }
+}
+
 fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
     let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
     Plan {
         rootfs: host.rootfs.clone(),
         pods: host.pods.clone(),
         namespaces: [&host.netns, &host.ipcns, &host.utsns].into_iter().flatten().cloned().collect(),
+        users: host.users.clone(),
         host_pid: host.host_pid,
         pidns: host.pidns.clone(),
         limits: host.limits.clone(),

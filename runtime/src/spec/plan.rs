@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::DeviceNode;
-use crate::api::Propagation;
+use crate::{api::Propagation, ids::IdRange};
 
 /// Everything about one container but its program (that is `process`) and the list of its cgroup directories.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub struct Plan {
     pub pods: PathBuf,
     /// Namespaces of the pod, pinned there.
     pub namespaces: Vec<PathBuf>,
+    /// The pod has users of its own.
+    #[serde(default)]
+    pub users: Option<Users>,
     /// Processes of the host are in sight.
     pub host_pid: bool,
     /// The process namespace to be in; else it is a new one.
@@ -40,6 +43,22 @@ pub struct Plan {
     pub read_only_root: bool,
     /// Its standard streams are a terminal of its own, which is `/dev/console` too.
     pub terminal: bool,
+}
+
+/// Users of a pod that are other ones on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// The user namespace, pinned there.
+    pub namespace: PathBuf,
+    /// Its map.
+    pub ids: IdRange,
+}
+
+impl Plan {
+    /// The pod's root, as the host calls it.
+    pub fn root(&self) -> u32 {
+        self.users.as_ref().map_or(0, |users| users.ids.first)
+    }
 }
 
 /// A cgroup hierarchy as a container sees it.

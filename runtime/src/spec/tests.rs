@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{Mount, Propagation},
+    api::{Mount, Propagation, UserRequest},
+    ids::IdRange,
     image::{Image, ImageConfig},
 };
 
@@ -89,6 +90,36 @@ fn namespaces_are_the_pods() {
     check(|_, _| {}, "/plan/host_pid", expect!["false"]);
     check(|_, h| (h.netns, h.host_pid) = (None, true), "/plan/namespaces", expect!["[]"]);
     check(|_, h| (h.netns, h.host_pid) = (None, true), "/plan/host_pid", expect!["true"]);
+}
+
+fn users() -> Option<plan::Users> {
+    Some(plan::Users { namespace: "/ns/user".into(), ids: IdRange { first: 131_072, count: 65_536 } })
+}
+
+#[test]
+fn users_of_a_pod_are_those_of_its_namespace() {
+    let asked = |uid, gid, groups: &[u32]| UserRequest {
+        uid: Some(uid),
+        gid: Some(gid),
+        additional_gids: groups.to_vec(),
+        strict: true,
+    };
+    check(|_, _| {}, "/plan/users", expect!["null"]);
+    check(
+        |s, h| (s.user, h.users) = (asked(65_535, 1, &[2]), users()),
+        "/plan/users",
+        expect![[r#"{"ids":{"count":65536,"first":131072},"namespace":"/ns/user"}"#]],
+    );
+    let missing = "is not among the ids 0 to 65535 of the pod's user namespace";
+    for (user, what) in [
+        (asked(65_536, 1, &[]), "user 65536"),
+        (asked(1, 70_000, &[]), "group 70000"),
+        (asked(1, 2, &[3, 2_000_000_000]), "group 2000000000"),
+    ] {
+        let (mut spec, host) = (spec(), Host { users: users(), ..host() });
+        spec.user = user;
+        assert_eq!(bundle(&spec, &host).unwrap_err().to_string(), format!("{what} {missing}"));
+    }
 }
 
 #[test]

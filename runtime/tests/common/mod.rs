@@ -23,6 +23,7 @@ use std::{
 use orlop_runtime::{
     BoxError, Container, ContainerSpec, ContainerState, Exit, Layers, PodRef, Resources, Runtime,
     RuntimeConfig, RuntimeEvent, SandboxSpec,
+    ids::IdRange,
     image::{Image, ImageConfig},
 };
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -85,7 +86,7 @@ fn layer(dir: &Path) -> PathBuf {
     for applet in [
         "sh", "cat", "echo", "sleep", "grep", "id", "touch", "ls", "kill", "head", "dd", "hostname", "mount",
         "stat", "stty", "tty", "seq", "true", "tail", "mknod", "env", "unshare", "wc", "tr", "ip", "ps",
-        "chmod",
+        "chmod", "chown", "umount", "ping",
     ] {
         symlink("busybox", layer.join("bin").join(applet)).unwrap();
     }
@@ -134,6 +135,7 @@ impl Node {
             host_ipc: false,
             host_pid: false,
             share_pid: false,
+            user_namespace: false,
             sysctls: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
@@ -261,7 +263,8 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
 
 async fn open(dir: &Path, creator: &Path) -> (Runtime, UnboundedReceiver<RuntimeEvent>) {
     let (shim, creator) = (programs().0, creator.to_owned());
-    let config = RuntimeConfig { state_dir: dir.join("state"), run_dir: dir.join("run"), shim, creator };
+    let (state_dir, run_dir) = (dir.join("state"), dir.join("run"));
+    let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids: IdRange::for_pods(3) };
     Runtime::open_with(config, OneLayer(dir.join("layer"))).await.unwrap()
 }
 

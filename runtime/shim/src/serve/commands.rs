@@ -66,7 +66,8 @@ impl Server {
             args.clone_into(&mut spec.args);
             env.iter().for_each(|pair| spec.set_var(pair));
             let filter = if spec.seccomp.is_empty() { Vec::new() } else { fs::read(&spec.seccomp)? };
-            Ok(exec::Plan { spec, filter, cgroups: live.dirs.clone(), init: sys::pidfd(pid)? })
+            let (init, root) = (sys::pidfd(pid)?, exec::root_of(pid)?);
+            Ok(exec::Plan { spec, filter, cgroups: live.dirs.clone(), init, root })
         };
         plan().map_err(|cause| broken(&cause))
     }
