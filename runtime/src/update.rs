@@ -14,19 +14,21 @@ use crate::{
 };
 
 impl Runtime {
-    /// Changes limits of a container that was started. What is `None` or empty stays as it is; `oom_score_adj` belongs
-    /// to processes and is not changed.
+    /// Changes limits of a container that was started, and adds to its labels. What is `None` or empty stays as it is;
+    /// `oom_score_adj` belongs to processes and is not changed.
     pub async fn update_container(
         &self,
         uid: &str,
         id: &str,
         resources: &Resources,
+        labels: BTreeMap<String, String>,
     ) -> Result<(), UpdateError> {
         let (runtime, uid, id, wanted) = (self.clone(), uid.to_owned(), id.to_owned(), resources.clone());
         blocking(move || {
             let (pod, mut record) = runtime.both(&uid, &id)?;
             runtime.0.hierarchies.update_container(&format!("{}/{id}", pod.spec.cgroup), &wanted)?;
             merge(&mut record.resources, wanted);
+            record.labels.extend(labels);
             let path = runtime.0.layout.container(&uid, &id).join(bundle::RECORD);
             records::write_json(&path, &record).map_err(|source| UpdateError::Files { path, source })
         })

@@ -58,7 +58,7 @@ async fn a_running_container_grows_and_shrinks_with_its_pod() {
 
     // More than the pod has is the kernel's business to refuse; the pod grows first.
     runtime.update_pod("u1", &limits(100_000, 64 * MIB)).await.unwrap();
-    runtime.update_container("u1", &container.id, &limits(100_000, 64 * MIB)).await.unwrap();
+    runtime.update_container("u1", &container.id, &limits(100_000, 64 * MIB), [].into()).await.unwrap();
     assert_eq!((memory(&pod), memory(&own)), ((64 * MIB).to_string(), (64 * MIB).to_string()));
     let found = runtime.container_limits("u1", &container.id).await.unwrap();
     assert_eq!(
@@ -75,7 +75,7 @@ async fn a_running_container_grows_and_shrinks_with_its_pod() {
     let seen = runtime.exec("u1", &container.id, request(inside)).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&seen.output).trim(), (64 * MIB).to_string());
 
-    runtime.update_container("u1", &container.id, &limits(20_000, 16 * MIB)).await.unwrap();
+    runtime.update_container("u1", &container.id, &limits(20_000, 16 * MIB), [].into()).await.unwrap();
     runtime.update_pod("u1", &limits(20_000, 16 * MIB)).await.unwrap();
     assert_eq!((memory(&pod), memory(&own)), ((16 * MIB).to_string(), (16 * MIB).to_string()));
     let quota = |path: &str| read(path, ("cpu", "cpu.cfs_quota_us"), "cpu.max");
@@ -83,7 +83,7 @@ async fn a_running_container_grows_and_shrinks_with_its_pod() {
 
     // Alone and with another period: the pod's quota stays above it at every step.
     let slower = Resources { cpu_quota_us: Some(2_000), cpu_period_us: Some(10_000), ..Resources::default() };
-    runtime.update_container("u1", &container.id, &slower).await.unwrap();
+    runtime.update_container("u1", &container.id, &slower, [].into()).await.unwrap();
     let found = runtime.container_limits("u1", &container.id).await.unwrap();
     assert_eq!((found.cpu_quota_us, found.cpu_period_us), (Some(2_000), Some(10_000)));
     assert_eq!(found.memory_limit, Some(16 * MIB), "what is not said stays");
@@ -108,12 +108,13 @@ async fn what_the_kernel_refuses_is_told_and_changes_no_record() {
     if !Hierarchies::discover().unwrap().is_v2() {
         // What cannot be reclaimed is not taken away: v1 says busy, v2 would kill (the caller looks first).
         let small = Resources { memory_limit: Some(8 * MIB), ..Resources::default() };
-        let error = node.runtime.update_container("u1", &container.id, &small).await.unwrap_err();
+        let error = node.runtime.update_container("u1", &container.id, &small, [].into()).await.unwrap_err();
         assert!(common::chain(&error).contains("memory.limit_in_bytes"), "{}", common::chain(&error));
     }
     let found = node.runtime.container_limits("u1", &container.id).await.unwrap();
     assert_eq!(found.memory_limit, Some(64 * MIB));
-    let unknown = node.runtime.update_container("u1", "nope", &Resources::default()).await.unwrap_err();
+    let unknown =
+        node.runtime.update_container("u1", "nope", &Resources::default(), [].into()).await.unwrap_err();
     assert_eq!(unknown.to_string(), "nope is not known");
     node.finish(&["u1"]).await;
 }
@@ -135,7 +136,7 @@ async fn a_container_is_kept_to_its_processors() {
     };
     assert_eq!(allowed(), "0");
     let one = Resources { cpuset_cpus: Some("1".into()), ..Resources::default() };
-    node.runtime.update_container("u1", &container.id, &one).await.unwrap();
+    node.runtime.update_container("u1", &container.id, &one, [].into()).await.unwrap();
     assert_eq!((list().as_str(), allowed().as_str()), ("1", "1"));
     node.finish(&["u1"]).await;
 }

@@ -41,6 +41,13 @@ pub fn admit(settings: &Settings, desired: &Desired, others: &[Desired]) -> Resu
     if room.pods > 0 && count >= room.pods {
         return Err(out_of("pods", 1, count, room.pods));
     }
+    self::room(settings, desired, others)
+}
+
+/// Whether there is processor and memory for a pod beside the others.
+pub fn room(settings: &Settings, desired: &Desired, others: &[Desired]) -> Result<(), Refused> {
+    let active = || others.iter().filter(|other| !other.told_terminal());
+    let room = &settings.allocatable;
     let used = active()
         .map(|other| requests_of_pod(other.spec()))
         .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));

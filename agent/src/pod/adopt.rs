@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::ContainerStatus;
 
 use super::{
+    allocation::Allocation,
     backoff::BackOff,
     desired::Desired,
     machine::{Container, ContainerState, Exit, Sandbox},
@@ -29,6 +30,8 @@ impl Observed {
         let Some(sandbox) = sandbox else { return observed };
         observed.lost = !sandbox.shim_alive;
         observed.sandbox = Step::Done(sandbox.netns);
+        observed.granted = Allocation::from_labels(&sandbox.labels);
+        observed.unchecked = sandbox.shim_alive;
         for container in sandbox.containers {
             adopt_container(desired, &mut observed, container, sandbox.shim_alive);
         }

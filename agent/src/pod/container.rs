@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    allocation::{Allocation, Granted},
     expand::{expand, names},
     machine::{ContainerSpec, Image, PodRef, Propagation, SandboxSpec, Seccomp, UserRequest},
     names as pod_names,
@@ -39,7 +40,7 @@ pub fn sandbox(settings: &Settings, pod: &Pod, pod_ref: PodRef) -> Result<Sandbo
         share_pid: spec.share_process_namespace.unwrap_or_default(),
         user_namespace: spec.host_users == Some(false),
         sysctls: sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
-        labels: BTreeMap::new(),
+        labels: BTreeMap::from([Allocation::of(spec).to_label()]),
         pod: pod_ref,
     })
 }
@@ -98,7 +99,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
     let spec = ContainerSpec {
         name: container.name.clone(),
         attempt,
-        labels: labels(&image_ref, image),
+        labels: labels(&image_ref, image, container),
         image_ref,
         image: Arc::clone(image),
         command: words(&container.command),
@@ -138,8 +139,8 @@ pub fn log_path(logs: &Path, pod: &PodRef, container: &str, attempt: u32) -> Pat
     log_dir(logs, pod).join(container).join(format!("{attempt}.log"))
 }
 
-fn labels(image_ref: &str, image: &Image) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::new();
+fn labels(image_ref: &str, image: &Image, container: &Container) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([Granted::of(container).to_label()]);
     labels.insert(LABEL_IMAGE.into(), shown_name(image_ref, image).into());
     labels.insert(LABEL_IMAGE_ID.into(), image.digests.first().unwrap_or(&image.id).clone());
     if let Some(signal) = &image.config.stop_signal {

@@ -8,15 +8,17 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
 
-use super::machine::PodRef;
+use super::{machine::PodRef, resize::Pending};
 
 /// One pod as it should be.
 #[derive(Clone, Debug)]
 pub struct Desired {
-    /// The API object.
+    /// The API object, with the resources that this node has granted.
     pub pod: Arc<Pod>,
     /// The object is gone from the API (or its file was removed): take everything down, tell nobody.
     pub gone: bool,
+    /// It asks for other resources than `pod` has, which are those it was granted.
+    pub pending: Option<Pending>,
 }
 
 /// What a container is for in its pod.
@@ -57,7 +59,7 @@ static NO_SPEC: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec:
 impl Desired {
     /// A pod that should run.
     pub fn new(pod: Arc<Pod>) -> Desired {
-        Desired { pod, gone: false }
+        Desired { pod, gone: false, pending: None }
     }
 
     /// The spec; an object without one asks for nothing.

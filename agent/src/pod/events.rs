@@ -2,13 +2,14 @@
 //!
 //! Not for: deciding what follows from it (that is `plan`).
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use super::{
+    allocation::{Allocation, Granted},
     backoff::BackOff,
-    machine::{Exit, Image},
+    machine::{Exit, Image, Resources},
     observed::{Ended, ImageState, Instance, Instances, Life, Observed, Step, Trouble, Unhealthy, Volumes},
     plan::Action,
 };
@@ -97,10 +98,27 @@ pub enum Event {
     },
     /// The shim is gone, its containers with it.
     ShimLost,
+    /// What the pod was granted is written down with its sandbox.
+    Granted(Allocation),
+    /// Limits of what runs were looked at, and changed where they were others.
+    Resized(Box<Resized>),
     /// The API server has a terminal status with all containers ended.
     EndWritten,
     /// An object the pod refers to changed.
     ObjectsChanged,
+}
+
+/// How a change of limits ended.
+#[derive(Clone, Debug)]
+pub struct Resized {
+    /// What it was for.
+    pub allocation: Allocation,
+    /// By container id: what its limits follow from, if all went well.
+    pub granted: BTreeMap<String, Granted>,
+    /// By container id: what the kernel has.
+    pub seen: BTreeMap<String, Resources>,
+    /// The first failure.
+    pub result: Result<(), String>,
 }
 
 impl Observed {
@@ -120,6 +138,7 @@ impl Observed {
             Action::StartContainer { container, attempt } => self.starting(container, *attempt, now),
             Action::StopContainer { container, grace, .. } => self.of(container).stopping = Some(*grace),
             Action::RemoveContainer { container, .. } => self.of(container).removing = true,
+            Action::Resize => self.resizing = true,
             Action::RemoveSandbox => self.sandbox = Step::Undoing,
             Action::RemoveVolumes => self.volumes = Step::Undoing,
             Action::DeleteObject => self.delete_asked = true,
@@ -169,6 +188,8 @@ impl Observed {
             Event::StartupPassed { id } => self.with_running(&id, |instance| instance.started = true),
             Event::Unhealthy { id, why } => self.with_running(&id, |i| i.unhealthy = Some(why)),
             Event::ShimLost => self.shim_lost(now),
+            Event::Granted(allocation) => self.granted = Some(allocation),
+            Event::Resized(resized) => self.resized(*resized, now),
             Event::EndWritten => self.told_end = true,
             Event::ObjectsChanged => self.objects_changed(now),
         }
@@ -244,11 +265,35 @@ impl Observed {
         }
     }
 
+    fn resized(&mut self, resized: Resized, now: Timestamp) {
+        let Resized { allocation, mut granted, mut seen, result } = resized;
+        self.resizing = false;
+        let changed = result.is_ok();
+        for instance in self.containers.values_mut().filter_map(|entry| entry.current.as_mut()) {
+            instance.limits = seen.remove(&instance.id).or(instance.limits.take());
+            if let Some(granted) = granted.remove(&instance.id).filter(|_| changed) {
+                instance.granted = Some(granted);
+            }
+        }
+        match result {
+            Ok(()) => {
+                (self.granted, self.unchecked) = (Some(allocation), false);
+                self.resize_trouble = None;
+            }
+            Err(message) => {
+                let tries = self.resize_trouble.as_ref().map_or(0, |trouble| trouble.tries).saturating_add(1);
+                let retry_at = now.checked_add(retry_delay(tries)).unwrap_or(now);
+                self.resize_trouble = Some(Trouble { reason: "Error", message, at: now, retry_at, tries });
+            }
+        }
+    }
+
     fn sandbox_removed(&mut self, result: Result<(), String>, now: Timestamp) {
         if let Err(message) = result {
             return fail(&mut self.sandbox, message, now);
         }
         (self.sandbox, self.network) = (Step::Absent, Step::Absent);
+        (self.granted, self.unchecked, self.resize_trouble) = (None, false, None);
         if !std::mem::take(&mut self.lost) || self.over {
             return;
         }

@@ -10,6 +10,7 @@
 
 pub mod admission;
 mod adopt;
+pub mod allocation;
 pub mod backoff;
 pub mod container;
 pub mod desired;
@@ -24,6 +25,7 @@ pub mod observed;
 pub mod plan;
 pub mod pull_secrets;
 pub mod refs;
+pub mod resize;
 pub mod resources;
 pub mod settings;
 pub mod status;

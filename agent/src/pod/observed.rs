@@ -9,9 +9,10 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 use jiff::Timestamp;
 
 use super::{
+    allocation::{Allocation, Granted},
     backoff::BackOff,
     desired::{Desired, Kind, RestartPolicy},
-    machine::{Container, ContainerState, Exit, Image, User},
+    machine::{Container, ContainerState, Exit, Image, Resources, User},
 };
 
 /// Label of our containers: the signal that stops them.
@@ -49,6 +50,14 @@ pub struct Observed {
     pub told_deadline: bool,
     /// The sandbox was lost; it has to be removed before a new one is made.
     pub lost: bool,
+    /// What is written down as granted; unknown before there is a sandbox.
+    pub granted: Option<Allocation>,
+    /// Other limits are being written.
+    pub resizing: bool,
+    /// Limits of what was found running are not looked at yet.
+    pub unchecked: bool,
+    /// Why the last change of limits failed.
+    pub resize_trouble: Option<Trouble>,
     /// The pod was refused: reason and text. Nothing was ever made for it.
     pub refused: Option<(String, String)>,
 }
@@ -175,7 +184,7 @@ pub enum ImageState {
 }
 
 /// One run of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
     /// 64 hex digits.
     pub id: String,
@@ -201,6 +210,10 @@ pub struct Instance {
     pub ready: Option<bool>,
     /// A liveness or startup probe gave up on it.
     pub unhealthy: Option<Unhealthy>,
+    /// What its limits follow from; unknown for one of an earlier version.
+    pub granted: Option<Granted>,
+    /// Its limits as the kernel had them when they were last looked at.
+    pub limits: Option<Resources>,
 }
 
 /// Which probe gave up on a container.
@@ -337,6 +350,8 @@ impl Instance {
             ContainerState::Exited(exit) => Life::Ended(Ended::from_exit(exit, None)),
         };
         Instance {
+            granted: Granted::from_labels(&labels),
+            limits: None,
             id,
             attempt,
             image: labels.remove(LABEL_IMAGE).unwrap_or_else(|| image_ref.clone()),

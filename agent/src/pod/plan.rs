@@ -34,6 +34,8 @@ pub enum Action {
     MakeVolumes,
     /// Namespaces, pod cgroup, shim.
     CreateSandbox,
+    /// The limits of what runs are as they were granted.
+    Resize,
     /// An address for the pod.
     AttachNetwork,
     /// The image for the next instance: look, pull by policy.
@@ -164,6 +166,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Action::MakeVolumes => f.write_str("volumes"),
+            Action::Resize => f.write_str("resize"),
             Action::CreateSandbox => f.write_str("sandbox"),
             Action::AttachNetwork => f.write_str("network"),
             Action::EnsureImage { container, image } => write!(f, "image {image} for {container}"),

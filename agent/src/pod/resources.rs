@@ -56,28 +56,37 @@ fn clamp(value: i128) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The class of a pod.
+/// What the pod has of its own beside its containers (KEP-2837).
+pub fn of_pod_level(spec: &PodSpec) -> Option<&ResourceRequirements> {
+    let some = |amounts: &Option<Amounts>| amounts.as_ref().is_some_and(|amounts| !amounts.is_empty());
+    spec.resources.as_ref().filter(|resources| some(&resources.requests) || some(&resources.limits))
+}
+
+/// The class of a pod; what it has of its own decides for all containers.
 pub fn qos(spec: &PodSpec) -> Qos {
-    let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let of_containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let all: Vec<Option<&ResourceRequirements>> = match of_pod_level(spec) {
+        Some(resources) => vec![Some(resources)],
+        None => of_containers.map(|container| container.resources.as_ref()).collect(),
+    };
     let amount = |amounts: Option<&Amounts>, name: &str| milli(amounts, name);
-    let set = |c: &Container| {
-        let resources = c.resources.as_ref();
+    let set = |resources: &Option<&ResourceRequirements>| {
         ["cpu", "memory"].iter().any(|name| {
             amount(resources.and_then(|r| r.requests.as_ref()), name) > 0
                 || amount(resources.and_then(|r| r.limits.as_ref()), name) > 0
         })
     };
-    let tight = |c: &Container| {
-        let Some(resources) = c.resources.as_ref() else { return false };
+    let tight = |resources: &Option<&ResourceRequirements>| {
+        let Some(resources) = resources else { return false };
         ["cpu", "memory"].iter().all(|name| {
             let limit = amount(resources.limits.as_ref(), name);
             let request = resources.requests.as_ref().filter(|requests| requests.contains_key(*name));
             limit > 0 && request.is_none_or(|requests| amount(Some(requests), name) == limit)
         })
     };
-    if !all().any(set) {
+    if !all.iter().any(set) {
         Qos::BestEffort
-    } else if all().all(tight) {
+    } else if all.iter().all(tight) {
         Qos::Guaranteed
     } else {
         Qos::Burstable
@@ -99,14 +108,18 @@ pub fn shares(milli: i64) -> u64 {
     u64::try_from(milli.saturating_mul(1024) / 1000).unwrap_or_default().clamp(2, 262_144)
 }
 
-fn quota(milli: i64) -> i64 {
+/// Thousandths of a processor as `cpu.cfs_quota_us` of a period of 100 ms.
+pub fn quota(milli: i64) -> i64 {
     milli.saturating_mul(100).max(1000)
 }
 
-/// Limits of one container.
+/// Limits of one container. Without limits of its own it has those of the pod.
 pub fn of_container(settings: &Settings, spec: &PodSpec, container: &Container) -> Resources {
     let (requests, limits) = split(container.resources.as_ref());
-    let (limit_cpu, limit_memory) = (milli(limits, "cpu"), value(limits, "memory"));
+    let pods = split(of_pod_level(spec)).1;
+    let own = |name: &str| limits.is_some_and(|limits| limits.contains_key(name));
+    let limit_cpu = milli(if own("cpu") { limits } else { pods }, "cpu");
+    let limit_memory = value(if own("memory") { limits } else { pods }, "memory");
     let request_cpu = match requests.is_some_and(|requests| requests.contains_key("cpu")) {
         true => milli(requests, "cpu"),
         false => limit_cpu,
@@ -125,11 +138,23 @@ pub fn of_container(settings: &Settings, spec: &PodSpec, container: &Container) 
 pub fn of_pod(settings: &Settings, spec: &PodSpec) -> Resources {
     let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let every = |name: &str| all().all(|c| milli(split(c.resources.as_ref()).1, name) > 0);
-    let limit_cpu = total(spec, |c| milli(split(c.resources.as_ref()).1, "cpu"));
-    let limit_memory = total(spec, |c| value(split(c.resources.as_ref()).1, "memory"));
-    let request_cpu = total(spec, |c| milli(split(c.resources.as_ref()).0, "cpu"));
+    let (pods_requests, pods_limits) = split(of_pod_level(spec));
+    let pods = |amounts: Option<&Amounts>, name: &str| amounts.is_some_and(|all| all.contains_key(name));
+    let limit_cpu = match pods(pods_limits, "cpu") {
+        true => milli(pods_limits, "cpu"),
+        false => total(spec, |c| milli(split(c.resources.as_ref()).1, "cpu")),
+    };
+    let limit_memory = match pods(pods_limits, "memory") {
+        true => value(pods_limits, "memory"),
+        false => total(spec, |c| value(split(c.resources.as_ref()).1, "memory")),
+    };
+    let request_cpu = match pods(pods_requests, "cpu") {
+        true => milli(pods_requests, "cpu"),
+        false => total(spec, |c| milli(split(c.resources.as_ref()).0, "cpu")),
+    };
     let best_effort = qos(spec) == Qos::BestEffort;
-    let (cpu, memory) = (every("cpu") && limit_cpu > 0, every("memory") && limit_memory > 0);
+    let cpu = (every("cpu") || pods(pods_limits, "cpu")) && limit_cpu > 0;
+    let memory = (every("memory") || pods(pods_limits, "memory")) && limit_memory > 0;
     let cpu_request = if request_cpu == 0 && cpu { limit_cpu } else { request_cpu };
     Resources {
         cpu_shares: Some(if best_effort { 2 } else { shares(cpu_request) }),
@@ -141,10 +166,18 @@ pub fn of_pod(settings: &Settings, spec: &PodSpec) -> Resources {
     }
 }
 
-/// What a pod asks of the node: the largest moment of its life, plus overhead.
+/// What a pod asks of the node: what it asks for as a whole, else the largest moment of its life; plus overhead.
 pub fn requests_of_pod(spec: &PodSpec) -> (i64, i64) {
-    let cpu = total(spec, |c| milli(split(c.resources.as_ref()).0, "cpu"));
-    let memory = total(spec, |c| value(split(c.resources.as_ref()).0, "memory"));
+    let own = split(of_pod_level(spec)).0;
+    let has = |name: &str| own.is_some_and(|own| own.contains_key(name));
+    let cpu = match has("cpu") {
+        true => milli(own, "cpu"),
+        false => total(spec, |c| milli(split(c.resources.as_ref()).0, "cpu")),
+    };
+    let memory = match has("memory") {
+        true => value(own, "memory"),
+        false => total(spec, |c| value(split(c.resources.as_ref()).0, "memory")),
+    };
     (cpu + milli(spec.overhead.as_ref(), "cpu"), memory + value(spec.overhead.as_ref(), "memory"))
 }
 
@@ -182,6 +215,7 @@ pub fn oom_score_adj(settings: &Settings, spec: &PodSpec, container: &Container)
                 true => value(requests, "memory"),
                 false => value(limits, "memory"),
             };
+            let request = request.saturating_add(spare_memory(spec));
             let share = i128::from(request) * 1000 / i128::from(settings.memory_capacity.max(1));
             i32::try_from(1000 - share).unwrap_or_default().clamp(3, 999)
         }
@@ -190,6 +224,17 @@ pub fn oom_score_adj(settings: &Settings, spec: &PodSpec, container: &Container)
         && kind(container) == Kind::Sidecar;
     let lowest = spec.containers.iter().map(score).min().filter(|_| sidecar);
     lowest.unwrap_or(i32::MAX).min(score(container))
+}
+
+/// What the pod asks for beyond its containers, for each of them.
+fn spare_memory(spec: &PodSpec) -> i64 {
+    let Some(own) = split(of_pod_level(spec)).0.filter(|own| own.contains_key("memory")) else { return 0 };
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| kind(c) == Kind::Sidecar);
+    let all: Vec<_> = spec.containers.iter().chain(sidecars).collect();
+    let asked =
+        all.iter().map(|c| value(split(c.resources.as_ref()).0, "memory")).fold(0, i64::saturating_add);
+    let count = i64::try_from(all.len()).unwrap_or(i64::MAX).max(1);
+    value(Some(own), "memory").saturating_sub(asked).max(0) / count
 }
 
 fn kind(container: &Container) -> Kind {
@@ -260,6 +305,32 @@ mod tests {
                 b: shares=2 quota=-1 memory=-1 oom=999
             "#]],
         );
+    }
+
+    #[test]
+    fn what_a_pod_has_of_its_own_wins() {
+        check(
+            "{resources: {requests: {cpu: 1, memory: 2Gi}, limits: {cpu: 2, memory: 2Gi}}, containers: [{name: a, resources: {requests: {memory: 1Gi}}}, {name: b, resources: {limits: {cpu: 1}}}]}",
+            expect![[r#"
+                orlop/kubepods/burstable/podu
+                pod: shares=1024 quota=200000 memory=2147483648 oom=0
+                a: shares=2048 quota=200000 memory=2147483648 oom=625
+                b: shares=1024 quota=100000 memory=2147483648 oom=875
+            "#]],
+        );
+        check(
+            "{resources: {requests: {cpu: 1, memory: 2Gi}, limits: {cpu: 1, memory: 2Gi}}, containers: [{name: a}]}",
+            expect![[r#"
+                orlop/kubepods/podu
+                pod: shares=1024 quota=100000 memory=2147483648 oom=0
+                a: shares=1024 quota=100000 memory=2147483648 oom=-997
+            "#]],
+        );
+        let spec: PodSpec = serde_norway::from_str(
+            "{overhead: {cpu: 1m}, resources: {requests: {cpu: 1}}, containers: [{name: a, resources: {requests: {memory: 7}}}]}",
+        )
+        .unwrap();
+        assert_eq!(requests_of_pod(&spec), (1001, 7));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
-use crate::pod::status::OUR_CONDITIONS;
+use crate::pod::status::{OUR_CONDITIONS, RESIZE_CONDITIONS};
 
 /// Lists that merge by a key in a strategic patch; a changed one has to be replaced as a whole.
 const MERGED: [&str; 3] = ["podIPs", "hostIPs", "resourceClaimStatuses"];
@@ -64,6 +64,12 @@ fn changed_conditions(before: Option<&Value>, now: &Value) -> Value {
             }
         }
     }
+    // Only ours: those of other owners are not in what we say by chance.
+    let ended = before.iter().filter(|known| {
+        let kind = known["type"].as_str().unwrap_or_default();
+        RESIZE_CONDITIONS.contains(&kind) && !list(Some(now)).iter().any(|c| c["type"] == known["type"])
+    });
+    changed.extend(ended.map(|known| json!({ "$patch": "delete", "type": known["type"] })));
     Value::Array(changed)
 }
 

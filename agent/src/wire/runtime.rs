@@ -1,14 +1,14 @@
 //! [`ports::Runtime`] over [`orlop_runtime::Runtime`].
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use orlop_runtime::{ExecError, Runtime, StartError};
 
 use super::chain;
 use crate::worker::ports::{
-    self, Container, ContainerSpec, ExecFailure, ExecOutput, ExecRequest, Failure, Sandbox, SandboxSpec,
-    StartFailure,
+    self, Container, ContainerSpec, ExecFailure, ExecOutput, ExecRequest, Failure, Resources, Sandbox,
+    SandboxSpec, StartFailure,
 };
 
 /// The containers of this machine.
@@ -66,6 +66,50 @@ impl ports::Runtime for Containers {
 
     fn remove_container<'a>(&'a self, uid: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
         self.0.remove_container(uid, id).map(|removed| removed.map_err(failure)).boxed()
+    }
+
+    fn limits<'a>(&'a self, uid: &'a str, id: Option<&'a str>) -> BoxFuture<'a, Result<Resources, Failure>> {
+        async move {
+            let limits = match id {
+                Some(id) => self.0.container_limits(uid, id).await,
+                None => self.0.pod_limits(uid).await,
+            };
+            limits.map_err(failure)
+        }
+        .boxed()
+    }
+
+    fn memory_usage<'a>(&'a self, uid: &'a str, id: Option<&'a str>) -> BoxFuture<'a, Result<u64, Failure>> {
+        async move {
+            let stats = match id {
+                Some(id) => self.0.container_stats(uid, id).await,
+                None => self.0.pod_stats(uid).await,
+            };
+            stats.map(|stats| stats.memory_usage).map_err(failure)
+        }
+        .boxed()
+    }
+
+    fn update_container<'a>(
+        &'a self,
+        uid: &'a str,
+        id: &'a str,
+        limits: &'a Resources,
+        labels: BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        self.0.update_container(uid, id, limits, labels).map(|updated| updated.map_err(failure)).boxed()
+    }
+
+    fn update_pod<'a>(&'a self, uid: &'a str, limits: &'a Resources) -> BoxFuture<'a, Result<(), Failure>> {
+        self.0.update_pod(uid, limits).map(|updated| updated.map_err(failure)).boxed()
+    }
+
+    fn label_sandbox<'a>(
+        &'a self,
+        uid: &'a str,
+        labels: BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        self.0.label_sandbox(uid, labels).map(|labelled| labelled.map_err(failure)).boxed()
     }
 
     fn exec<'a>(

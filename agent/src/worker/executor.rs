@@ -7,8 +7,9 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{Message, Reports, Shared, hook, image, start};
+use super::{Message, Reports, Shared, hook, image, resize, start};
 use crate::pod::{
+    allocation::Allocation,
     container,
     desired::Desired,
     events::Event,
@@ -65,6 +66,10 @@ impl Executor {
         };
         match action {
             Action::MakeVolumes => self.report(async move { job.make_volumes().await }),
+            Action::Resize => {
+                let (targets, before) = (resize::targets(&job, observed), observed.granted.clone());
+                self.report(async move { resize::resize(&job, targets, before).await });
+            }
             Action::CreateSandbox => self.report(async move { job.create_sandbox().await }),
             Action::AttachNetwork => {
                 let netns = observed.sandbox.done().cloned().flatten();
@@ -175,6 +180,11 @@ impl Job {
         if let Err(error) = &made {
             let text = format!("Failed to create pod sandbox: {error}");
             self.shared.tell(&self.desired, true, "FailedCreatePodSandBox", text);
+        }
+        if let Some(granted) = made.as_ref().ok().and_then(|sandbox| Allocation::from_labels(&sandbox.labels))
+        {
+            // The worker may have ended meanwhile; then nobody needs the report.
+            let _gone = self.reports.send(Event::Granted(granted).into());
         }
         Event::SandboxCreated(made.map(|sandbox| sandbox.netns))
     }

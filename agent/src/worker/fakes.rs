@@ -36,8 +36,43 @@ pub(crate) struct World {
     pub(crate) no_programs: BTreeSet<String>,
     /// The next start of a container takes the task that asked for it along.
     pub(crate) start_dies: bool,
+    /// Limits by pod UID and container id.
+    pub(crate) limits: BTreeMap<String, Resources>,
+    /// Memory in use, everywhere.
+    pub(crate) memory_used: u64,
     /// Exit codes of commands run in containers.
     pub(crate) exec_code: i32,
+}
+
+impl World {
+    fn limit(&mut self, who: &str, key: &str, limits: &Resources) {
+        let known = self.limits.entry(key.to_owned()).or_default();
+        let mut line = format!("limit {who}");
+        if let Some(bytes) = limits.memory_limit {
+            known.memory_limit = Some(bytes);
+            line += &format!(" memory {bytes}");
+        }
+        if let Some(quota) = limits.cpu_quota_us {
+            (known.cpu_quota_us, known.cpu_period_us) = (Some(quota), limits.cpu_period_us);
+            line += &format!(" quota {quota}");
+        }
+        if let Some(shares) = limits.cpu_shares {
+            known.cpu_shares = Some(shares);
+            line += &format!(" shares {shares}");
+        }
+        if *limits != Resources::default() {
+            self.log.push(line);
+        }
+    }
+}
+
+/// No limit is −1 in what the kernel says.
+fn explicit(limits: &Resources) -> Resources {
+    Resources {
+        memory_limit: limits.memory_limit.or(Some(-1)),
+        cpu_quota_us: limits.cpu_quota_us.or(Some(-1)),
+        ..limits.clone()
+    }
 }
 
 /// One handle for all doors.
@@ -123,6 +158,7 @@ impl Runtime for Fake {
     fn create_sandbox<'a>(&'a self, spec: &'a SandboxSpec) -> BoxFuture<'a, Result<Sandbox, Failure>> {
         async {
             self.say(format!("sandbox {}", spec.pod.uid));
+            self.world().limits.insert(spec.pod.uid.clone(), explicit(&spec.resources));
             let sandbox = Sandbox {
                 pod: spec.pod.clone(),
                 netns: (!spec.host_network).then(|| "/ns".into()),
@@ -177,6 +213,7 @@ impl Runtime for Fake {
                 labels: spec.labels.clone(),
             };
             sandbox.containers.push(container.clone());
+            world.limits.insert(container.id.clone(), explicit(&spec.resources));
             Ok(container)
         }
         .boxed()
@@ -214,6 +251,46 @@ impl Runtime for Fake {
             Ok(())
         }
         .boxed()
+    }
+
+    fn limits<'a>(&'a self, uid: &'a str, id: Option<&'a str>) -> BoxFuture<'a, Result<Resources, Failure>> {
+        let limits = self.world().limits.get(id.unwrap_or(uid)).cloned();
+        async move { limits.ok_or_else(|| Failure("no such cgroup".into())) }.boxed()
+    }
+
+    fn memory_usage<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<u64, Failure>> {
+        let used = self.world().memory_used;
+        async move { Ok(used) }.boxed()
+    }
+
+    fn update_container<'a>(
+        &'a self,
+        uid: &'a str,
+        id: &'a str,
+        limits: &'a Resources,
+        labels: BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        let mut world = self.world();
+        let sandbox = world.sandboxes.get_mut(uid).expect("no such sandbox");
+        let container = sandbox.containers.iter_mut().find(|c| c.id == id).expect("no such container");
+        container.labels.extend(labels);
+        let name = container.name.clone();
+        world.limit(&name, id, limits);
+        async { Ok(()) }.boxed()
+    }
+
+    fn update_pod<'a>(&'a self, uid: &'a str, limits: &'a Resources) -> BoxFuture<'a, Result<(), Failure>> {
+        self.world().limit("pod", uid, limits);
+        async { Ok(()) }.boxed()
+    }
+
+    fn label_sandbox<'a>(
+        &'a self,
+        uid: &'a str,
+        labels: BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        self.world().sandboxes.get_mut(uid).expect("no such sandbox").labels.extend(labels);
+        async { Ok(()) }.boxed()
     }
 
     fn exec<'a>(

@@ -22,7 +22,14 @@ use super::{
     ports::{ObjectRef, Ports, RuntimeEvent, Sandbox, Written},
 };
 use crate::pod::{
-    admission, desired::Desired, events::Event, machine::PodRef, needed, refs, settings::Settings,
+    admission,
+    allocation::Allocation,
+    desired::Desired,
+    events::Event,
+    machine::PodRef,
+    needed, refs,
+    resize::{self, Pending},
+    settings::Settings,
     status::is_end,
 };
 
@@ -73,6 +80,10 @@ pub struct Counts {
 
 struct Handle {
     desired: watch::Sender<Desired>,
+    /// As the API has it; `desired` has the resources that were granted.
+    wanted: Arc<Pod>,
+    /// What this node has granted.
+    granted: Allocation,
     messages: Reports,
     refs: BTreeSet<ObjectRef>,
 }
@@ -128,6 +139,7 @@ impl Manager {
                 change = inputs.pods.recv() => match change {
                     Some(change) => {
                         self.change(change).await;
+                        self.settle();
                         self.tell_needed();
                     }
                     None => return,
@@ -135,6 +147,7 @@ impl Manager {
                 Some(object) = inputs.changed.recv() => self.object_changed(&object),
                 Some(ended) = self.tasks.join_next_with_id() => {
                     self.ended(ended).await;
+                    self.settle();
                     self.tell_needed();
                 }
                 Some(_) = self.cleanups.join_next() => {}
@@ -149,7 +162,10 @@ impl Manager {
             Change::Apply(pod) => self.apply(pod),
             Change::Delete(pod) => {
                 if let Some(handle) = uid(&pod).and_then(|uid| self.workers.get(uid)) {
-                    handle.desired.send_modify(|desired| *desired = Desired { pod, gone: true });
+                    let pod = handle.granted.into_pod(&pod);
+                    handle
+                        .desired
+                        .send_modify(|desired| *desired = Desired { gone: true, ..Desired::new(pod) });
                 }
             }
             Change::Reset(pods) => self.reset(pods).await,
@@ -187,22 +203,61 @@ impl Manager {
         let Some(uid) = uid(&pod).map(str::to_owned) else { return };
         if let Some(handle) = self.workers.get_mut(&uid) {
             handle.refs = refs::of_pod(&Desired::new(Arc::clone(&pod)));
-            handle.desired.send_if_modified(|desired| {
-                let news = desired.pod.metadata.resource_version != pod.metadata.resource_version
-                    || pod.metadata.resource_version.is_none();
-                if news {
-                    desired.pod = pod;
+            let news = handle.wanted.metadata.resource_version != pod.metadata.resource_version
+                || pod.metadata.resource_version.is_none();
+            if news {
+                handle.wanted = pod;
+                // What asks for other resources is judged first (`settle`).
+                if !handle.asks_for_more() {
+                    handle.send(None);
                 }
-                news
-            });
+            }
             return;
         }
-        let desired = Desired::new(pod);
         let sandbox = self.found.remove(&uid);
+        let asked = || Allocation::of(Desired::new(Arc::clone(&pod)).spec());
+        let granted = sandbox.as_ref().and_then(|sandbox| Allocation::from_labels(&sandbox.labels));
+        let granted = granted.unwrap_or_else(asked);
+        let (wanted, desired) = (Arc::clone(&pod), Desired::new(granted.into_pod(&pod)));
         let refused = self.refuse(&desired, sandbox.is_some());
         let (desired, messages) = self.start(desired, sandbox, refused, Duration::ZERO);
         let refs = refs::of_pod(&desired.borrow());
-        self.workers.insert(uid, Handle { desired, messages, refs });
+        self.workers.insert(uid, Handle { desired, wanted, granted, messages, refs });
+    }
+
+    /// Judges what asks for other resources than it was granted, those with the best right first. What has to wait is
+    /// judged again at every news, and when another one gave something back: there may be more room.
+    fn settle(&mut self) {
+        while self.judge_all() {}
+    }
+
+    /// True if something was granted: that may be less than before.
+    fn judge_all(&mut self) -> bool {
+        let asks = |handle: &Handle| handle.asks_for_more() && !handle.desired.borrow().deleting();
+        let asking = self.workers.iter().filter(|(_, handle)| asks(handle));
+        let rank = |handle: &Handle| resize::rank(&Desired::new(Arc::clone(&handle.wanted)));
+        let mut asking: Vec<_> = asking.map(|(uid, handle)| (rank(handle), uid.clone())).collect();
+        asking.sort();
+        let mut granted = false;
+        for (_, uid) in asking {
+            let others = self.workers.iter().filter(|(other, _)| **other != uid);
+            let others: Vec<_> = others.map(|(_, handle)| handle.desired.borrow().clone()).collect();
+            let Some(handle) = self.workers.get_mut(&uid) else { continue };
+            let wanted = Desired::new(Arc::clone(&handle.wanted));
+            let verdict = resize::judge(&self.shared.settings, &wanted, &others);
+            if let Err(pending) = &verdict {
+                let known = handle.desired.borrow().pending.clone();
+                if known.as_ref() != Some(pending) {
+                    let reason = if pending.deferred() { "ResizeDeferred" } else { "ResizeInfeasible" };
+                    self.shared.tell(&wanted, true, reason, pending.message.clone());
+                }
+            } else {
+                handle.granted = Allocation::of(wanted.spec());
+                granted = true;
+            }
+            handle.send(verdict.err());
+        }
+        granted
     }
 
     fn start(
@@ -281,7 +336,27 @@ impl Manager {
         let desired = handle.desired.borrow().clone();
         let sandbox = self.shared.ports.runtime.pods().await.into_iter().find(|found| found.pod.uid == uid);
         let (desired, messages) = self.start(desired, sandbox, None, REVIVAL);
-        self.workers.insert(uid, Handle { desired, messages, refs: handle.refs });
+        self.workers.insert(uid, Handle { desired, messages, ..handle });
+    }
+}
+
+impl Handle {
+    fn asks_for_more(&self) -> bool {
+        self.wanted.spec.as_ref().is_some_and(|spec| Allocation::of(spec) != self.granted)
+    }
+
+    /// Tells the worker, if there is something to tell.
+    fn send(&self, pending: Option<Pending>) {
+        self.desired.send_if_modified(|desired| {
+            let told = &desired.pod.metadata.resource_version;
+            let news = *told != self.wanted.metadata.resource_version || told.is_none();
+            let pod = self.granted.into_pod(&self.wanted);
+            let changed = news || desired.pending != pending || desired.pod.spec != pod.spec;
+            if changed {
+                (desired.pod, desired.pending) = (pod, pending);
+            }
+            changed
+        });
     }
 }
 

@@ -18,6 +18,7 @@ mod image;
 pub mod manager;
 mod pod_worker;
 pub mod ports;
+mod resize;
 mod start;
 #[cfg(test)]
 mod tests;

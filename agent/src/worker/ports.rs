@@ -5,7 +5,13 @@
 //! events, where users search for them: an adapter prints the whole chain of causes into them, without ids and paths
 //! that differ from run to run.
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -43,6 +49,26 @@ pub trait Runtime: Send + Sync {
     ) -> BoxFuture<'a, Result<(), Failure>>;
     /// Removes a dead container; its log stays.
     fn remove_container<'a>(&'a self, uid: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
+    /// What a container, or its pod as a whole, is limited to as the kernel says it.
+    fn limits<'a>(&'a self, uid: &'a str, id: Option<&'a str>) -> BoxFuture<'a, Result<Resources, Failure>>;
+    /// Bytes of memory that a container, or its pod as a whole, uses.
+    fn memory_usage<'a>(&'a self, uid: &'a str, id: Option<&'a str>) -> BoxFuture<'a, Result<u64, Failure>>;
+    /// Changes limits of a container that runs, and adds to its labels.
+    fn update_container<'a>(
+        &'a self,
+        uid: &'a str,
+        id: &'a str,
+        limits: &'a Resources,
+        labels: BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), Failure>>;
+    /// Changes limits of a pod as a whole.
+    fn update_pod<'a>(&'a self, uid: &'a str, limits: &'a Resources) -> BoxFuture<'a, Result<(), Failure>>;
+    /// Adds to the labels of a sandbox; they are on disk when this returns.
+    fn label_sandbox<'a>(
+        &'a self,
+        uid: &'a str,
+        labels: BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), Failure>>;
     /// Runs a command in a container and waits for its end.
     fn exec<'a>(
         &'a self,

@@ -429,3 +429,81 @@ async fn what_a_node_controller_said_meanwhile_is_told_again() {
         status Running, ready
     "#]]);
 }
+
+fn resized(uid: &str, version: &str, resources: &str) -> Arc<Pod> {
+    let mut pod: Pod = serde_norway::from_str(&format!(
+        "{{metadata: {{name: {uid}, namespace: ns, uid: {uid}, resourceVersion: '{version}', generation: {version}}}}}"
+    ))
+    .unwrap();
+    let spec = format!("{{containers: [{{name: c, image: \"i:1\", resources: {resources}}}]}}");
+    pod.spec = Some(serde_norway::from_str(&spec).unwrap());
+    Arc::new(pod)
+}
+
+/// Grants are those of the node, not of the API: what waits changes nothing, and survives the agent.
+#[tokio::test(start_paused = true)]
+async fn a_resize_waits_for_room_and_is_remembered() {
+    let agent = Agent::start();
+    let (a, b) = (resized("a", "1", "{requests: {cpu: 1}}"), resized("b", "1", "{requests: {cpu: 1}}"));
+    agent.send(Change::Reset(vec![a, Arc::clone(&b)])).await;
+    agent.fake.log();
+    let more = resized("a", "2", "{requests: {cpu: 1500m}, limits: {memory: 1Gi}}");
+    agent.send(Change::Apply(Arc::clone(&more))).await;
+    agent.check(expect![[r#"
+        event Warning ResizeDeferred: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000
+        status Running, ready
+    "#]]);
+    assert_eq!(agent.fake.world().limits["a"].cpu_shares, Some(1024));
+    let told = agent.fake.world().statuses["a"].clone();
+    let container = &told.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(container.allocated_resources.as_ref().unwrap()["cpu"].0, "1");
+
+    // A new agent neither grants it by mistake nor forgets that it is asked for.
+    let fake = agent.kill().await;
+    let agent = Agent::over(Some(&fake));
+    agent.send(Change::Reset(vec![Arc::clone(&more), Arc::clone(&b)])).await;
+    agent.check(expect![[r#"
+        event Warning ResizeDeferred: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000
+        status Running, ready
+        status Running, ready
+        volumes a
+        attach a
+        volumes b
+        attach b
+        status Running, ready
+        status Running, ready
+    "#]]);
+    assert_eq!(agent.fake.world().limits["a"].cpu_shares, Some(1024));
+
+    agent.send(Change::Apply(resized("b", "2", "{requests: {cpu: 500m}}"))).await;
+    agent.check(expect![[r#"
+        status Running, ready
+        status Running, ready
+        limit c shares 512
+        limit pod shares 512
+        event Normal ResizeCompleted: Pod resize completed: {"containers":[{"name":"c","resources":{"requests":{"cpu":"500m"}}}],"generation":2}
+        limit c memory 1073741824
+        limit pod memory 1073741824
+        limit pod shares 1536
+        limit c shares 1536
+        event Normal ResizeCompleted: Pod resize completed: {"containers":[{"name":"c","resources":{"limits":{"memory":"1Gi"},"requests":{"cpu":"1500m"}}}],"generation":2}
+        status Running, ready
+        status Running, ready
+    "#]]);
+    assert_eq!(agent.fake.world().limits["a"].cpu_shares, Some(1536));
+
+    agent.fake.world().memory_used = 1 << 29;
+    agent.send(Change::Apply(resized("a", "3", "{requests: {cpu: 1500m}, limits: {memory: 256Mi}}"))).await;
+    agent.check(expect![[r#"
+        status Running, ready
+        status Running, ready
+    "#]]);
+    agent.fake.world().memory_used = 1;
+    agent.pass(1).await;
+    agent.check(expect![[r#"
+        limit c memory 268435456
+        limit pod memory 268435456
+        event Normal ResizeCompleted: Pod resize completed: {"containers":[{"name":"c","resources":{"limits":{"memory":"256Mi"},"requests":{"cpu":"1500m"}}}],"generation":3}
+        status Running, ready
+    "#]]);
+}

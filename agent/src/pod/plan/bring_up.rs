@@ -6,9 +6,11 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{Action, Plan, SHOW_ERROR};
 use crate::pod::{
+    allocation::{Allocation, Granted},
     desired::{Desired, Kind},
     events::is_image_trouble,
-    observed::{Ended, ImageState, Instances, Observed, Step, Unhealthy},
+    observed::{Ended, ImageState, Instance, Instances, Observed, Step, Unhealthy},
+    resize,
 };
 
 pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan: &mut Plan) {
@@ -16,7 +18,8 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan:
         return replace_sandbox(observed, now, plan);
     }
     foundation(desired, observed, now, plan);
-    let mut may_start = founded(desired, observed);
+    let settled = limits(desired, observed, now, plan);
+    let mut may_start = settled && founded(desired, observed);
     for container in candidates(desired, observed) {
         let free = start(observed, container, may_start, now, plan);
         // Starts are sequential: one that is under way holds back the next. Failures hold back nobody.
@@ -59,6 +62,48 @@ fn make<T>(step: &Step<T>, action: Action, now: Timestamp, plan: &mut Plan) {
         Step::Failed { retry_at, .. } => plan.wake(Some(*retry_at)),
         Step::Making { .. } | Step::Done(_) | Step::Undoing => {}
     }
+}
+
+/// What was granted may have changed, or was never looked at since this agent runs. One step at a time: what the kernel
+/// has after it is where the next one starts. False while it is under way: a new instance needs the room.
+fn limits(desired: &Desired, observed: &Observed, now: Timestamp, plan: &mut Plan) -> bool {
+    let running = |container: &Container| observed.container(&container.name).running();
+    // The pod shrinks when nobody in it has more any longer.
+    if desired.containers().any(|(_, c)| running(c).is_some_and(|instance| needs_restart(c, instance))) {
+        return true;
+    }
+    let known = observed.granted.as_ref();
+    let changed = known.is_some_and(|granted| *granted != Allocation::of(desired.spec()));
+    let waits = in_place(desired, observed).next().is_some();
+    if observed.resizing {
+        return false;
+    }
+    if observed.sandbox.done().is_none() || !(changed || waits || observed.unchecked) {
+        return true;
+    }
+    match &observed.resize_trouble {
+        Some(trouble) if trouble.retry_at > now => {
+            plan.wake(Some(trouble.retry_at));
+            true
+        }
+        _ => {
+            plan.actions.push(Action::Resize);
+            false
+        }
+    }
+}
+
+/// Running containers that have other limits than they were granted, and need no new instance for them.
+fn in_place<'a>(desired: &'a Desired, observed: &'a Observed) -> impl Iterator<Item = &'a Container> {
+    let differs = move |container: &Container| {
+        let Some(before) = observed.container(&container.name).running().and_then(|i| i.granted.as_ref())
+        else {
+            return false;
+        };
+        let after = Granted::of(container);
+        *before != after && !resize::restarts(container, before, &after)
+    };
+    desired.containers().map(|(_, container)| container).filter(move |container| differs(container))
 }
 
 /// The old sandbox goes first; `observed` forgets its containers when it is gone.
@@ -249,7 +294,15 @@ fn kill(desired: &Desired, observed: &Observed, kind: Kind, container: &Containe
         None if container.image.as_ref().is_some_and(|image| *image != instance.image_ref) => {
             (desired.grace(), format!("Container {name} definition changed{restarted}"))
         }
+        None if needs_restart(container, instance) => {
+            (desired.grace(), format!("Container {name} resize requires restart"))
+        }
         None => return,
     };
     plan.stop(observed, name, grace, why);
+}
+
+fn needs_restart(container: &Container, instance: &Instance) -> bool {
+    let before = instance.granted.as_ref();
+    before.is_some_and(|before| resize::restarts(container, before, &Granted::of(container)))
 }

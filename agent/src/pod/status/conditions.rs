@@ -7,6 +7,7 @@ use k8s_openapi::{
 };
 
 use crate::pod::{
+    allocation::{Allocation, Granted},
     desired::{Desired, Kind},
     observed::Observed,
     words,
@@ -15,6 +16,9 @@ use crate::pod::{
 /// Conditions that only a node says.
 pub const OUR_CONDITIONS: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Conditions that are there only while a resize waits or goes on.
+pub const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// What a condition says, before times are added.
 struct Said {
@@ -62,9 +66,34 @@ pub(super) fn conditions(
         .map(|(kind, said)| condition(kind, said, told(kind), generation, now))
         .collect();
     // Conditions of other owners (readiness gates, the scheduler's, controllers') are theirs.
-    let others = previous.conditions.iter().flatten().filter(|c| !OUR_CONDITIONS.contains(&c.type_.as_str()));
+    let ours = |kind: &str| OUR_CONDITIONS.contains(&kind) || RESIZE_CONDITIONS.contains(&kind);
+    let others = previous.conditions.iter().flatten().filter(|c| !ours(&c.type_));
     conditions.extend(others.cloned());
+    let resize = RESIZE_CONDITIONS.iter().zip([pending(desired), in_progress(desired, observed)]);
+    let resize = resize.filter_map(|(kind, said)| Some(condition(kind, said?, told(kind), generation, now)));
+    conditions.extend(resize);
     conditions
+}
+
+fn pending(desired: &Desired) -> Option<Said> {
+    let pending = desired.pending.as_ref()?;
+    Some(Said { status: true, reason: Some(pending.reason), message: Some(pending.message.clone()) })
+}
+
+/// What was granted is not in the kernel yet, of the pod or of a container that runs.
+fn in_progress(desired: &Desired, observed: &Observed) -> Option<Said> {
+    let changed = observed.granted.as_ref().is_some_and(|known| *known != Allocation::of(desired.spec()));
+    let waits = desired.containers().any(|(_, container)| {
+        let instance = observed.container(&container.name).running();
+        let granted = instance.and_then(|instance| instance.granted.as_ref());
+        granted.is_some_and(|granted| *granted != Granted::of(container))
+    });
+    if desired.deleting() || !(changed || waits) {
+        return None;
+    }
+    let trouble = observed.resize_trouble.as_ref();
+    let message = trouble.map(|trouble| trouble.message.clone());
+    Some(Said { status: true, reason: trouble.map(|trouble| trouble.reason), message })
 }
 
 fn condition(

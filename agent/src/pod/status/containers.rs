@@ -1,5 +1,7 @@
 //! The status of one container.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
@@ -7,8 +9,9 @@ use k8s_openapi::{
         ContainerStatus, ContainerUser, LinuxContainerUser, PodStatus, ResourceRequirements,
         VolumeMountStatus,
     },
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
 };
+use orlop_model::quantities::Quantity as Amount;
 
 use super::whole_seconds;
 use crate::pod::{
@@ -16,7 +19,7 @@ use crate::pod::{
     desired::{Desired, Kind},
     observed::{Ended, Instance, Instances, Life, Observed, Trouble, Unhealthy},
     plan::SHOW_ERROR,
-    words,
+    resources, words,
 };
 
 /// The scheme of container ids: `orlop://<id>`.
@@ -52,7 +55,7 @@ pub(super) fn status(
         status.image_id = instance.image_id.clone();
         status.container_id = Some(container_id(&instance.id));
         status.user = instance.user.as_ref().map(user);
-        status.resources = Some(applied(container.resources.clone().unwrap_or_default()));
+        status.resources = Some(applied(container, instance));
         status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
     }
     status.state = Some(shown.into_api());
@@ -288,8 +291,58 @@ fn told<'a>(previous: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> 
     regular.chain(previous.init_container_statuses.iter().flatten()).find(|status| status.name == name)
 }
 
-fn applied(resources: ResourceRequirements) -> ResourceRequirements {
-    ResourceRequirements { claims: None, ..resources }
+/// What the instance has: processor and limit of memory as the kernel says it, where it was asked. What is the same as
+/// the spec's is spelled as there. No cgroup holds a request of memory: it is the one that the limits followed from.
+fn applied(container: &Container, instance: &Instance) -> ResourceRequirements {
+    let mut resources =
+        ResourceRequirements { claims: None, ..container.resources.clone().unwrap_or_default() };
+    let mut put = |limits: bool, name: &str, amount: Option<Quantity>| {
+        let list = if limits { &mut resources.limits } else { &mut resources.requests };
+        match amount {
+            Some(amount) => drop(list.get_or_insert_default().insert(name.to_owned(), amount)),
+            None => list.iter_mut().for_each(|list| drop(list.remove(name))),
+        }
+    };
+    if let Some(granted) = &instance.granted {
+        for name in ["cpu", "memory"] {
+            put(false, name, granted.requests.get(name).cloned());
+            put(true, name, granted.limits.get(name).cloned());
+        }
+    }
+    let Some(limits) = instance.limits.as_ref().filter(|_| instance.running()) else { return resources };
+    let granted = instance.granted.clone().unwrap_or_default();
+    let milli = |list: &BTreeMap<String, Quantity>| resources::milli(Some(list), "cpu");
+    if let (Some(quota), Some(period)) = (limits.cpu_quota_us, limits.cpu_period_us) {
+        let period = i64::try_from(period).unwrap_or(i64::MAX).max(1);
+        let known = milli(&granted.limits);
+        // Quotas have a least value, and shares are a little coarser than thousandths.
+        let same = known > 0 && resources::quota(known) == quota && period == 100_000;
+        match same {
+            true => {}
+            false if quota < 0 => put(true, "cpu", None),
+            false => put(true, "cpu", Some(milli_quantity(quota.saturating_mul(1000) / period))),
+        }
+    }
+    if let Some(shares) = limits.cpu_shares {
+        let known = granted.requests.contains_key("cpu").then(|| milli(&granted.requests));
+        let known = known.unwrap_or_else(|| milli(&granted.limits));
+        if resources::shares(known) != shares {
+            let shares = i64::try_from(shares).unwrap_or(i64::MAX);
+            put(false, "cpu", Some(milli_quantity(shares.saturating_mul(1000).div_euclid(1024))));
+        }
+    }
+    if let Some(bytes) = limits.memory_limit {
+        match resources::value(Some(&granted.limits), "memory") {
+            known if known == bytes || (known == 0 && bytes < 0) => {}
+            _ if bytes < 0 => put(true, "memory", None),
+            _ => put(true, "memory", Some(Quantity(Amount::from_bytes(bytes).to_string()))),
+        }
+    }
+    resources
+}
+
+fn milli_quantity(milli: i64) -> Quantity {
+    Quantity(Amount::from_milli(milli).to_string())
 }
 
 fn user(user: &crate::pod::machine::User) -> ContainerUser {

@@ -12,7 +12,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-pub use conditions::OUR_CONDITIONS;
+pub use conditions::{OUR_CONDITIONS, RESIZE_CONDITIONS};
 pub use containers::RUNTIME_NAME;
 
 use super::{

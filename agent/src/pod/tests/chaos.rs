@@ -15,8 +15,9 @@ use k8s_openapi::{
 use proptest::prelude::*;
 
 use crate::pod::{
+    allocation::Allocation,
     desired::Desired,
-    events::Event,
+    events::{Event, Resized},
     machine::{Container, ContainerState, Exit, PodRef, Sandbox},
     observed::{Instance, Observed, Unhealthy, Volumes, started_without_probe},
     plan::{Action, plan},
@@ -151,6 +152,12 @@ impl World {
                 self.containers.remove(&id);
                 Event::ContainerRemoved { container, id }
             }
+            Action::Resize => Event::Resized(Box::new(Resized {
+                allocation: Allocation::of(self.desired.spec()),
+                granted: BTreeMap::new(),
+                seen: BTreeMap::new(),
+                result: if works { Ok(()) } else { failure() },
+            })),
             Action::RemoveSandbox if works => {
                 self.sandbox = false;
                 self.containers.clear();

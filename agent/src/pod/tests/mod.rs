@@ -5,18 +5,20 @@
 mod chaos;
 mod end;
 mod images;
+mod resize;
 mod restart;
 mod start;
 
-use std::{fmt::Write, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, sync::Arc, time::Duration};
 
 use expect_test::Expect;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
 use crate::pod::{
+    allocation::{Allocation, Granted},
     desired::Desired,
-    events::Event,
+    events::{Event, Resized},
     machine::{Container, ContainerState, Exit},
     observed::{Ended, Instance, Life, Observed, Unhealthy, Volumes},
     plan::plan,
@@ -102,6 +104,24 @@ impl Story {
             ["reimage", image] => {
                 self.edit(|pod| pod.spec.as_mut().unwrap().containers[0].image = Some(image.into()));
                 return;
+            }
+            ["resources", c, resources] => {
+                let resources = Some(serde_norway::from_str(resources).unwrap());
+                self.edit(|pod| {
+                    let spec = pod.spec.as_mut().unwrap();
+                    let mut all = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+                    all.find(|container| container.name == c).unwrap().resources = resources;
+                });
+                return;
+            }
+            ["granted"] => Event::Granted(Allocation::of(self.desired.spec())),
+            ["resized", how] => {
+                let result = if how == "well" { Ok(()) } else { Err("too low".to_owned()) };
+                let all = self.desired.containers().map(|(_, container)| (container, Granted::of(container)));
+                let id = |name: &str| Some(self.observed.container(name).running()?.id.clone());
+                let granted = all.filter_map(|(c, granted)| Some((id(&c.name)?, granted))).collect();
+                let allocation = Allocation::of(self.desired.spec());
+                Event::Resized(Box::new(Resized { allocation, granted, seen: BTreeMap::new(), result }))
             }
             ["written"] => {
                 assert!(is_end(&self.told), "only an end is confirmed");
@@ -193,7 +213,7 @@ impl Story {
             tty: false,
             log_path: "/log".into(),
             state: ContainerState::Running { pid: 1, started_at: self.now },
-            labels: Default::default(),
+            labels: BTreeMap::from([Granted::of(container).to_label()]),
         };
         let started = crate::pod::observed::started_without_probe(&self.desired, Some(kind), name);
         Instance::new(container, started)
@@ -213,6 +233,11 @@ fn summary(status: &PodStatus) -> String {
     if let Some(ready) = ready.filter(|ready| ready.status == "True" || ready.reason.is_some()) {
         let reason = ready.message.as_ref().or(ready.reason.as_ref());
         write!(text, ", ready {}: {}", ready.status, reason.map_or("", |text| text)).unwrap();
+    }
+    let resize = status.conditions.iter().flatten().filter(|c| c.type_.starts_with("PodResize"));
+    for condition in resize {
+        let said = [&condition.reason, &condition.message].map(|text| text.as_deref().unwrap_or_default());
+        write!(text, ", {} {}", condition.type_, said.join(" ").trim()).unwrap();
     }
     text.push('\n');
     let all = status.init_container_statuses.iter().flatten();
