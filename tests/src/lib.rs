@@ -9,6 +9,7 @@
 
 pub mod leaks;
 pub mod playground;
+pub mod registry;
 pub mod wait;
 
 pub use playground::{Output, Playground};

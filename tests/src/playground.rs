@@ -149,6 +149,13 @@ impl Playground {
         }
     }
 
+    /// `orlop exec` in a pod's first container, on the first node.
+    pub fn exec(&self, pod: &str, command: &[&str]) -> Output {
+        let mut exec = Command::new(self.dir.join("bin/orlop"));
+        exec.arg("exec").arg("--run-dir").arg(self.dir.join("run")).args([pod, "--"]);
+        run(exec.args(command))
+    }
+
     /// An object or list as JSON.
     #[must_use]
     pub fn get(&self, args: &[&str]) -> Value {

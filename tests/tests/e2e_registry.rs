@@ -1,62 +1,18 @@
 //! A pod whose image comes from a real registry: Debian's docker-registry on the node's loopback.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    fs,
-    process::{Child, Command},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use orlop_tests::{
     Playground,
     playground::{given, run},
-    until,
+    registry::{Door, REGISTRY, Registry, create_secret},
 };
 
-const REGISTRY: &str = "127.0.0.1:5000";
-/// `user` with the password `secret`.
-const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
-
-/// The registry's process, ended with the test.
-struct Registry(Child);
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-fn start_registry(p: &Playground, auth: &str) -> Registry {
-    let data = p.dir.join("registry");
-    let config = p.dir.join("registry.yml");
-    fs::create_dir_all(&data).unwrap();
-    let yaml = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{REGISTRY}'}}\n{auth}",
-        data.display()
-    );
-    fs::write(&config, yaml).unwrap();
-    let child =
-        p.inside(1, "docker-registry").arg("serve").arg(&config).spawn().expect("start docker-registry");
-    let registry = Registry(child);
-    until("the registry answers", Duration::from_secs(10), || {
-        // Any answer will do: one that wants a password says 401.
-        let out = run(p.inside(1, "curl").args(["-s", &format!("http://{REGISTRY}/v2/")]));
-        if out.ok { Ok(()) } else { Err(out.stderr) }
-    });
-    registry
-}
-
-fn push(p: &Playground, image: &str, options: &[&str]) {
-    let layout = fs::read_dir(given("ORLOP_IMAGES"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.to_string_lossy().contains("hello") && path.to_string_lossy().contains("v1"))
-        .expect("the layout of hello:v1");
-    let (from, to) = (format!("oci:{}", layout.display()), format!("docker://{REGISTRY}/{image}"));
-    let pushed =
-        run(p.inside(1, "skopeo").args(["copy", "--dest-tls-verify=false"]).args(options).args([from, to]));
-    assert!(pushed.ok, "{}", pushed.stderr);
+/// The layout of hello:v1.
+fn hello() -> PathBuf {
+    let layouts = fs::read_dir(given("ORLOP_IMAGES")).unwrap().map(|entry| entry.unwrap().path());
+    layouts.into_iter().find(|path| path.ends_with("hello-v1")).expect("the layout of hello:v1")
 }
 
 /// Without the secret neither the registry nor what another pod has pulled from it is open to a pod.
@@ -64,18 +20,13 @@ fn push(p: &Playground, image: &str, options: &[&str]) {
 #[ignore = "e2e tier"]
 fn a_private_image_is_for_pods_that_show_the_secret() {
     let p = Playground::with(&[], &[("ORLOP_PLAIN_HTTP_REGISTRIES", REGISTRY)]);
-    let users = p.dir.join("htpasswd");
-    fs::write(&users, HTPASSWD).unwrap();
-    let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display());
-    let _registry = start_registry(&p, &auth);
-    push(&p, "team/private:v1", &["--dest-creds=user:secret"]);
+    let registry = Registry::start(&p, &Door { password: true, tls: None });
+    registry.push(&p, &hello(), None, "team/private:v1");
     // The same image is on the node under a public name: what is there for everybody is no secret.
     let state = format!("--state-dir={}", p.dir.join("state").display());
     let remove = ["image", "rm", &state, "orlop.dev/example/hello:v1"];
     assert!(run(Command::new(p.dir.join("bin/orlop")).args(remove)).ok);
-    let server = format!("--docker-server={REGISTRY}");
-    let words = ["create", "secret", "docker-registry", "key", &server, "--docker-username=user"];
-    p.kubectl(&[&words[..], &["--docker-password=secret"]].concat()).text();
+    create_secret(&p);
     let pod = |name: &str, secrets: &str| {
         let yaml = format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 0, {secrets} \
@@ -104,8 +55,8 @@ fn a_private_image_is_for_pods_that_show_the_secret() {
 #[ignore = "e2e tier"]
 fn a_pod_runs_an_image_from_a_registry() {
     let p = Playground::with(&[], &[("ORLOP_PLAIN_HTTP_REGISTRIES", REGISTRY)]);
-    let _registry = start_registry(&p, "");
-    push(&p, "team/hello:pulled", &[]);
+    let registry = Registry::start(&p, &Door::default());
+    registry.push(&p, &hello(), None, "team/hello:pulled");
     let pod = |name: &str, image: &str| {
         let yaml = format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: '{REGISTRY}/{image}', args: [serve]}}]}}}}"

@@ -3,15 +3,18 @@
 //! Deterministic: the same parts give the same bytes and so the same digests (fixed times, owners and order).
 //! Not for: loading them anywhere.
 
+pub(crate) mod debian;
+mod layout;
+
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
+
+use self::layout::Layout;
 
 /// An image layout on disk.
 #[derive(Clone, Debug)]
@@ -144,79 +147,11 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
 fn write_image(out: &Path, name: &str, tag: &str, archive: &[u8], run: &Value) -> Result<BuiltImage> {
     let reference = format!("orlop.dev/example/{name}:{tag}");
     let path = out.join(format!("{name}-{tag}"));
-    fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
-    // Another `up` may be reading what is there, or writing the same: an image comes into its place whole.
-    let scratch =
-        tempfile::Builder::new().prefix(".image-").tempdir_in(out).context("create a place to build")?;
-    let new = scratch.path().join("layout");
-    let blobs = new.join("blobs/sha256");
-    fs::create_dir_all(&blobs).with_context(|| format!("create {}", blobs.display()))?;
-
-    let layer = describe(&blobs, "application/vnd.oci.image.layer.v1.tar+gzip", &gzip(archive)?)?;
-    let config = json!({
-        "created": "1970-01-01T00:00:00Z", "architecture": architecture()?, "os": "linux", "config": run,
-        "rootfs": {"type": "layers", "diff_ids": [digest(archive)]},
-        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "cargo xtask image"}],
-    });
-    let config = describe(&blobs, "application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&config)?)?;
-    let kind = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]});
-    let mut manifest = describe(&blobs, kind, &serde_json::to_vec(&manifest)?)?;
-    manifest["annotations"] = json!({
-        "io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference,
-    });
-    manifest["platform"] = json!({"architecture": architecture()?, "os": "linux"});
-    let index = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest],
-    });
-    write(&new.join("index.json"), &serde_json::to_vec(&index)?)?;
-    write(&new.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    put_in_place(&new, &path)?;
+    let mut layout = Layout::new(out)?;
+    let layer = layout.layer(archive)?;
+    layout.image(&reference, &[&layer], run)?;
+    layout.finish(&path)?;
     Ok(BuiltImage { reference, layout: path })
-}
-
-/// Moves the layout `new` to `path`, unless the same image is there: a reader never finds a half or no image.
-fn put_in_place(new: &Path, path: &Path) -> Result<()> {
-    use rustix::{fs, io::Errno};
-    let index = |layout: &Path| std::fs::read(layout.join("index.json")).ok();
-    if index(path).is_some() && index(path) == index(new) {
-        return Ok(());
-    }
-    let moved = match fs::renameat_with(fs::CWD, new, fs::CWD, path, fs::RenameFlags::NOREPLACE) {
-        Err(Errno::EXIST) => fs::renameat_with(fs::CWD, new, fs::CWD, path, fs::RenameFlags::EXCHANGE),
-        other => other,
-    };
-    moved.with_context(|| format!("move the image to {}", path.display()))
-}
-
-/// Writes a blob and returns its descriptor.
-fn describe(blobs: &Path, media_type: &str, bytes: &[u8]) -> Result<Value> {
-    let digest = digest(bytes);
-    write(&blobs.join(digest.trim_start_matches("sha256:")), bytes)?;
-    Ok(json!({"mediaType": media_type, "digest": digest, "size": bytes.len()}))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
-}
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
-}
-
-/// No name and no time in the header.
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::default());
-    encoder.write_all(bytes)?;
-    Ok(encoder.finish()?)
-}
-
-fn architecture() -> Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("amd64"),
-        "aarch64" => Ok("arm64"),
-        other => bail!("no example images for {other}"),
-    }
 }
 
 #[cfg(test)]

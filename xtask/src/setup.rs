@@ -57,6 +57,7 @@ const TESTS: &[Needed] = &[
     needed("ping", "iputils-ping"),
     needed("htpasswd", "apache2-utils"),
     needed("dpkg-deb", "dpkg"),
+    needed("debootstrap", "debootstrap"),
 ];
 
 /// Brings the machine up to `what`; quick when nothing is missing.

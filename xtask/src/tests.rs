@@ -80,6 +80,7 @@ fn run_tier(tier: Tier, filter: Option<&str>) -> Result<Counts> {
         Tier::E2e => {
             let built = build::build()?;
             build::images_with(&built)?;
+            envs.push(("ORLOP_DEBIAN_IMAGES", build::debian_images()?));
             envs.push(("ORLOP_BIN", built.orlop.parent().context("binary without a directory")?.to_owned()));
             envs.push(("ORLOP_IMAGES", crate::run::target_dir().join("images")));
             envs.push(("ORLOP_OLD_KUBECTL", setup::old_kubectl_path()));
