@@ -178,6 +178,7 @@ impl Runtime {
         let devices = if spec.privileged { host::devices() } else { Ok(Vec::new()) };
         let cgroup = format!("{}/{id}", pod.cgroup);
         let mut files = hierarchies.container_rules(&cgroup, spec.privileged);
+        hierarchies.switch_on(&pod.cgroup, &spec.resources)?;
         files.extend(hierarchies.container_files(&cgroup, &spec.resources)?);
         Ok(Host {
             hostname: pod.hostname.clone(),

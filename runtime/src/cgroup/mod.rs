@@ -87,6 +87,16 @@ impl Hierarchies {
         self.files_at(path, limits, self.container_level(), Now::default())
     }
 
+    /// On a hybrid machine: switches on for the containers of a pod what only v2 can limit, if one of them needs it.
+    pub(crate) fn switch_on(&self, pod: &str, limits: &Resources) -> Result<(), CgroupError> {
+        let settings = self.settings(limits, self.container_level(), Now::default());
+        let needed = !self.is_v2() && settings.iter().any(|setting| self.limits_in_v2(&setting.controller));
+        match &self.unified {
+            Some(root) if needed => make_v2(root, pod.trim_start_matches('/')),
+            _ => Ok(()),
+        }
+    }
+
     fn container_level(&self) -> Level {
         Level::Container { swap: self.limits_swap() }
     }

@@ -86,7 +86,7 @@ fn layer(dir: &Path) -> PathBuf {
     for applet in [
         "sh", "cat", "echo", "sleep", "grep", "id", "touch", "ls", "kill", "head", "dd", "hostname", "mount",
         "stat", "stty", "tty", "seq", "true", "tail", "mknod", "env", "unshare", "wc", "tr", "ip", "ps",
-        "chmod", "chown", "umount", "ping",
+        "chmod", "chown", "umount", "ping", "cut", "readlink",
     ] {
         symlink("busybox", layer.join("bin").join(applet)).unwrap();
     }
