@@ -11,6 +11,7 @@ use std::{
 use common::{Node, chain};
 use orlop_runtime::{
     ContainerState, ExecError, ExecOutput, ExecRequest, RemoveError, Resources, RuntimeEvent, User,
+    stream::StreamedCommand,
 };
 
 fn request(command: &[&str]) -> ExecRequest {
@@ -82,7 +83,7 @@ async fn exec_is_the_container_over_again() {
         });
         assert_eq!(first, second, "{name}");
     }
-    for kind in ["net", "mnt", "pid", "ipc", "uts", "cgroup"] {
+    for kind in ["net", "mnt", "pid", "ipc", "uts"] {
         let link =
             text(exec(request(&["stat", "-c", "%N", &format!("/proc/self/ns/{kind}")])).await.unwrap());
         let own = text(exec(request(&["stat", "-c", "%N", &format!("/proc/1/ns/{kind}")])).await.unwrap());
@@ -110,6 +111,76 @@ async fn exec_is_the_container_over_again() {
     assert_eq!(left, "0\n", "children go with it");
     let error = node.runtime.exec("u1", "unknown", request(&["true"])).await.unwrap_err();
     assert!(matches!(error, ExecError::NotRunning(_)), "{error:?}");
+    node.finish(&["u1"]).await;
+}
+
+async fn until(what: &str, mut true_at_last: impl AsyncFnMut() -> bool) {
+    for _ in 0..100 {
+        if true_at_last().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{what}: not within ten seconds");
+}
+
+/// Directories of commands below a container's cgroup, in every hierarchy.
+fn nests(container: &str) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
+    let roots =
+        mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+    let mut found = Vec::new();
+    for root in roots {
+        let dir = format!("{root}/{container}");
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        found.extend(entries.filter(|e| e.path().is_dir()).map(|e| format!("{:?}", e.path())));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn children_of_a_command_cannot_hide_from_its_end() {
+    let node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let spec = node.shell("a", "echo up; sleep 600");
+    let container = node.runtime.start_container("u1", &spec).await.unwrap();
+    node.wait_for_log(&spec, "up").await;
+    let cgroup = format!("{}/{}", node.sandbox("u1").cgroup, container.id);
+    let runs = async |what: &str| {
+        let script = format!("ps -o args | grep -c '^sleep {what}'");
+        let output = node.runtime.exec("u1", &container.id, request(&["sh", "-c", &script])).await.unwrap();
+        String::from_utf8(output.output).unwrap().trim().to_owned()
+    };
+    // A session of its own, and a parent that is gone.
+    let hide = |seconds: u32| {
+        format!(
+            "busybox setsid sh -c 'sleep {seconds} & sleep {seconds} & exit' & (busybox setsid sleep {seconds} &); "
+        )
+    };
+
+    let mut slow = request(&["sh", "-c", &format!("{} sleep 701", hide(701))]);
+    slow.timeout = Some(Duration::from_millis(500));
+    let error = node.runtime.exec("u1", &container.id, slow).await.unwrap_err();
+    assert!(matches!(&error, ExecError::Timeout(_)), "{error:?}");
+    until("all of it is gone", async || runs("701").await == "0").await;
+
+    // Who asked goes away.
+    let streamed = StreamedCommand {
+        command: ["sh", "-c", &format!("{} sleep 702", hide(702))].map(str::to_owned).to_vec(),
+        ..StreamedCommand::default()
+    };
+    let session = node.runtime.stream("u1", &container.id, streamed).await.unwrap();
+    until("it runs", async || runs("702").await == "4").await;
+    drop(session);
+    until("it went with who asked", async || runs("702").await == "0").await;
+
+    // One that ended in peace leaves its children where they are: they are the container's.
+    let peaceful = request(&["sh", "-c", &hide(703)]);
+    assert_eq!(node.runtime.exec("u1", &container.id, peaceful).await.unwrap().exit_code, 0);
+    until("they go on", async || runs("703").await == "3").await;
+
+    until("no cgroup is left", async || nests(&cgroup).is_empty()).await;
     node.finish(&["u1"]).await;
 }
 
@@ -307,9 +378,17 @@ async fn killed_at_any_moment_nothing_runs_twice_and_nothing_stays() {
 #[ignore = "root tier"]
 fn the_same_with_cgroup2_only() {
     common::on_cgroup2_only(&[
+        "children_of_a_command_cannot_hide_from_its_end",
         "stop_asks_and_then_kills",
         "removal_takes_everything_that_still_runs",
         "a_lost_shim_is_told_and_its_containers_end",
         "a_rotated_log_goes_on_in_the_new_file",
     ]);
+}
+
+/// Not on a machine that has nothing but v2.
+#[test]
+#[ignore = "root tier"]
+fn the_same_with_cgroup1_only() {
+    common::on_cgroup1_only(&["children_of_a_command_cannot_hide_from_its_end", "stop_asks_and_then_kills"]);
 }

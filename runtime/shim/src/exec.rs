@@ -4,6 +4,7 @@
 //!  shim ── fork ──▶ A: cgroups, setns ── fork ──▶ B: user, filter, exec
 //!                   └ tells B's pid, ends        └ becomes the shim's child (subreaper)
 //! ```
+//! It has a cgroup of its own below the container's, for the case that it has to be killed with all its children.
 //! Its streams are those of whoever asked: descriptors that the shim hands on and closes. No byte of them passes here.
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    cgroup::Dirs,
+    cgroup::{Dirs, Nest},
     process::{self, Failure},
     protocol::{Step, Window},
     records::ProcessSpec,
@@ -36,6 +37,8 @@ pub(crate) struct Running {
     pub(crate) entering: u32,
     pub(crate) pid: Option<u32>,
     pub(crate) exit: Option<i32>,
+    /// `None`: no hierarchy will do, sessions and parents have to tell who belongs to it.
+    pub(crate) nest: Option<Nest>,
     pub(crate) since: u64,
     pub(crate) client: u64,
     pub(crate) number: u32,
@@ -132,6 +135,9 @@ fn enter(plan: &Plan, stdio: &Stdio, in_unified: bool) -> Result<Fork, Failure> 
     if plan.root.is_some() {
         sys::become_root().map_err(at("become root of the user namespace".to_owned()))?;
     }
+    // Programs look for their limits where /proc/self/cgroup says: at the root they find the container's, the mounts
+    // are the same. Without it they only see a directory more.
+    drop(sys::unshare(libc::CLONE_NEWCGROUP));
     sys::fork().map_err(at("fork".to_owned()))
 }
 
@@ -157,8 +163,25 @@ fn inside(plan: &Plan, stdio: &Stdio, null: &OwnedFd) -> Failure {
     process::run(&plan.spec, &program, &plan.filter)
 }
 
+impl Running {
+    /// KILL to the command and to all that came of it.
+    pub(crate) fn kill(&self) {
+        let pid = self.pid.unwrap_or(self.entering);
+        match &self.nest {
+            Some(nest) => {
+                // It may be on its way in.
+                if self.exit.is_none() {
+                    drop(sys::kill(pid, libc::SIGKILL));
+                }
+                nest.kill();
+            }
+            None => kill_tree(pid),
+        }
+    }
+}
+
 /// KILL to a command, its descendants and everything of its session.
-pub(crate) fn kill_tree(pid: u32) {
+fn kill_tree(pid: u32) {
     let mut doomed = BTreeSet::from([pid]);
     let all: Vec<(u32, u32, u32)> = processes().collect();
     loop {

@@ -21,7 +21,7 @@ use commands::Asked;
 use creations::{CREATE_MS, Creation};
 
 use crate::{
-    cgroup::{self, Dirs},
+    cgroup::{self, Dirs, Nest},
     client::Client,
     create, exec,
     init::Init,
@@ -79,6 +79,8 @@ struct Server {
     live: BTreeMap<String, Live>,
     creations: Vec<Creation>,
     execs: BTreeMap<u64, exec::Running>,
+    /// Cgroups of commands that are over.
+    leaving: Vec<Nest>,
     attached: Attached,
     clients: BTreeMap<u64, Client>,
     next_key: u64,
@@ -97,6 +99,7 @@ pub fn run(config: Config, listener: UnixListener, signals: OwnedFd) -> Result<(
         live: BTreeMap::new(),
         creations: Vec::new(),
         execs: BTreeMap::new(),
+        leaving: Vec::new(),
         attached: Attached::new(),
         clients: BTreeMap::new(),
         next_key: 1,
@@ -153,6 +156,7 @@ impl Server {
     fn timeout(&self) -> i32 {
         let deadlines = self.execs.values().filter_map(|running| running.deadline);
         let deadlines = deadlines.chain(self.creations.iter().map(|creation| creation.deadline));
+        let deadlines = deadlines.chain(self.leaving.iter().map(|nest| nest.again_at));
         let next = deadlines.chain(self.table.next_tick()).min();
         let left = next.map(|at| at.saturating_sub(sys::monotonic_ms()));
         left.map_or(-1, |left| i32::try_from(left).unwrap_or(i32::MAX))
@@ -336,7 +340,7 @@ impl Server {
             let abandoned = !self.clients.contains_key(&running.client);
             let late = running.deadline.is_some_and(|at| at <= now);
             if running.exit.is_none() && (late || abandoned) {
-                exec::kill_tree(running.pid.unwrap_or(running.entering));
+                running.kill();
                 running.timed_out = true;
                 running.deadline = Some(now + 500);
             }
@@ -346,6 +350,8 @@ impl Server {
     /// Drops connections and watches that are over.
     fn sweep(&mut self) {
         self.clients.retain(|_, client| !client.gone);
+        let now = sys::monotonic_ms();
+        self.leaving.retain_mut(|nest| nest.again_at > now || !nest.remove(now));
         self.sweep_attached();
         for (id, live) in &mut self.live {
             if self.table.has_ended(id) {

@@ -306,10 +306,19 @@ impl Drop for Node {
 /// Runs tests of this binary again where the machine looks as if it had only cgroup v2: in a mount namespace with
 /// nothing but cgroup2 at `/sys/fs/cgroup`. On a hybrid machine controllers are missing there, so limits are not for it.
 pub fn on_cgroup2_only(tests: &[&str]) {
+    where_the_mounts_are("umount -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup", tests);
+}
+
+/// The same, as if the machine had no cgroup v2 at all.
+pub fn on_cgroup1_only(tests: &[&str]) {
+    where_the_mounts_are("umount -l /sys/fs/cgroup/unified", tests);
+}
+
+fn where_the_mounts_are(change: &str, tests: &[&str]) {
     let (shim, creator) = programs();
-    let view = "umount -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"";
+    let view = format!("{change} && exec \"$@\"");
     let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", view, "sh"])
+        .args(["--mount", "--propagation", "private", "sh", "-c", &view, "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact"])
         .args(tests)

@@ -8,6 +8,7 @@ use std::{
 
 use super::{Server, drain, error, not_running};
 use crate::{
+    cgroup::Nest,
     exec::{self, Stdio},
     protocol::{ExecRequest, Response, Step, StreamRequest, Streams},
     records::{ExitRecord, ProcessSpec},
@@ -30,7 +31,7 @@ impl Server {
         let both = output_end.try_clone().and_then(|copy| sys::set_nonblocking(&output).map(|()| copy));
         let files = [None, Some(both.map_err(|cause| broken(&cause))?), Some(output_end)];
         let plan = self.plan(id, args, env)?;
-        let key = self.start_command(asked, &plan, &Stdio::Files(files), *timeout_ms)?;
+        let key = self.start_command(asked, plan, &Stdio::Files(files), *timeout_ms)?;
         if let Some(running) = self.execs.get_mut(&key) {
             running.output = Some(output);
             running.max_output = *max_output as usize;
@@ -54,7 +55,7 @@ impl Server {
                 Err(_) => return Err(error(Step::Protocol, "a terminal needs one socket".to_owned())),
             },
         };
-        self.start_command(asked, &plan, &stdio, *timeout_ms).map(drop)
+        self.start_command(asked, plan, &stdio, *timeout_ms).map(drop)
     }
 
     /// Everything a command inside this container has to be like.
@@ -75,12 +76,20 @@ impl Server {
     fn start_command(
         &mut self,
         Asked { client, number }: Asked,
-        plan: &exec::Plan,
+        mut plan: exec::Plan,
         stdio: &Stdio,
         timeout_ms: u64,
     ) -> std::result::Result<u64, Response> {
         let since = sys::now_ns();
-        let (entering, status) = exec::start(plan, stdio).map_err(|cause| broken(&cause))?;
+        let key = self.key();
+        let nest = Nest::make(&mut plan.cgroups, key);
+        let (entering, status) = match exec::start(&plan, stdio) {
+            Ok(started) => started,
+            Err(cause) => {
+                self.leaving.extend(nest);
+                return Err(broken(&cause));
+            }
+        };
         let limit = Some(timeout_ms).filter(|limit| *limit > 0);
         let running = exec::Running {
             output: None,
@@ -93,11 +102,11 @@ impl Server {
             entering,
             pid: None,
             exit: None,
+            nest,
             since,
             client,
             number,
         };
-        let key = self.key();
         self.execs.insert(key, running);
         Ok(key)
     }
@@ -128,7 +137,16 @@ impl Server {
             },
         };
         let (client, number) = (running.client, running.number);
-        self.execs.remove(&key);
+        if let Some(running) = self.execs.remove(&key)
+            && let Some(nest) = running.nest
+        {
+            if running.timed_out || !self.clients.contains_key(&client) {
+                nest.kill();
+            } else {
+                nest.release();
+            }
+            self.leaving.push(nest);
+        }
         self.answer(client, number, &answer);
     }
 
