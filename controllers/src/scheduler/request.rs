@@ -43,21 +43,45 @@ impl Request {
     pub(crate) fn of(pod: &Pod) -> Self {
         let Some(spec) = &pod.spec else { return Self::default() };
         let ports = spec.containers.iter().chain(sidecars(spec)).flat_map(host_ports).collect();
-        Self { amounts: amounts(spec, 0, 0), weight: weight(spec), ports }
+        let held = |container: &Container| held(pod, container);
+        Self { amounts: amounts(spec, &held, 0, 0), weight: weight(spec, &held), ports }
     }
 }
 
-fn weight(spec: &PodSpec) -> (i128, i128) {
-    let amounts = amounts(spec, DEFAULT_CPU, DEFAULT_MEMORY);
+/// What a container asks for, or has: while a resize (KEP-1287) is not done, the node holds the larger of both for it. One
+/// that its node will never grant does not count.
+fn held(pod: &Pod, container: &Container) -> Amounts {
+    let mut amounts = requests(container.resources.as_ref());
+    let Some(status) = &pod.status else { return amounts };
+    let all = status.container_statuses.iter().flatten();
+    let mut all = all.chain(status.init_container_statuses.iter().flatten());
+    let told = all.find(|told| told.name == container.name).filter(|told| told.resources.is_some());
+    let Some(told) = told else { return amounts };
+    let infeasible = status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
+    });
+    if infeasible {
+        amounts.retain(|name, _| !matches!(name.as_str(), "cpu" | "memory"));
+    }
+    raise(&mut amounts, &requests(told.resources.as_ref()));
+    let allocated = told.allocated_resources.iter().flatten();
+    raise(&mut amounts, &allocated.map(|(name, q)| (name.clone(), amount(name, q))).collect());
+    amounts
+}
+
+type Held<'a> = &'a dyn Fn(&Container) -> Amounts;
+
+fn weight(spec: &PodSpec, held: Held<'_>) -> (i128, i128) {
+    let amounts = amounts(spec, held, DEFAULT_CPU, DEFAULT_MEMORY);
     let of = |name| amounts.get(name).copied().unwrap_or(0);
     (of("cpu"), of("memory"))
 }
 
 /// The largest need at any time: the containers and sidecars together, or an init container with the sidecars
 /// started before it. Pod-level requests win, the overhead comes on top.
-fn amounts(spec: &PodSpec, default_cpu: i128, default_memory: i128) -> Amounts {
+fn amounts(spec: &PodSpec, held: Held<'_>, default_cpu: i128, default_memory: i128) -> Amounts {
     let of = |container: &Container| {
-        let mut amounts = requests(container.resources.as_ref());
+        let mut amounts = held(container);
         amounts.entry("cpu".to_owned()).or_insert(default_cpu);
         amounts.entry("memory".to_owned()).or_insert(default_memory);
         amounts
@@ -164,6 +188,33 @@ mod tests {
             "{overhead: {cpu: 10m}, resources: {requests: {cpu: '2'}}, containers: [{name: a}]}",
             expect![[r#"{"cpu": 2010} weight (2010, 209715200) ports []"#]],
         );
+    }
+
+    /// `status` of container `a`, which asks for 300m, and what counts.
+    #[test]
+    fn while_a_pod_is_resized_the_larger_counts() {
+        let asks = "{requests: {cpu: 300m}}";
+        for (status, expected) in [
+            ("{}", 300),
+            ("{containerStatuses: [{name: a, allocatedResources: {cpu: 500m}}]}", 300),
+            ("{containerStatuses: [{name: a, resources: {}, allocatedResources: {cpu: 500m}}]}", 500),
+            (
+                "{containerStatuses: [{name: a, resources: {requests: {cpu: 600m}}, allocatedResources: {cpu: 500m}}]}",
+                600,
+            ),
+            ("{containerStatuses: [{name: a, resources: {requests: {cpu: 100m}}}]}", 300),
+            (
+                "{conditions: [{type: PodResizePending, status: 'True', reason: Infeasible}], containerStatuses: [{name: a, resources: {requests: {cpu: 100m}}}]}",
+                100,
+            ),
+        ] {
+            let text = format!(
+                "{{spec: {{containers: [{{name: a, resources: {asks}}}]}}, status: {}}}",
+                status.replace("{name: a,", "{name: a, image: i, imageID: i, ready: true, restartCount: 0,")
+            );
+            let pod: Pod = yaml(&text);
+            assert_eq!(Request::of(&pod).amounts["cpu"], expected, "{status}");
+        }
     }
 
     #[test]
