@@ -157,6 +157,8 @@ async fn limits_are_in_the_cgroup_files_and_memory_kills() {
     }
     let stats = node.runtime.container_stats("u1", id).await.unwrap();
     assert!(stats.memory_usage > 0 && stats.memory_usage < 16 << 20, "{stats:?}");
+    let told = hierarchies.unified.as_ref().is_some_and(|root| root.join("cpu.pressure").exists());
+    assert_eq!(stats.pressure.cpu.is_some(), told, "{stats:?}");
     let mut hog = node.shell("hog", "tail /dev/zero");
     hog.resources = Resources { memory_limit: Some(8 << 20), ..Resources::default() };
     let (exit, _) = node.run("u1", &hog).await;

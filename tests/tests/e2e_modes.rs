@@ -141,6 +141,7 @@ fn look_into_the_box(p: &Playground, run_dir: &str) {
     assert!(orlop(&["inspect", run_dir, "default/box"]).text().contains("\"name\": \"box\""));
     let stats = orlop(&["stats", run_dir]).text();
     assert!(stats.lines().any(|line| line.contains("box") && line.contains("kB")), "{stats}");
+    assert!(stats.contains("WAIT-IO") && stats.contains("waited in the last ten seconds: cpu "), "{stats}");
     let script = "cat; echo to stderr >&2; exit 9";
     let piped = format!("echo typed | {} exec -i {run_dir} box -- sh -c '{script}'", binary.display());
     let out = run(Command::new("sh").args(["-c", &format!("{piped}; echo code $?")]));

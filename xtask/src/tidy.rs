@@ -103,6 +103,7 @@ const PURE: &[&str] = &[
     "runtime/src/cgroup/actual",
     "runtime/src/cgroup/limits",
     "runtime/src/ids",
+    "runtime/src/cgroup/pressure",
     "runtime/src/spec/",
     "runtime/src/seccomp/",
     "runtime/src/image/access",

@@ -4,7 +4,10 @@ use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 use orlop::args::DirArgs;
-use orlop_runtime::{ContainerState, cgroup::Hierarchies};
+use orlop_runtime::{
+    ContainerState,
+    cgroup::{Hierarchies, Pressure, node_pressure},
+};
 
 use super::{find, human_size, table};
 
@@ -43,10 +46,26 @@ pub(crate) fn stats(dirs: &DirArgs) -> Result<()> {
                 format!("{:.2}s", std::time::Duration::from_nanos(stats.cpu_ns).as_secs_f64()),
                 human_size(stats.memory_working_set),
                 human_size(stats.memory_rss),
+                waits(stats.pressure.cpu),
+                waits(stats.pressure.memory),
+                waits(stats.pressure.io),
             ]);
         }
     }
     rows.sort();
-    let header = ["NAMESPACE", "POD", "CONTAINER", "CPU", "MEMORY", "RSS"];
-    std::io::stdout().write_all(table(&header, &rows).as_bytes()).context("print")
+    let node = node_pressure();
+    let node = format!(
+        "Tasks of this node waited in the last ten seconds: cpu {}, memory {}, io {}\n",
+        waits(node.cpu),
+        waits(node.memory),
+        waits(node.io)
+    );
+    let header =
+        ["NAMESPACE", "POD", "CONTAINER", "CPU", "MEMORY", "RSS", "WAIT-CPU", "WAIT-MEMORY", "WAIT-IO"];
+    std::io::stdout().write_all((table(&header, &rows) + &node).as_bytes()).context("print")
+}
+
+/// Part of the last ten seconds in which some task waited.
+fn waits(pressure: Option<Pressure>) -> String {
+    pressure.map_or_else(|| "?".to_owned(), |pressure| format!("{:.2}%", pressure.some.avg10))
 }

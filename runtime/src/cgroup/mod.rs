@@ -5,6 +5,7 @@
 mod actual;
 mod layout;
 mod limits;
+mod pressure;
 mod stats;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 };
 
 pub use layout::Hierarchies;
+pub use pressure::{Pressure, Pressures, Stall};
 pub use stats::Stats;
 
 use self::limits::{Level, Now, Setting};
@@ -189,10 +191,14 @@ impl Hierarchies {
         self.v1.iter().filter_map(view).collect()
     }
 
-    /// Each controller in the words of the hierarchy that has it.
+    /// Each controller in the words of the hierarchy that has it. Files of v2 and shares, which are no limits, are left
+    /// out where there is no controller for them.
     fn settings(&self, limits: &Resources, level: Level, now: Now) -> Vec<Setting> {
-        let v1 = limits::v1(limits, level, now).into_iter();
-        let v2 = limits::v2(limits, level).into_iter();
+        let mut limits = limits.clone();
+        limits.unified.retain(|file, _| self.limits_in_v2(file.split('.').next().unwrap_or_default()));
+        limits.cpu_shares = limits.cpu_shares.filter(|_| self.root_of("cpu").is_some());
+        let v1 = limits::v1(&limits, level, now).into_iter();
+        let v2 = limits::v2(&limits, level).into_iter();
         if self.is_v2() {
             return v2.collect();
         }
@@ -267,9 +273,15 @@ impl Hierarchies {
         }
     }
 
-    /// Counters of a cgroup, summed by the kernel over all below it.
+    /// Counters of a cgroup, summed by the kernel over all below it. Pressure is v2's to tell, on hybrid machines too.
     pub fn stats(&self, path: &str) -> Result<Stats, Error> {
         let path = path.trim_start_matches('/');
+        let dir = self.unified.as_ref().map(|root| root.join(path));
+        let text = |name: &str| fs::read_to_string(dir.as_ref()?.join(format!("{name}.pressure"))).ok();
+        Ok(Stats { pressure: Pressures::read(text), ..self.counters(path)? })
+    }
+
+    fn counters(&self, path: &str) -> Result<Stats, Error> {
         let read = |root: &Path, file: &str| fs::read_to_string(root.join(path).join(file));
         match &self.unified {
             Some(root) if self.is_v2() => Ok(Stats::v2(
@@ -289,6 +301,11 @@ impl Hierarchies {
             }
         }
     }
+}
+
+/// Pressure on the machine as a whole.
+pub fn node_pressure() -> Pressures {
+    Pressures::read(|name| fs::read_to_string(format!("/proc/pressure/{name}")).ok())
 }
 
 fn make(dir: &Path) -> Result<(), CgroupError> {

@@ -1,7 +1,9 @@
 //! Counters of one cgroup from the texts of its files. Pure.
 
+use super::pressure::Pressures;
+
 /// What summaries and evictions look at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Stats {
     /// CPU time used so far, in nanoseconds.
     pub cpu_ns: u64,
@@ -11,6 +13,8 @@ pub struct Stats {
     pub memory_working_set: u64,
     /// Anonymous memory.
     pub memory_rss: u64,
+    /// For how long its tasks waited.
+    pub pressure: Pressures,
 }
 
 fn field(text: &str, name: &str) -> u64 {
@@ -26,6 +30,7 @@ impl Stats {
             memory_usage: usage,
             memory_working_set: usage.saturating_sub(field(memory_stat, "inactive_file")),
             memory_rss: field(memory_stat, "anon"),
+            ..Stats::default()
         }
     }
 
@@ -36,6 +41,7 @@ impl Stats {
             memory_usage: usage,
             memory_working_set: usage.saturating_sub(field(memory_stat, "total_inactive_file")),
             memory_rss: field(memory_stat, "total_rss"),
+            ..Stats::default()
         }
     }
 }
@@ -46,7 +52,9 @@ mod tests {
 
     #[test]
     fn both_versions_say_the_same() {
-        let expected = Stats { cpu_ns: 5_000, memory_usage: 100, memory_working_set: 70, memory_rss: 40 };
+        let (memory_usage, memory_working_set, memory_rss) = (100, 70, 40);
+        let expected =
+            Stats { cpu_ns: 5_000, memory_usage, memory_working_set, memory_rss, ..Stats::default() };
         let v1 = "rss 4\ntotal_rss 40\ntotal_inactive_file 30\n";
         assert_eq!(Stats::v1("5000\n", "100\n", v1), expected);
         let v2 = "anon 40\ninactive_file 30\n";
