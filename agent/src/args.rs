@@ -281,6 +281,22 @@ flags! {
     /// Ids of the host for pods with `hostUsers: false`, as `first:count`; each gets 65536 [default: those of the user
     /// kubelet in /etc/subuid and /etc/subgid, else from 65536 on for as many pods as there may be].
     user_namespace_ids: String, "ORLOP_USER_NAMESPACE_IDS";
+    /// Kept from pods for the system: `cpu=500m,memory=1Gi` [default: nothing].
+    system_reserved: String, "ORLOP_SYSTEM_RESERVED";
+    /// Kept from pods for Kubernetes' own programs [default: nothing].
+    kube_reserved: String, "ORLOP_KUBE_RESERVED";
+    /// Whether pods together are held to what the node has for them: `pods` or `none` [default: pods].
+    enforce_node_allocatable: String, "ORLOP_ENFORCE_NODE_ALLOCATABLE";
+    /// Most tasks in a pod; -1 is no limit [default: -1].
+    #[arg(allow_negative_numbers = true)]
+    pod_max_pids: i64, "ORLOP_POD_MAX_PIDS";
+    /// Whether pods may swap: `NoSwap`, or `LimitedSwap` (Burstable pods, on cgroup v2) [default: NoSwap].
+    memory_swap_behavior: String, "ORLOP_MEMORY_SWAP_BEHAVIOR";
+    /// Out of memory ends one process instead of the container, on cgroup v2 [default: false].
+    single_process_oom_kill: bool, "ORLOP_SINGLE_PROCESS_OOM_KILL";
+    /// Memory is guaranteed and throttled by requests and limits, on cgroup v2: upstream's alpha feature MemoryQoS
+    /// [default: false].
+    memory_qos: bool, "ORLOP_MEMORY_QOS";
     /// Port of the kubelet API, on the node's address [default: 10250].
     kubelet_port: u16, "ORLOP_KUBELET_PORT";
     /// Cgroup subtree of this node, below each hierarchy's mount point [default: orlop].

@@ -17,7 +17,10 @@ use orlop_runtime::{
     log::Limits as LogLimits,
 };
 
-use crate::args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags, ModeArgs};
+use crate::{
+    args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags, ModeArgs},
+    pod::settings::{Reserved, ResourcePolicy},
+};
 
 /// The store's libraries tell how they work at `info`; operators want to know what changed.
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
@@ -43,6 +46,8 @@ pub struct Config {
     pub max_pods: u32,
     /// Ids of the host for pods with a user namespace of their own.
     pub user_namespace_ids: IdRange,
+    /// What operators want of pods' resources.
+    pub resources: ResourcePolicy,
     /// Port of the kubelet API.
     pub kubelet_port: u16,
     /// Cgroup subtree, relative to every hierarchy's mount point.
@@ -238,6 +243,35 @@ fn user_namespace_ids(said: Option<String>, max_pods: u32) -> Result<IdRange, Co
     Ok(pool)
 }
 
+/// `cpu=500m,memory=1Gi`.
+fn reserved(flag: &'static str, text: Option<String>) -> Result<Reserved, ConfigError> {
+    let mut reserved = Reserved::default();
+    for word in words(text) {
+        let (name, amount) = word.split_once('=').ok_or_else(|| value(flag, &word, "must be NAME=AMOUNT"))?;
+        let amount = Quantity::parse(amount).map_err(|error| value(flag, &word, error))?;
+        let (field, amount) = match name {
+            "cpu" => (&mut reserved.cpu_milli, amount.milli()),
+            "memory" => (&mut reserved.memory, amount.value()),
+            _ => return Err(value(flag, &word, "only cpu and memory can be reserved")),
+        };
+        let amount = i64::try_from(amount).ok().filter(|amount| *amount >= 0);
+        *field = amount.ok_or_else(|| value(flag, &word, "must not be negative"))?;
+    }
+    Ok(reserved)
+}
+
+/// The first is the default.
+fn one_of<T: Copy>(
+    flag: &'static str,
+    text: Option<String>,
+    choices: &[(&str, T); 2],
+) -> Result<T, ConfigError> {
+    let Some(text) = text else { return Ok(choices[0].1) };
+    let found = choices.iter().find(|(name, _)| *name == text);
+    let reason = || format!("must be {} or {}", choices[0].0, choices[1].0);
+    found.map(|(_, choice)| *choice).ok_or_else(|| value(flag, &text, reason()))
+}
+
 fn parse_age(flag: &'static str, text: &str) -> Result<Duration, ConfigError> {
     let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| value(flag, text, error))?;
     Duration::try_from(parsed).map_err(|_| value(flag, text, "must not be negative"))
@@ -257,6 +291,13 @@ impl TryFrom<Flags> for Config {
             node_labels,
             max_pods,
             user_namespace_ids,
+            system_reserved,
+            kube_reserved,
+            enforce_node_allocatable,
+            pod_max_pids,
+            memory_swap_behavior,
+            single_process_oom_kill,
+            memory_qos,
             kubelet_port,
             cgroup_root,
             bpffs,
@@ -312,6 +353,23 @@ impl TryFrom<Flags> for Config {
             node_labels: parse_labels(&node_labels.unwrap_or_default())?,
             max_pods,
             user_namespace_ids: self::user_namespace_ids(user_namespace_ids, max_pods)?,
+            resources: ResourcePolicy {
+                reserved: reserved("system-reserved", system_reserved)?
+                    .plus(reserved("kube-reserved", kube_reserved)?),
+                enforce: one_of(
+                    "enforce-node-allocatable",
+                    enforce_node_allocatable,
+                    &[("pods", true), ("none", false)],
+                )?,
+                pod_pids_limit: pod_max_pids.filter(|limit| *limit > 0),
+                limited_swap: one_of(
+                    "memory-swap-behavior",
+                    memory_swap_behavior,
+                    &[("NoSwap", false), ("LimitedSwap", true)],
+                )?,
+                single_process_oom_kill: single_process_oom_kill.unwrap_or(false),
+                memory_qos: memory_qos.unwrap_or(false),
+            },
             kubelet_port: kubelet_port.unwrap_or(10250),
             cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
             mtu: parse_mtu(mtu.unwrap_or(1500))?,

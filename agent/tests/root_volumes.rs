@@ -91,7 +91,9 @@ impl Node {
             node_hosts: String::new(),
             allocatable: Allocatable::default(),
             memory_capacity: 1 << 30,
-            pod_pids_limit: None,
+            swap_capacity: 0,
+            hugepages: Vec::new(),
+            policy: orlop::pod::settings::ResourcePolicy::default(),
             allowed_unsafe_sysctls: Vec::new(),
         };
         let disk = Disk::open(Arc::new(settings), Arc::new(Api), Arc::new(Api)).unwrap();

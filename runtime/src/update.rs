@@ -47,6 +47,21 @@ impl Runtime {
         .await
     }
 
+    /// Makes a cgroup above those of pods, and limits it; fine if it is there. What the machine cannot limit is left out.
+    pub async fn limit_group(&self, path: &str, resources: &Resources) -> Result<(), UpdateError> {
+        let (runtime, path, wanted) = (self.clone(), path.to_owned(), resources.clone());
+        blocking(move || Ok(runtime.0.hierarchies.create(&path, &wanted)?)).await
+    }
+
+    /// Controllers that this machine does not have: limits of what they control do not hold.
+    pub fn missing_controllers(&self) -> Vec<&'static str> {
+        let hierarchies = &self.0.hierarchies;
+        ["cpu", "memory", "pids", "cpuset"]
+            .into_iter()
+            .filter(|controller| hierarchies.root_of(controller).is_none())
+            .collect()
+    }
+
     /// Adds to a sandbox's labels, or replaces some; they are on disk when this returns.
     pub async fn label_sandbox(
         &self,

@@ -31,11 +31,15 @@ use orlop::{
     config::Config,
     credential::NodeCredentials,
     events::{Recorder, node::NodeRecorder},
-    images::{collect::Collector, import::Importer},
+    images::{
+        collect::{Collector, NodeEvents},
+        import::Importer,
+    },
     node::{
         facts, lease,
         register::Registration,
         report::{self, Facts, Health, Identity},
+        tiers::Tiers,
     },
     pod::settings::{Allocatable, Settings},
     server::{Logs, Server},
@@ -127,7 +131,7 @@ pub(super) async fn run(
     let files = Disk::open(Arc::clone(&settings), Arc::clone(&objects) as _, Arc::clone(&clock))
         .context("make the pods' directories ready")?;
     let ports = Ports {
-        runtime: Arc::new(Containers(runtime)),
+        runtime: Arc::new(Containers(runtime.clone())),
         images: Arc::new(Store {
             images,
             options: Arc::new(options),
@@ -147,18 +151,24 @@ pub(super) async fn run(
     let (pods_to, pods) = mpsc::channel(POD_QUEUE);
     tasks.spawn(watch_pods(client.clone(), config.node_name.to_string(), pods_to));
     let inputs = Inputs { pods, runtime: runtime_events, written, changed };
+    let containers = runtime;
     let (runtime, clock) = (Arc::clone(&ports.runtime), Arc::clone(&ports.clock));
-    let manager = Manager::new(settings, ports);
+    let manager = Manager::new(Arc::clone(&settings), ports);
     let node_name = config.node_name.to_string();
+    let events: Arc<dyn NodeEvents> =
+        Arc::new(NodeRecorder { client: client.clone(), node_name, clock: Arc::clone(&clock) });
+    let tiers =
+        Tiers { runtime: containers, settings, burstable: manager.burstable(), events: Arc::clone(&events) };
     let collector = Collector {
         images: image_store,
         thresholds: config.image_gc,
         needed: manager.needed(),
         runtime,
-        events: Arc::new(NodeRecorder { client: client.clone(), node_name, clock: Arc::clone(&clock) }),
+        events,
         clock,
     };
     tasks.spawn(collector.run());
+    tasks.spawn(tiers.run());
     tasks.spawn(manager.run(inputs));
     tasks.spawn(server.run(stop.clone()));
 
@@ -217,6 +227,7 @@ fn identity(config: &Config) -> Identity {
         address: config.node_ip,
         kubelet_port: config.kubelet_port,
         max_pods: config.max_pods,
+        reserved: config.resources.reserved,
         labels: config.node_labels.clone(),
     }
 }
@@ -238,13 +249,15 @@ fn settings(config: &Config, facts: &Facts) -> Settings {
         node_resolv: text("/etc/resolv.conf"),
         node_hosts: text("/etc/hosts"),
         allocatable: Allocatable {
-            cpu_milli: i64::from(facts.cpus) * 1000,
-            memory: bytes(facts.memory_bytes),
+            cpu_milli: report::allocatable_cpu(facts, config.resources.reserved),
+            memory: bytes(report::allocatable_memory(facts, config.resources.reserved)),
             ephemeral_storage: bytes(facts.storage_bytes),
             pods: i64::from(config.max_pods),
         },
         memory_capacity: bytes(facts.memory_bytes),
-        pod_pids_limit: None,
+        swap_capacity: bytes(facts.swap_bytes),
+        hugepages: facts.hugepages.iter().map(|(size, _)| bytes(*size)).collect(),
+        policy: config.resources,
         allowed_unsafe_sysctls: Vec::new(),
     }
 }

@@ -19,9 +19,10 @@ pub struct NodeRecorder {
 }
 
 impl NodeEvents for NodeRecorder {
-    fn warn(&self, reason: &'static str, message: String) -> BoxFuture<'_, ()> {
+    fn tell(&self, warning: bool, reason: &'static str, message: String) -> BoxFuture<'_, ()> {
         async move {
-            let event = news::event(&self.node_name, "Warning", reason, message, 0, self.clock.now());
+            let kind = if warning { "Warning" } else { "Normal" };
+            let event = news::event(&self.node_name, kind, reason, message, 0, self.clock.now());
             let api = Api::<Event>::namespaced(self.client.clone(), news::NAMESPACE);
             if let Err(error) = api.create(&PostParams::default(), &event).await {
                 tracing::debug!(%error, reason, "create an event");

@@ -32,8 +32,12 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// Where events about the node go.
 pub trait NodeEvents: Send + Sync {
+    /// Something about this node, for its users.
+    fn tell(&self, warning: bool, reason: &'static str, message: String) -> BoxFuture<'_, ()>;
     /// A warning about this node.
-    fn warn(&self, reason: &'static str, message: String) -> BoxFuture<'_, ()>;
+    fn warn(&self, reason: &'static str, message: String) -> BoxFuture<'_, ()> {
+        self.tell(true, reason, message)
+    }
 }
 
 /// The loop.
@@ -190,7 +194,7 @@ mod tests {
     struct Heard(Mutex<Vec<String>>);
 
     impl NodeEvents for Heard {
-        fn warn(&self, reason: &'static str, message: String) -> BoxFuture<'_, ()> {
+        fn tell(&self, _: bool, reason: &'static str, message: String) -> BoxFuture<'_, ()> {
             self.0.lock().unwrap().push(format!("{reason}: {message}"));
             async {}.boxed()
         }

@@ -14,6 +14,7 @@ pub fn read(state_dir: &Path) -> Facts {
         memory_bytes: meminfo("MemTotal"),
         swap_bytes: meminfo("SwapTotal"),
         storage_bytes: rustix::fs::statvfs(state_dir).map_or(0, |stat| stat.f_blocks * stat.f_frsize),
+        hugepages: hugepages(),
         machine_id: first_line("/etc/machine-id"),
         system_uuid: first_line("/sys/class/dmi/id/product_uuid"),
         boot_id: first_line("/proc/sys/kernel/random/boot_id"),
@@ -33,6 +34,20 @@ fn meminfo(field: &str) -> u64 {
     let kib =
         text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.split_whitespace().next());
     kib.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Sizes of huge pages with what there is of each, in bytes.
+fn hugepages() -> Vec<(u64, u64)> {
+    let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let read = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
+        Some((kib * 1024, count.trim().parse::<u64>().ok()? * kib * 1024)).filter(|(_, all)| *all > 0)
+    };
+    let mut found: Vec<_> = entries.filter_map(read).collect();
+    found.sort_unstable();
+    found
 }
 
 /// `PRETTY_NAME` of os-release(5).

@@ -15,6 +15,9 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, Time},
     },
 };
+use orlop_model::quantities::Quantity as Amount;
+
+use crate::pod::settings::Reserved;
 
 /// What the machine is. Sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct Facts {
     pub memory_bytes: u64,
     pub swap_bytes: u64,
     pub storage_bytes: u64,
+    /// Huge pages: bytes of one and bytes of all, by size; none of which there are no pages.
+    pub hugepages: Vec<(u64, u64)>,
     pub machine_id: String,
     pub system_uuid: String,
     pub boot_id: String,
@@ -43,6 +48,8 @@ pub struct Identity {
     pub kubelet_port: u16,
     /// Most pods.
     pub max_pods: u32,
+    /// Kept from pods.
+    pub reserved: Reserved,
     /// Labels from the configuration.
     pub labels: BTreeMap<String, String>,
 }
@@ -108,8 +115,10 @@ pub fn status(
     before: &[NodeCondition],
     now: Timestamp,
 ) -> NodeStatus {
-    let capacity = resources(facts, identity.max_pods, 0);
-    let allocatable = resources(facts, identity.max_pods, RESERVED_MEMORY);
+    let capacity = resources(facts, identity.max_pods, i64::from(facts.cpus) * 1000, facts.memory_bytes);
+    let reserved = identity.reserved;
+    let (cpu, memory) = (allocatable_cpu(facts, reserved), allocatable_memory(facts, reserved));
+    let allocatable = resources(facts, identity.max_pods, cpu, memory);
     NodeStatus {
         addresses: Some(vec![
             NodeAddress { type_: "InternalIP".to_owned(), address: identity.address.to_string() },
@@ -138,16 +147,43 @@ pub fn status(
     }
 }
 
-fn resources(facts: &Facts, pods: u32, reserved: u64) -> BTreeMap<String, Quantity> {
-    let memory = facts.memory_bytes.saturating_sub(reserved) / 1024;
+/// Thousandths of a processor that pods may ask for together.
+#[must_use]
+pub fn allocatable_cpu(facts: &Facts, reserved: Reserved) -> i64 {
+    (i64::from(facts.cpus) * 1000).saturating_sub(reserved.cpu_milli).max(0)
+}
+
+/// Bytes of memory that pods may ask for together: neither what is reserved, nor what is kept free by eviction, nor
+/// huge pages, which are a stock of their own.
+#[must_use]
+pub fn allocatable_memory(facts: &Facts, reserved: Reserved) -> u64 {
+    let huge: u64 = facts.hugepages.iter().map(|(_, all)| all).sum();
+    let reserved = u64::try_from(reserved.memory).unwrap_or(0);
+    facts.memory_bytes.saturating_sub(RESERVED_MEMORY).saturating_sub(huge).saturating_sub(reserved)
+}
+
+/// `hugepages-2Mi`.
+#[must_use]
+pub fn hugepages_name(size: u64) -> String {
+    format!("hugepages-{}", Amount::from_bytes(i64::try_from(size).unwrap_or(i64::MAX)))
+}
+
+fn resources(facts: &Facts, pods: u32, cpu_milli: i64, memory: u64) -> BTreeMap<String, Quantity> {
+    let memory = memory / 1024;
+    let hugepages = facts.hugepages.iter().map(|(size, all)| {
+        let all = Amount::from_bytes(i64::try_from(*all).unwrap_or(i64::MAX));
+        (hugepages_name(*size), Quantity(all.to_string()))
+    });
     [
-        ("cpu", facts.cpus.to_string()),
+        ("cpu", Amount::from_milli(cpu_milli).to_string()),
         ("ephemeral-storage", format!("{}Ki", facts.storage_bytes / 1024)),
         ("memory", format!("{memory}Ki")),
         ("pods", pods.to_string()),
     ]
     .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
-    .into()
+    .into_iter()
+    .chain(hugepages)
+    .collect()
 }
 
 fn conditions(health: &Health, before: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
@@ -246,6 +282,7 @@ mod tests {
             address: Ipv4Addr::new(10, 0, 0, 1),
             kubelet_port: 10250,
             max_pods: 110,
+            reserved: Reserved::default(),
             labels: BTreeMap::new(),
         }
     }
@@ -294,6 +331,25 @@ mod tests {
         let third =
             status(&identity(), &facts(), &Health::default(), &second.conditions.clone().unwrap(), at(9));
         assert!(!changed(&second, &third), "a heartbeat alone is no change");
+    }
+
+    #[test]
+    fn what_is_reserved_and_huge_pages_are_not_for_pods() {
+        let facts = Facts { hugepages: vec![(2 << 20, 64 << 20), (1 << 30, 1 << 30)], ..facts() };
+        let reserved = Reserved { cpu_milli: 250, memory: 1 << 30 };
+        let status = status(
+            &Identity { reserved, ..identity() },
+            &facts,
+            &Health::default(),
+            &[],
+            Timestamp::UNIX_EPOCH,
+        );
+        let shown = |list: Option<BTreeMap<String, Quantity>>| {
+            let one = |(name, amount): (String, Quantity)| format!("{name}={}", amount.0);
+            list.unwrap().into_iter().map(one).collect::<Vec<_>>().join(" ")
+        };
+        expect!["cpu=2 ephemeral-storage=10485760Ki hugepages-1Gi=1Gi hugepages-2Mi=64Mi memory=4194304Ki pods=110"].assert_eq(&shown(status.capacity));
+        expect!["cpu=1750m ephemeral-storage=10485760Ki hugepages-1Gi=1Gi hugepages-2Mi=64Mi memory=1929216Ki pods=110"].assert_eq(&shown(status.allocatable));
     }
 
     #[test]

@@ -103,6 +103,37 @@ pub fn cgroup(settings: &Settings, spec: &PodSpec, uid: &str) -> String {
     format!("{}/kubepods/{class}pod{uid}", settings.cgroup_root)
 }
 
+/// What pods have together, and their cgroup: the machine without what is reserved. Not without what eviction keeps
+/// free: that is not taken away, it is asked back in time.
+pub fn of_all_pods(settings: &Settings) -> (String, Resources) {
+    let path = format!("{}/kubepods", settings.cgroup_root);
+    if !settings.policy.enforce {
+        return (path, Resources::default());
+    }
+    let memory = settings.memory_capacity.saturating_sub(settings.policy.reserved.memory);
+    let limits = Resources {
+        cpu_shares: Some(shares(settings.allocatable.cpu_milli)),
+        memory_limit: Some(memory).filter(|memory| *memory > 0),
+        ..Resources::default()
+    };
+    (path, limits)
+}
+
+/// The cgroups of the classes of pods; `asked` is what Burstable ones ask for together, in thousandths of a processor.
+pub fn tiers(settings: &Settings, asked: i64) -> [(String, Resources); 2] {
+    let tier = |name: &str, milli: i64| {
+        let path = format!("{}/kubepods/{name}", settings.cgroup_root);
+        (path, Resources { cpu_shares: Some(shares(milli)), ..Resources::default() })
+    };
+    [tier("burstable", asked), tier("besteffort", 0)]
+}
+
+/// What Burstable pods ask for together, in thousandths of a processor.
+pub fn asked_by_burstable<'a>(specs: impl Iterator<Item = &'a PodSpec>) -> i64 {
+    let burstable = specs.filter(|spec| qos(spec) == Qos::Burstable);
+    burstable.map(|spec| requests_of_pod(spec).0).fold(0, i64::saturating_add)
+}
+
 /// Thousandths of a processor as `cpu.shares`.
 pub fn shares(milli: i64) -> u64 {
     u64::try_from(milli.saturating_mul(1024) / 1000).unwrap_or_default().clamp(2, 262_144)
@@ -129,6 +160,8 @@ pub fn of_container(settings: &Settings, spec: &PodSpec, container: &Container) 
         cpu_quota_us: (limit_cpu > 0).then(|| quota(limit_cpu)),
         cpu_period_us: (limit_cpu > 0).then_some(PERIOD_US),
         memory_limit: (limit_memory > 0).then_some(limit_memory),
+        hugepages: hugepages(settings, limits),
+        unified: unified(settings, spec, container, limit_memory),
         oom_score_adj: Some(oom_score_adj(settings, spec, container)),
         ..Resources::default()
     }
@@ -161,8 +194,116 @@ pub fn of_pod(settings: &Settings, spec: &PodSpec) -> Resources {
         cpu_quota_us: cpu.then(|| quota(limit_cpu)),
         cpu_period_us: cpu.then_some(PERIOD_US),
         memory_limit: memory.then_some(limit_memory),
-        pids_limit: settings.pod_pids_limit,
+        pids_limit: settings.policy.pod_pids_limit,
+        hugepages: hugepages_of_pod(settings, spec),
+        unified: settings
+            .policy
+            .memory_qos
+            .then(|| ("memory.min".to_owned(), requests_of_pod(spec).1.to_string()))
+            .into_iter()
+            .collect(),
         ..Resources::default()
+    }
+}
+
+/// Of every size that the machine has, none unless it is asked for. By the kernel's names (`2MB`).
+fn hugepages(settings: &Settings, limits: Option<&Amounts>) -> BTreeMap<String, i64> {
+    let of = |size: &i64| (hugetlb_name(*size), huge(limits, *size));
+    settings.hugepages.iter().map(of).collect()
+}
+
+fn hugepages_of_pod(settings: &Settings, spec: &PodSpec) -> BTreeMap<String, i64> {
+    let own = split(of_pod_level(spec)).1;
+    let of = |size: &i64| {
+        let own = huge(own, *size);
+        let all = total(spec, |container| huge(split(container.resources.as_ref()).1, *size));
+        (hugetlb_name(*size), own.max(all))
+    };
+    settings.hugepages.iter().map(of).collect()
+}
+
+/// Bytes of huge pages of one size, however the size is spelled.
+fn huge(amounts: Option<&Amounts>, size: i64) -> i64 {
+    let of_size = |name: &&String| {
+        let text = name.strip_prefix("hugepages-").unwrap_or_default();
+        Quantity::parse(text).is_ok_and(|named| named.value() == i128::from(size))
+    };
+    let names = amounts.iter().flat_map(|amounts| amounts.keys()).filter(of_size);
+    names.map(|name| value(amounts, name)).fold(0, i64::saturating_add)
+}
+
+/// Sizes of the huge pages that a pod asks for, in bytes.
+pub fn hugepage_sizes(spec: &PodSpec) -> Vec<i64> {
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let all = all.filter_map(|container| container.resources.as_ref()).chain(of_pod_level(spec));
+    let names = all.flat_map(|resources| resources.limits.iter().flatten().map(|(name, _)| name));
+    let size = |name: &String| Quantity::parse(name.strip_prefix("hugepages-")?).ok();
+    let mut sizes: Vec<_> = names.filter_map(size).map(|size| clamp(size.value())).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+/// `2MB`, as in the names of the files of cgroups.
+pub fn hugetlb_name(size: i64) -> String {
+    let units = [(1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")];
+    let unit = units.into_iter().find(|(unit, _)| size % unit == 0 && size >= *unit);
+    unit.map_or_else(|| size.to_string(), |(unit, name)| format!("{}{name}", size / unit))
+}
+
+/// What only cgroup v2 can do.
+fn unified(
+    settings: &Settings,
+    spec: &PodSpec,
+    container: &Container,
+    limit_memory: i64,
+) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let mut set = |file: &str, value: String| files.insert(file.to_owned(), value);
+    if settings.policy.single_process_oom_kill {
+        set("memory.oom.group", "0".to_owned());
+    }
+    let asked = asked_memory(container);
+    let swap = if settings.policy.limited_swap { swap(settings, spec, container) } else { 0 };
+    set("memory.swap.max", swap.to_string());
+    if settings.policy.memory_qos {
+        set("memory.min", asked.to_string());
+        if qos(spec) != Qos::Guaranteed {
+            let most = if limit_memory > 0 { limit_memory } else { settings.allocatable.memory };
+            set("memory.high", throttled_at(asked, most).to_string());
+        }
+    }
+    files
+}
+
+/// KEP-2570: at nine tenths of the way from the request to the limit, in whole pages.
+fn throttled_at(request: i64, most: i64) -> i64 {
+    const PAGE: i64 = 4096;
+    let above = i128::from(most.saturating_sub(request).max(0)) * 9 / 10;
+    let at = i128::from(request).saturating_add(above);
+    i64::try_from(at).unwrap_or(i64::MAX) / PAGE * PAGE
+}
+
+/// KEP-2400: the share of the machine's swap that is the request's share of its memory. Not for pods that must not wait
+/// for a disk, nor for those that asked for all they may have.
+fn swap(settings: &Settings, spec: &PodSpec, container: &Container) -> i64 {
+    const CRITICAL: i32 = 2_000_000_000;
+    let limits = split(container.resources.as_ref()).1;
+    let asked = asked_memory(container);
+    let critical = spec.priority.is_some_and(|priority| priority >= CRITICAL);
+    if qos(spec) != Qos::Burstable || critical || asked == 0 || asked == value(limits, "memory") {
+        return 0;
+    }
+    let share = i128::from(asked) * i128::from(settings.swap_capacity);
+    i64::try_from(share / i128::from(settings.memory_capacity.max(1))).unwrap_or(0)
+}
+
+/// The limit stands in for a request.
+fn asked_memory(container: &Container) -> i64 {
+    let (requests, limits) = split(container.resources.as_ref());
+    match requests.is_some_and(|requests| requests.contains_key("memory")) {
+        true => value(requests, "memory"),
+        false => value(limits, "memory"),
     }
 }
 
@@ -210,12 +351,7 @@ pub fn oom_score_adj(settings: &Settings, spec: &PodSpec, container: &Container)
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
-            let (requests, limits) = split(container.resources.as_ref());
-            let request = match requests.is_some_and(|requests| requests.contains_key("memory")) {
-                true => value(requests, "memory"),
-                false => value(limits, "memory"),
-            };
-            let request = request.saturating_add(spare_memory(spec));
+            let request = asked_memory(container).saturating_add(spare_memory(spec));
             let share = i128::from(request) * 1000 / i128::from(settings.memory_capacity.max(1));
             i32::try_from(1000 - share).unwrap_or_default().clamp(3, 999)
         }
@@ -331,6 +467,78 @@ mod tests {
         )
         .unwrap();
         assert_eq!(requests_of_pod(&spec), (1001, 7));
+    }
+
+    #[test]
+    fn classes_share_what_pods_have_together() {
+        let mut settings = Settings::for_tests();
+        settings.policy.reserved.memory = 1 << 30;
+        let line = |(path, limits): (String, Resources)| {
+            format!("{path} {:?} {:?}\n", limits.cpu_shares, limits.memory_limit)
+        };
+        expect![[r#"
+            orlop/kubepods None None
+        "#]]
+        .assert_eq(&line(of_all_pods(&settings)));
+        settings.policy.enforce = true;
+        let all = [of_all_pods(&settings)].into_iter().chain(tiers(&settings, 1500));
+        expect![[r#"
+            orlop/kubepods Some(2048) Some(3221225472)
+            orlop/kubepods/burstable Some(1536) None
+            orlop/kubepods/besteffort Some(2) None
+        "#]]
+        .assert_eq(&all.map(line).collect::<String>());
+        let specs =
+            ["{requests: {cpu: 1}}", "{limits: {cpu: 1, memory: 1}}", "{}", "{requests: {cpu: 500m}}"];
+        let specs: Vec<PodSpec> = specs
+            .map(|r| {
+                serde_norway::from_str(&format!("{{containers: [{{name: c, resources: {r}}}]}}")).unwrap()
+            })
+            .into();
+        assert_eq!(asked_by_burstable(specs.iter()), 1500);
+    }
+
+    fn limits(settings: &Settings, spec: &str) -> String {
+        let spec: PodSpec = serde_norway::from_str(spec).unwrap();
+        let pod = of_pod(settings, &spec);
+        let container = of_container(settings, &spec, &spec.containers[0]);
+        let line = |limits: Resources| {
+            format!("{:?} {:?} {:?}", limits.unified, limits.hugepages, limits.pids_limit)
+        };
+        format!("{}\n{}\n", line(pod), line(container))
+    }
+
+    #[test]
+    fn huge_pages_tasks_swap_and_memory_by_quality() {
+        let mut settings = Settings::for_tests();
+        settings.hugepages = vec![2 << 20, 1 << 30];
+        settings.policy.pod_pids_limit = Some(100);
+        let burstable = "{containers: [{name: c, resources: {requests: {cpu: 1, memory: 1Gi}, limits: {memory: 2Gi, hugepages-2Mi: 4Mi}}}, {name: d, resources: {limits: {hugepages-2048Ki: 2Mi}}}]}";
+        let guaranteed = "{containers: [{name: c, resources: {limits: {cpu: 1, memory: 1Gi}}}]}";
+        expect![[r#"
+            {} {"1GB": 0, "2MB": 6291456} Some(100)
+            {"memory.swap.max": "0"} {"1GB": 0, "2MB": 4194304} None
+        "#]]
+        .assert_eq(&limits(&settings, burstable));
+        settings.hugepages.clear();
+        settings.policy.limited_swap = true;
+        settings.policy.memory_qos = true;
+        settings.policy.single_process_oom_kill = true;
+        expect![[r#"
+            {"memory.min": "1073741824"} {} Some(100)
+            {"memory.high": "2040107008", "memory.min": "1073741824", "memory.oom.group": "0", "memory.swap.max": "536870912"} {} None
+        "#]].assert_eq(&limits(&settings, burstable));
+        expect![[r#"
+            {"memory.min": "0"} {} Some(100)
+            {"memory.min": "1073741824", "memory.oom.group": "0", "memory.swap.max": "0"} {} None
+        "#]]
+        .assert_eq(&limits(&settings, guaranteed));
+        expect![[r#"
+            {"memory.min": "0"} {} Some(100)
+            {"memory.high": "3865468928", "memory.min": "0", "memory.oom.group": "0", "memory.swap.max": "0"} {} None
+        "#]].assert_eq(&limits(&settings, "{containers: [{name: c}]}"));
+        let names = [4096, 64 << 10, 2 << 20, 1 << 30].map(hugetlb_name);
+        assert_eq!(names, ["4KB", "64KB", "2MB", "1GB"]);
     }
 
     #[test]

@@ -33,10 +33,50 @@ pub struct Settings {
     pub allocatable: Allocatable,
     /// Bytes of memory of the machine.
     pub memory_capacity: i64,
-    /// `pids.max` of every pod; `None` is no limit.
-    pub pod_pids_limit: Option<i64>,
+    /// Bytes of swap of the machine.
+    pub swap_capacity: i64,
+    /// Sizes of huge pages that the machine has some of, in bytes.
+    pub hugepages: Vec<i64>,
+    /// What operators want of pods' resources.
+    pub policy: ResourcePolicy,
     /// Sysctls outside the safe set that pods may ask for; a trailing `*` stands for any rest.
     pub allowed_unsafe_sysctls: Vec<String>,
+}
+
+/// What operators want of pods' resources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResourcePolicy {
+    /// Kept from pods.
+    pub reserved: Reserved,
+    /// Pods together are held to the rest.
+    pub enforce: bool,
+    /// `pids.max` of every pod; `None` is no limit.
+    pub pod_pids_limit: Option<i64>,
+    /// Burstable pods may swap in proportion to their requests (KEP-2400).
+    pub limited_swap: bool,
+    /// Out of memory ends one process, not the container.
+    pub single_process_oom_kill: bool,
+    /// KEP-2570.
+    pub memory_qos: bool,
+}
+
+/// Amounts that pods do not get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// Thousandths of a processor.
+    pub cpu_milli: i64,
+    /// Bytes.
+    pub memory: i64,
+}
+
+impl Reserved {
+    /// Both together.
+    pub fn plus(self, other: Reserved) -> Reserved {
+        Reserved {
+            cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
+            memory: self.memory.saturating_add(other.memory),
+        }
+    }
 }
 
 /// What pods of a node may use together.
@@ -76,7 +116,9 @@ impl Settings {
                 pods: 110,
             },
             memory_capacity: 4 << 30,
-            pod_pids_limit: None,
+            swap_capacity: 2 << 30,
+            hugepages: Vec::new(),
+            policy: ResourcePolicy::default(),
             allowed_unsafe_sysctls: Vec::new(),
         }
     }

@@ -18,7 +18,7 @@ use crate::pod::{resources, settings::Settings};
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Bytes a volume in memory may hold: its own limit, the pod's memory limit, what the node has; the least of them.
-pub(super) fn size(settings: &Settings, spec: &PodSpec, volume: &EmptyDirVolumeSource) -> i64 {
+fn size(settings: &Settings, spec: &PodSpec, volume: &EmptyDirVolumeSource) -> i64 {
     let own = volume.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok());
     let own = own.and_then(|limit| i64::try_from(limit.value()).ok()).filter(|bytes| *bytes > 0);
     let pod = resources::of_pod(settings, spec).memory_limit;
@@ -26,17 +26,56 @@ pub(super) fn size(settings: &Settings, spec: &PodSpec, volume: &EmptyDirVolumeS
     [own, pod, node].into_iter().flatten().min().unwrap_or(i64::MAX)
 }
 
-/// Makes the directory; `size` puts a tmpfs on it.
-pub(super) fn prepare(path: &Path, size: Option<i64>) -> Result<(), String> {
+/// What a volume is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Medium {
+    /// The node's disk.
+    Disk,
+    /// Memory, at most so many bytes.
+    Memory(i64),
+    /// Huge pages of this size in bytes.
+    HugePages(i64),
+}
+
+impl Medium {
+    /// Of a volume; a size that is not named is the one that the pod uses.
+    pub(super) fn of(
+        settings: &Settings,
+        spec: &PodSpec,
+        volume: &EmptyDirVolumeSource,
+    ) -> Result<Medium, String> {
+        let pages = |size: &str| {
+            let size = Quantity::parse(size).ok().and_then(|size| i64::try_from(size.value()).ok());
+            size.filter(|size| *size > 0)
+        };
+        match volume.medium.as_deref() {
+            Some("Memory") => Ok(Medium::Memory(size(settings, spec, volume))),
+            Some("HugePages") => match resources::hugepage_sizes(spec).as_slice() {
+                [one] => Ok(Medium::HugePages(*one)),
+                [] => Err("medium HugePages: the pod asks for none".to_owned()),
+                _ => Err("medium HugePages: the pod asks for several sizes".to_owned()),
+            },
+            Some(medium) if medium.starts_with("HugePages-") => {
+                let size = medium.strip_prefix("HugePages-").and_then(pages);
+                size.map(Medium::HugePages).ok_or_else(|| format!("medium {medium} is not known"))
+            }
+            _ => Ok(Medium::Disk),
+        }
+    }
+}
+
+/// Makes the directory, with a file system of its own where the medium is not the disk.
+pub(super) fn prepare(path: &Path, medium: &Medium) -> Result<(), String> {
     let text = |error: io::Error| format!("make {}: {error}", path.display());
     let known = path.exists();
     fs::create_dir_all(path).map_err(text)?;
-    match size {
-        Some(_) if is_mount(path).map_err(text)? => Ok(()),
-        Some(size) => mount_tmpfs(path, &format!("size={size}")).map_err(text),
+    match medium {
+        Medium::Memory(_) | Medium::HugePages(_) if is_mount(path).map_err(text)? => Ok(()),
+        Medium::Memory(size) => mount_tmpfs(path, &format!("size={size}")).map_err(text),
+        Medium::HugePages(size) => mount_huge_pages(path, *size).map_err(text),
         // What a container made of it stays.
-        None if known => Ok(()),
-        None => fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(text),
+        Medium::Disk if known => Ok(()),
+        Medium::Disk => fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(text),
     }
 }
 
@@ -62,6 +101,12 @@ fn mount_tmpfs(path: &Path, options: &str) -> io::Result<()> {
         }
         result => result,
     }
+}
+
+fn mount_huge_pages(path: &Path, size: i64) -> io::Result<()> {
+    let options = std::ffi::CString::new(format!("pagesize={size},mode=777"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("hugetlbfs", path, "hugetlbfs", flags, Some(options.as_c_str())).map_err(io::Error::from)
 }
 
 /// Whether something is mounted on a directory.

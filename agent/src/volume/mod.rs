@@ -92,11 +92,10 @@ impl Disk {
         }
         if let Some(empty_dir) = &volume.empty_dir {
             let path = self.layout.volume(&uid, "empty-dir", &volume.name);
-            let size = empty_dir::size(&self.settings, &spec, empty_dir);
-            let memory = empty_dir.medium.as_deref() == Some("Memory");
+            let medium = empty_dir::Medium::of(&self.settings, &spec, empty_dir)?;
             let made = path.clone();
             blocking(move || {
-                empty_dir::prepare(&made, memory.then_some(size))?;
+                empty_dir::prepare(&made, &medium)?;
                 fs_group::own(&made, group, false)
             })
             .await?;

@@ -29,6 +29,7 @@ use crate::pod::{
     machine::PodRef,
     needed, refs,
     resize::{self, Pending},
+    resources,
     settings::Settings,
     status::is_end,
 };
@@ -58,6 +59,7 @@ pub struct Manager {
     listed: bool,
     counts: watch::Sender<Counts>,
     needed: watch::Sender<Needed>,
+    burstable: watch::Sender<i64>,
 }
 
 /// Which images the pods of this node need, for those who remove images.
@@ -101,6 +103,7 @@ impl Manager {
             listed: false,
             counts: watch::Sender::default(),
             needed: watch::Sender::default(),
+            burstable: watch::Sender::default(),
         }
     }
 
@@ -114,9 +117,18 @@ impl Manager {
         self.needed.subscribe()
     }
 
+    /// What Burstable pods ask for together, in thousandths of a processor.
+    pub fn burstable(&self) -> watch::Receiver<i64> {
+        self.burstable.subscribe()
+    }
+
     fn tell_needed(&self) {
         let pods: Vec<_> =
             self.workers.values().map(|handle| Arc::clone(&handle.desired.borrow().pod)).collect();
+        let active = self.workers.values().map(|handle| handle.desired.borrow().clone());
+        let active: Vec<_> = active.filter(|desired| !desired.told_terminal()).collect();
+        let asked = resources::asked_by_burstable(active.iter().map(Desired::spec));
+        self.burstable.send_if_modified(|known| std::mem::replace(known, asked) != asked);
         let needed =
             Needed { listed: self.listed, images: needed::needed(pods.iter().map(|pod| pod.as_ref())) };
         self.needed.send_if_modified(|known| {
