@@ -140,6 +140,7 @@ fn plan(volume: &str, sub_path: Option<&str>) -> MountPlan {
         sub_path: sub_path.map(Into::into),
         destination: PathBuf::from("/x"),
         read_only: false,
+        recursive_read_only: false,
         propagation: Propagation::Private,
     }
 }

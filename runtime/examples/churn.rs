@@ -115,6 +115,7 @@ fn container(dir: &Path, uid: &str, name: &str) -> ContainerSpec {
             source: dir.join("starts"),
             destination: "/starts".into(),
             read_only: false,
+            recursive_read_only: false,
             propagation: Propagation::Private,
         }],
         resources: Resources { memory_limit: Some(64 << 20), ..Resources::default() },

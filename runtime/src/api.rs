@@ -141,6 +141,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// All capabilities and devices, nothing masked, no seccomp.
     pub privileged: bool,
+    /// Nothing below `/proc` and `/sys` is masked or made read-only (`procMount: Unmasked`).
+    pub unmasked_proc: bool,
     /// Names with or without `CAP_`; `ALL` is understood.
     pub add_capabilities: Vec<String>,
     /// Names with or without `CAP_`; `ALL` is understood. Applied before `add`.
@@ -206,6 +208,8 @@ pub struct Mount {
     pub destination: PathBuf,
     /// Read-only.
     pub read_only: bool,
+    /// Read-only with all that is mounted below it.
+    pub recursive_read_only: bool,
     /// Which way later mounts travel.
     pub propagation: Propagation,
 }

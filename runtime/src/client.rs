@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -33,7 +33,7 @@ use crate::{
     records::{self, SandboxRecord},
     sandbox,
     shim::{self, Shim},
-    signal, sysctl, view,
+    signal, sysctl, userns, view,
 };
 
 /// Where layers come from. A seam so that the runtime can be used and tested without an image store.
@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) limits: host::Limits,
     shims: Mutex<HashMap<String, Shim>>,
     pods_mount: Mutex<()>,
+    /// They were seen to work.
+    user_namespaces: OnceLock<()>,
     events: mpsc::UnboundedSender<RuntimeEvent>,
 }
 
@@ -122,6 +124,7 @@ impl Runtime {
             limits: host::limits(),
             shims: Mutex::new(HashMap::new()),
             pods_mount: Mutex::new(()),
+            user_namespaces: OnceLock::new(),
             events,
         }));
         let sweeper = runtime.clone();
@@ -287,11 +290,31 @@ impl Runtime {
         Ok(record)
     }
 
+    /// Whether pods can have user namespaces of their own on this machine.
+    ///
+    /// # Errors
+    /// They cannot, and why.
+    pub async fn user_namespaces(&self) -> Result<(), SandboxError> {
+        let runtime = self.clone();
+        blocking(move || runtime.try_user_namespaces()).await
+    }
+
+    /// Tried until it works once: an administrator may switch them on.
+    fn try_user_namespaces(&self) -> Result<(), SandboxError> {
+        let Inner { config, user_namespaces, .. } = &*self.0;
+        if user_namespaces.get().is_none() {
+            userns::possible(&config.shim, &config.state_dir).map_err(SandboxError::UserNamespaces)?;
+        }
+        user_namespaces.get_or_init(|| ());
+        Ok(())
+    }
+
     /// Ids that no pod has which is there. A record that cannot be read may hold any.
     fn free_ids(&self, spec: &SandboxSpec) -> Result<IdRange, SandboxError> {
         if spec.host_network || spec.host_ipc || spec.host_pid {
             return Err(SandboxError::HostNamespace);
         }
+        self.try_user_namespaces()?;
         let layout = &self.0.layout;
         let taken = records::directories(&layout.pods()).into_iter().map(|uid| {
             let path = layout.pod(&uid).join(bundle::SANDBOX);

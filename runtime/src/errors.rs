@@ -100,6 +100,9 @@ pub enum SandboxError {
     /// `hostUsers: false` together with a namespace of the host.
     #[error("a pod with a user namespace of its own cannot use other namespaces of the host")]
     HostNamespace,
+    /// The kernel cannot or shall not, or a file system cannot.
+    #[error("can't set `spec.hostUsers: false`, runtime does not support user namespaces")]
+    UserNamespaces(#[source] io::Error),
     /// All parts of the pool belong to pods.
     #[error("could not find an empty slot to allocate a user namespace: the node has ids for {pods} pods")]
     NoIds {

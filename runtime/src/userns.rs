@@ -1,12 +1,30 @@
 //! A user namespace for a pod: made by a small process of its own, filled with a map, kept by whoever pins it.
 
 use std::{
+    fs::File,
     io::{BufRead as _, BufReader, Error, Result, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use crate::ids::IdRange;
+use rustix::mount::MountAttrFlags;
+
+use crate::{create::tree, ids::IdRange};
+
+/// Whether pods can have users of their own here, by doing it: a user namespace, and mounts mapped to it of what is on the
+/// disk and in memory.
+pub(crate) fn possible(shim: &Path, state_dir: &Path) -> Result<()> {
+    let holder = Holder::start(shim, IdRange::for_pods(1))?;
+    let namespace = File::open(holder.namespace("user"))?.into();
+    for (what, tree) in [
+        (state_dir.display().to_string(), tree::copy_alone(state_dir)?),
+        ("a file system in memory".to_owned(), tree::new("tmpfs", &[], MountAttrFlags::empty())?),
+    ] {
+        let failed = |error| Error::other(format!("{what}: {error}"));
+        tree::map_owners(&tree, &namespace).map_err(failed)?;
+    }
+    Ok(())
+}
 
 /// A process in new user, network, IPC and UTS namespaces, the latter owned by the former. It ends when this is dropped.
 pub(crate) struct Holder {

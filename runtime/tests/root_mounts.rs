@@ -30,13 +30,54 @@ fn table(mountinfo: &str) -> Vec<(String, String, String, String)> {
 }
 
 fn volume(source: &Path, destination: &str, propagation: Propagation) -> Mount {
-    Mount { source: source.to_owned(), destination: destination.into(), read_only: false, propagation }
+    Mount {
+        source: source.to_owned(),
+        destination: destination.into(),
+        read_only: false,
+        recursive_read_only: false,
+        propagation,
+    }
 }
 
 fn directory(node: &Node, name: &str) -> PathBuf {
     let dir = node.dir.path().join(name);
     fs::create_dir_all(&dir).expect("a directory for the test");
     dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn read_only_reaches_what_is_mounted_below_only_where_asked_for() {
+    let mut node = Node::new().await;
+    let data = directory(&node, "data");
+    let below = directory(&node, "data/below");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&below).status().unwrap();
+    assert!(mounted.success());
+    let mut spec = node.shell(
+        "a",
+        "for to in plain all; do for at in /$to /$to/below; do echo x > $at/file && echo $at; done; done",
+    );
+    let plain = Mount { read_only: true, ..volume(&data, "/plain", Propagation::Private) };
+    let all = Mount { recursive_read_only: true, ..volume(&data, "/all", Propagation::Private) };
+    spec.mounts = vec![plain, all];
+    for user_namespace in [false, true] {
+        let uid = if user_namespace { "u2" } else { "u1" };
+        let pod = orlop_runtime::SandboxSpec { user_namespace, ..node.sandbox(uid) };
+        node.runtime.create_sandbox(&pod).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
+        spec.log_path = node.dir.path().join("logs").join(uid);
+        let container =
+            node.runtime.start_container(uid, &spec).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
+        node.exit(&container).await;
+        let log = node.log(&spec);
+        let written: Vec<_> = log.lines().filter(|line| !line.contains("can't create")).collect();
+        assert_eq!(written, ["/plain/below"], "{log}");
+        assert_eq!(log.matches("Read-only file system").count(), 3, "{log}");
+    }
+    // Only the container's mounts are, not the host's.
+    fs::write(below.join("file"), "host").unwrap();
+    fs::write(data.join("file"), "host").unwrap();
+    assert!(Command::new("umount").arg(&below).status().unwrap().success());
+    node.finish(&["u1", "u2"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

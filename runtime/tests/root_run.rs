@@ -197,6 +197,7 @@ fn mount(source: &str, destination: &str, read_only: bool) -> Mount {
         source: PathBuf::from(source),
         destination: PathBuf::from(destination),
         read_only,
+        recursive_read_only: false,
         propagation: Propagation::Private,
     }
 }

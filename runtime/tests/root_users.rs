@@ -51,6 +51,7 @@ fn volume(source: &Path, destination: &str) -> Mount {
         source: source.to_owned(),
         destination: destination.into(),
         read_only: false,
+        recursive_read_only: false,
         propagation: Propagation::Private,
     }
 }
@@ -290,6 +291,29 @@ async fn privileged_is_root_of_its_own_world() {
     );
     assert!(log.contains("core_pattern: Permission denied"), "{log}");
     assert_eq!(before, fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap());
+    node.finish(&["u1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn an_unmasked_proc_lets_containers_be_made_inside() {
+    let mut node = Node::new().await;
+    let script = "unshare -Urmpf --mount-proc ls -d /proc/1 && echo nested; \
+                  grep -c ' /proc/' /proc/self/mountinfo; echo 1 > /proc/sys/vm/drop_caches";
+    for (name, unmasked, expected) in [
+        ("a", false, "unshare: can't mount proc on /proc (flags:0xe): Operation not permitted"),
+        (
+            "b",
+            true,
+            "/proc/1\nnested\n0\n/bin/sh: can't create /proc/sys/vm/drop_caches: Permission denied\n",
+        ),
+    ] {
+        let mut spec = node.shell(name, script);
+        spec.unmasked_proc = unmasked;
+        spec.seccomp = orlop_runtime::Seccomp::Unconfined;
+        let log = run(&mut node, "u1", &spec).await;
+        assert!(log.starts_with(expected), "{log}");
+    }
     node.finish(&["u1"]).await;
 }
 

@@ -89,6 +89,11 @@ pub(super) async fn run(
     })
     .await
     .context("open the container runtime")?;
+    let user_namespaces = runtime.user_namespaces().await;
+    if let Err(error) = &user_namespaces {
+        tracing::warn!(error = orlop::wire::chain(error), "pods cannot have users of their own here");
+    }
+    let identity = identity(&config, user_namespaces.is_ok());
     let source = Arc::new(ContainerLogs {
         runtime: runtime.clone(),
         client: client.clone(),
@@ -102,7 +107,7 @@ pub(super) async fn run(
     let (health, health_seen) = watch::channel(waiting);
     let registration = Registration {
         client: client.clone(),
-        identity: identity(&config),
+        identity: identity.clone(),
         state_dir: config.state_dir.clone(),
         health: health_seen,
     };
@@ -118,7 +123,7 @@ pub(super) async fn run(
     let (recorder, _recording) =
         Recorder::start(client.clone(), config.node_name.to_string(), Arc::clone(&clock));
     let (written_to, written) = mpsc::unbounded_channel();
-    let settings = Arc::new(settings(&config, &facts));
+    let settings = Arc::new(settings(&config, &identity, &facts));
     let options = PullOptions {
         plain_http: config.plain_http_registries.clone(),
         registries: Arc::new(config.registries.clone()),
@@ -221,7 +226,7 @@ async fn follow_images(images: Images, health: watch::Sender<Health>) {
     }
 }
 
-fn identity(config: &Config) -> Identity {
+fn identity(config: &Config, user_namespaces: bool) -> Identity {
     Identity {
         name: config.node_name.to_string(),
         address: config.node_ip,
@@ -229,15 +234,16 @@ fn identity(config: &Config) -> Identity {
         max_pods: config.max_pods,
         reserved: config.resources.reserved,
         labels: config.node_labels.clone(),
+        user_namespaces,
     }
 }
 
-fn settings(config: &Config, facts: &Facts) -> Settings {
+fn settings(config: &Config, identity: &Identity, facts: &Facts) -> Settings {
     let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     Settings {
         node_name: config.node_name.to_string(),
-        node_labels: report::labels(&identity(config), facts),
+        node_labels: report::labels(identity, facts),
         node_ips: vec![config.node_ip.into()],
         state_dir: config.state_dir.clone(),
         run_dir: config.run_dir.clone(),

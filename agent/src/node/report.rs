@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
-        NodeStatus, NodeSystemInfo,
+        ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+        NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -52,6 +52,8 @@ pub struct Identity {
     pub reserved: Reserved,
     /// Labels from the configuration.
     pub labels: BTreeMap<String, String>,
+    /// Pods can have users of their own.
+    pub user_namespaces: bool,
 }
 
 /// What changes while the node runs.
@@ -131,6 +133,15 @@ pub fn status(
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
         }),
         images: Some(images(health)),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        runtime_handlers: Some(vec![NodeRuntimeHandler {
+            // The one that pods without a runtime class get.
+            name: Some(String::new()),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(true),
+                user_namespaces: Some(identity.user_namespaces),
+            }),
+        }]),
         node_info: Some(NodeSystemInfo {
             architecture: facts.architecture.clone(),
             boot_id: facts.boot_id.clone(),
@@ -284,6 +295,7 @@ mod tests {
             max_pods: 110,
             reserved: Reserved::default(),
             labels: BTreeMap::new(),
+            user_namespaces: true,
         }
     }
 

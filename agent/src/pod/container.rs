@@ -56,6 +56,8 @@ pub struct MountPlan {
     pub destination: PathBuf,
     /// Read-only.
     pub read_only: bool,
+    /// Read-only with all that is mounted below it.
+    pub recursive_read_only: bool,
     /// Which way later mounts travel.
     pub propagation: Propagation,
 }
@@ -108,6 +110,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
         user,
         mounts: Vec::new(),
         privileged,
+        unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         process_target: None,
@@ -234,6 +237,7 @@ fn mounts(
             sub_path: sub_path(mount, &known)?,
             destination,
             read_only: mount.read_only.unwrap_or_default() || volume.is_some_and(always_read_only),
+            recursive_read_only: recursive_read_only(mount)?,
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
                 Some("Bidirectional") => Propagation::Bidirectional,
@@ -244,6 +248,25 @@ fn mounts(
     // A mount below another one has to come after it.
     mounts.sort_by_key(|mount| mount.destination.components().count());
     Ok(mounts)
+}
+
+/// What the API server has checked, and nobody for pods from files.
+fn recursive_read_only(mount: &VolumeMount) -> Result<bool, String> {
+    let name = &mount.name;
+    let wanted = format!("volume \"{name}\" requested recursive read-only mode, but it is not");
+    match mount.recursive_read_only.as_deref() {
+        None | Some("Disabled") => Ok(false),
+        Some("IfPossible" | "Enabled") => {
+            if mount.read_only != Some(true) {
+                return Err(format!("{wanted} read-only"));
+            }
+            match mount.mount_propagation.as_deref() {
+                None | Some("None") => Ok(true),
+                Some(other) => Err(format!("{wanted} compatible with propagation \"{other}\"")),
+            }
+        }
+        Some(other) => Err(format!("unknown recursive read-only mode \"{other}\"")),
+    }
 }
 
 fn sub_path(mount: &VolumeMount, known: &impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
@@ -303,7 +326,11 @@ mod tests {
                 );
                 for m in mounts {
                     let sub = m.sub_path.map(|sub| format!("/{sub}")).unwrap_or_default();
-                    let mode = if m.read_only { "ro" } else { "rw" };
+                    let mode = match (m.read_only, m.recursive_read_only) {
+                        (_, true) => "rro",
+                        (true, false) => "ro",
+                        (false, false) => "rw",
+                    };
                     text += &format!("mount {}{sub} at {} {mode}\n", m.volume, m.destination.display());
                 }
                 text
@@ -375,6 +402,50 @@ mod tests {
             "7",
             expect![[r#"
                 run [] [] as image's:image's:[] log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
+            "#]],
+        );
+    }
+
+    #[test]
+    fn read_only_all_the_way_down_where_that_can_be() {
+        let check = |mount: &str, expect| {
+            let spec = format!(
+                "{{volumes: [{{name: e, emptyDir: {{}}}}], containers: [{{name: c, volumeMounts: [{{name: e, \
+                 mountPath: /a, {mount}}}]}}]}}"
+            );
+            check(&spec, "", expect);
+        };
+        check(
+            "readOnly: true, recursiveReadOnly: Enabled",
+            expect![[r#"
+                run [] [] as image's:image's:[] log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
+                mount e at /a rro
+            "#]],
+        );
+        check(
+            "readOnly: true, recursiveReadOnly: IfPossible, mountPropagation: None",
+            expect![[r#"
+                run [] [] as image's:image's:[] log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
+                mount e at /a rro
+            "#]],
+        );
+        check(
+            "readOnly: true, recursiveReadOnly: Disabled",
+            expect![[r#"
+                run [] [] as image's:image's:[] log /logs/ns_p_u/c/3.log seccomp RuntimeDefault
+                mount e at /a ro
+            "#]],
+        );
+        check(
+            "recursiveReadOnly: Enabled",
+            expect![[r#"
+                error: volume "e" requested recursive read-only mode, but it is not read-only
+            "#]],
+        );
+        check(
+            "readOnly: true, recursiveReadOnly: Enabled, mountPropagation: HostToContainer",
+            expect![[r#"
+                error: volume "e" requested recursive read-only mode, but it is not compatible with propagation "HostToContainer"
             "#]],
         );
     }

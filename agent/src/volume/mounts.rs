@@ -93,6 +93,7 @@ impl Job {
                 source: self.source(index, plan, volume)?,
                 destination: plan.destination.clone(),
                 read_only: plan.read_only,
+                recursive_read_only: plan.recursive_read_only,
                 propagation: plan.propagation,
             });
         }
@@ -114,7 +115,8 @@ impl Job {
 }
 
 fn bind(source: PathBuf, destination: PathBuf, read_only: bool) -> Mount {
-    Mount { source, destination, read_only, propagation: Propagation::Private }
+    let (recursive_read_only, propagation) = (false, Propagation::Private);
+    Mount { source, destination, read_only, recursive_read_only, propagation }
 }
 
 /// In place: the file may be mounted in other containers of the pod.

@@ -87,6 +87,7 @@ fn mount(Mount { at, what, flags }: &Mount) -> Value {
 fn word(flag: Flag) -> &'static str {
     match flag {
         Flag::ReadOnly => "ro",
+        Flag::RecursiveReadOnly => "rro",
         Flag::NoSuid => "nosuid",
         Flag::NoDev => "nodev",
         Flag::NoExec => "noexec",

@@ -24,7 +24,7 @@ use rustix::{
 };
 
 use super::{failed, outside::Outside, tree};
-use crate::spec::plan::{Mount, Plan, What};
+use crate::spec::plan::{Flag, Mount, Plan, What};
 
 pub(super) fn furnish(plan: &Plan, outside: &Outside, process: &ProcessSpec) -> Result<(), Failure> {
     let open = || rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -127,6 +127,9 @@ fn bind(root: BorrowedFd<'_>, mount: &Mount, source: &OwnedFd) -> Result<(), Err
     let is_dir = FileType::from_raw_mode(fstat(source)?.st_mode) == FileType::Directory;
     let place = if is_dir { tree::directory(root, at, 0)? } else { tree::file(root, at, 0)? };
     tree::restrict(source, tree::attributes(&mount.flags))?;
+    if mount.flags.contains(&Flag::RecursiveReadOnly) {
+        tree::make_read_only(source)?;
+    }
     tree::attach(source, &place)
 }
 

@@ -21,7 +21,7 @@ use crate::{api::Propagation, spec::plan::Flag, sys};
 /// As the kernel has them.
 pub(super) fn attributes(flags: &[Flag]) -> MountAttrFlags {
     let bit = |flag: &Flag| match flag {
-        Flag::ReadOnly => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        Flag::ReadOnly | Flag::RecursiveReadOnly => MountAttrFlags::MOUNT_ATTR_RDONLY,
         Flag::NoSuid => MountAttrFlags::MOUNT_ATTR_NOSUID,
         Flag::NoDev => MountAttrFlags::MOUNT_ATTR_NODEV,
         Flag::NoExec => MountAttrFlags::MOUNT_ATTR_NOEXEC,
@@ -91,6 +91,11 @@ pub(crate) fn restrict(tree: &OwnedFd, flags: MountAttrFlags) -> Result<()> {
     } else {
         sys::mount_setattr(tree, flags, MountPropagationFlags::empty(), false)
     }
+}
+
+/// Makes all mounts of a tree read-only.
+pub(super) fn make_read_only(tree: &OwnedFd) -> Result<()> {
+    sys::mount_setattr(tree, MountAttrFlags::MOUNT_ATTR_RDONLY, MountPropagationFlags::empty(), true)
 }
 
 /// For a tree that is attached: what it is attached to has a say before.

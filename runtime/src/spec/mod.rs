@@ -156,7 +156,10 @@ fn mapped(User { uid, gid, additional_gids }: &User, users: &Users) -> Result<()
 }
 
 fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
-    let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
+    let paths = |paths: &[&str]| -> Vec<String> {
+        let none = spec.privileged || spec.unmasked_proc;
+        paths.iter().filter(|_| !none).map(|path| (*path).to_owned()).collect()
+    };
     Plan {
         rootfs: host.rootfs.clone(),
         pods: host.pods.clone(),
@@ -170,8 +173,8 @@ fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
         devices: if spec.privileged { host.devices.clone() } else { Vec::new() },
         mounts: mounts::table(spec, host.shm.as_deref()),
         shared_root: spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional),
-        masked: if spec.privileged { Vec::new() } else { paths(&mounts::MASKED) },
-        read_only: if spec.privileged { Vec::new() } else { paths(&mounts::READ_ONLY) },
+        masked: paths(&mounts::MASKED),
+        read_only: paths(&mounts::READ_ONLY),
         read_only_root: spec.read_only_rootfs,
         terminal: spec.tty,
     }

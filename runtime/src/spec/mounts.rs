@@ -54,10 +54,16 @@ pub(crate) fn table(spec: &ContainerSpec, shm: Option<&Path>) -> Vec<Mount> {
     mounts
 }
 
-fn volume(api::Mount { source, destination, read_only, propagation }: &api::Mount) -> Mount {
+fn volume(mount: &api::Mount) -> Mount {
+    let api::Mount { source, destination, read_only, recursive_read_only, propagation } = mount;
+    let flag = match (read_only, recursive_read_only) {
+        (_, true) => Some(Flag::RecursiveReadOnly),
+        (true, false) => Some(Flag::ReadOnly),
+        (false, false) => None,
+    };
     Mount {
         at: destination.to_string_lossy().into_owned(),
         what: What::Bind(source.clone(), *propagation),
-        flags: read_only.then_some(Flag::ReadOnly).into_iter().collect(),
+        flags: flag.into_iter().collect(),
     }
 }

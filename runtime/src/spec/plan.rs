@@ -106,6 +106,8 @@ pub enum What {
 pub enum Flag {
     /// `ro`
     ReadOnly,
+    /// The same, also of all that is mounted below.
+    RecursiveReadOnly,
     /// `nosuid`
     NoSuid,
     /// `nodev`

@@ -129,6 +129,8 @@ fn privileged_hides_nothing() {
     check(|s, _| s.privileged = true, "/plan/usual_devices", expect!["false"]);
     check(|s, _| s.privileged = true, "/plan/mounts/1/flags", expect![[r#"["NoSuid","NoExec","NoDev"]"#]]);
     check(|_, _| {}, "/plan/mounts/1/flags", expect![[r#"["NoSuid","NoExec","NoDev","ReadOnly"]"#]]);
+    check(|s, _| s.unmasked_proc = true, "/plan/masked", expect!["[]"]);
+    check(|s, _| s.unmasked_proc = true, "/plan/read_only", expect!["[]"]);
     let node =
         DeviceNode { path: "/dev/x".into(), kind: 'b', major: 8, minor: 1, mode: 0o600, uid: 0, gid: 6 };
     check(
@@ -149,7 +151,13 @@ fn table(list: Vec<Mount>) -> String {
 }
 
 fn mount(destination: &str, propagation: Propagation) -> Mount {
-    Mount { source: "/host".into(), destination: destination.into(), read_only: true, propagation }
+    Mount {
+        source: "/host".into(),
+        destination: destination.into(),
+        read_only: true,
+        recursive_read_only: false,
+        propagation,
+    }
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub(super) fn of_pod(spec: &Value, at: &str, causes: &mut Causes) {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
         causes.invalid(format!("{at}.shareProcessNamespace"), &true.into(), detail);
     }
+    if spec["hostUsers"] == false {
+        own_users(spec, at, causes);
+    }
     let context = &spec["securityContext"];
     let at = format!("{at}.securityContext");
     for key in ["fsGroup", "runAsUser", "runAsGroup"] {
@@ -65,6 +68,21 @@ pub(super) fn of_pod(spec: &Value, at: &str, causes: &mut Causes) {
             causes.duplicate(field, &name.into());
         } else {
             seen.push(name);
+        }
+    }
+}
+
+/// A user namespace of its own goes with no other namespace of the host, and with no device.
+fn own_users(spec: &Value, at: &str, causes: &mut Causes) {
+    let detail = "when `hostUsers` is false";
+    for key in ["hostNetwork", "hostPID", "hostIPC"].into_iter().filter(|key| spec[*key] == true) {
+        causes.forbidden(format!("{at}.{key}"), detail);
+    }
+    for list in ["initContainers", "containers"] {
+        for (i, container) in items(spec, list).iter().enumerate() {
+            if !items(container, "volumeDevices").is_empty() {
+                causes.forbidden(format!("{at}.{list}[{i}].volumeDevices"), detail);
+            }
         }
     }
 }

@@ -180,6 +180,14 @@ fn volumes() {
                 "c",
                 "{volumeMounts: [{name: v, mountPath: /v, subPath: ../x, subPathExpr: /y, mountPropagation: Bidirectional}, {name: v, mountPath: /v, mountPropagation: Foo}]}",
             ),
+            (
+                "spec",
+                "{volumes: [{name: v, emptyDir: {}}], containers: [{name: c, image: i, volumeMounts: [\
+                 {name: v, mountPath: /a, recursiveReadOnly: Enabled}, \
+                 {name: v, mountPath: /b, readOnly: true, recursiveReadOnly: IfPossible, mountPropagation: HostToContainer}, \
+                 {name: v, mountPath: /c, recursiveReadOnly: Always}, {name: v, mountPath: /d, recursiveReadOnly: Disabled}, \
+                 {name: v, mountPath: /e, readOnly: true, recursiveReadOnly: Enabled, mountPropagation: None}]}]}",
+            ),
         ],
         expect![[r#"
             [spec.volumes[0].hostPath.path: Invalid value: "/a/../b": must not contain '..', spec.volumes[0].hostPath.type: Unsupported value: "Foo": supported values: "", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"]
@@ -188,6 +196,7 @@ fn volumes() {
             [spec.volumes[0].downwardAPI.items[0]: Required value: one of fieldRef and resourceFieldRef is required, spec.volumes[0].downwardAPI.items[1].fieldRef.fieldPath: Unsupported value: "spec.nodeName": supported values: "metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid", spec.volumes[0].downwardAPI.items[2].resourceFieldRef.containerName: Required value]
             [spec.volumes[0].projected.sources[0].secret.name: Required value, spec.volumes[0].projected.sources[1]: Forbidden: may not specify more than 1 volume type per source, spec.volumes[0].projected.sources[1].serviceAccountToken.expirationSeconds: Invalid value: 5: may not specify a duration less than 10 minutes, spec.volumes[0].projected.sources[1].serviceAccountToken.path: Required value]
             [spec.containers[0].volumeMounts[0].name: Not found: "v", spec.containers[0].volumeMounts[0].subPath: Invalid value: "../x": must not contain '..', spec.containers[0].volumeMounts[0].subPathExpr: Invalid value: "/y": subPathExpr and subPath are mutually exclusive, spec.containers[0].volumeMounts[0].subPathExpr: Invalid value: "/y": must be a relative path, spec.containers[0].volumeMounts[0].mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers, spec.containers[0].volumeMounts[1].name: Not found: "v", spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/v": must be unique, spec.containers[0].volumeMounts[1].mountPropagation: Unsupported value: "Foo": supported values: "Bidirectional", "HostToContainer", "None"]
+            [spec.containers[0].volumeMounts[0].recursiveReadOnly: Forbidden: may only be specified when readOnly is true, spec.containers[0].volumeMounts[1].recursiveReadOnly: Forbidden: may only be specified when mountPropagation is None or not specified, spec.containers[0].volumeMounts[2].recursiveReadOnly: Unsupported value: "Always": supported values: "Disabled", "Enabled", "IfPossible"]
         "#]],
     );
 }
@@ -212,6 +221,12 @@ fn security() {
             ),
             ("spec", "{securityContext: {sysctls: [{name: BAD NAME}, {name: a}, {name: a}, {}]}}"),
             ("spec", "{hostPID: true, shareProcessNamespace: true}"),
+            ("spec", "{hostUsers: false, hostPID: true, hostIPC: true, hostNetwork: true}"),
+            (
+                "spec",
+                "{hostUsers: false, containers: [{name: c, image: i, volumeDevices: [{name: v, devicePath: /d}]}]}",
+            ),
+            ("spec", "{hostUsers: true, hostPID: true, hostIPC: true, hostNetwork: true}"),
         ],
         expect![[r#"
             [spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive, spec.containers[0].securityContext.runAsGroup: Invalid value: 4294967296: must be between 0 and 2147483647, inclusive, spec.containers[0].securityContext: Invalid value: {"allowPrivilegeEscalation":false,"privileged":true,"runAsGroup":4294967296,"runAsUser":-1}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true]
@@ -221,6 +236,9 @@ fn security() {
             [spec.securityContext.fsGroup: Invalid value: -1: must be between 0 and 2147483647, inclusive, spec.securityContext.supplementalGroups[1]: Invalid value: -1: must be between 0 and 2147483647, inclusive, spec.securityContext.seccompProfile.localhostProfile: Invalid value: "x": can only be set when seccomp type is Localhost]
             [spec.securityContext.sysctls[0].name: Invalid value: "BAD NAME": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$, spec.securityContext.sysctls[2].name: Duplicate value: "a", spec.securityContext.sysctls[3].name: Required value]
             spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled
+            [spec.hostNetwork: Forbidden: when `hostUsers` is false, spec.hostPID: Forbidden: when `hostUsers` is false, spec.hostIPC: Forbidden: when `hostUsers` is false]
+            spec.containers[0].volumeDevices: Forbidden: when `hostUsers` is false
+            -
         "#]],
     );
 }

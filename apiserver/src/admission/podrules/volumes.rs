@@ -10,6 +10,7 @@ use super::env::{self, Asker};
 const HOST_PATH_TYPES: &[&str] =
     &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 const PROPAGATIONS: &[&str] = &["Bidirectional", "HostToContainer", "None"];
+const RECURSIVE_READ_ONLY: &[&str] = &["Disabled", "Enabled", "IfPossible"];
 const BACKSTEP: &str = "must not contain '..'";
 /// Tokens live at least ten minutes, and no longer than this.
 const TOKEN_SECONDS: std::ops::RangeInclusive<i64> = 600..=1 << 32;
@@ -156,6 +157,7 @@ pub(super) fn mounts(container: &Value, at: &str, volumes: &[&str], causes: &mut
         }
         descending(expression, &format!("{field}.subPathExpr"), causes);
         propagation(text(mount, "mountPropagation"), container, &format!("{field}.mountPropagation"), causes);
+        recursive_read_only(mount, &format!("{field}.recursiveReadOnly"), causes);
     }
 }
 
@@ -165,6 +167,22 @@ fn propagation(given: &str, container: &Value, field: &str, causes: &mut Causes)
         causes.forbidden(field, detail);
     } else if !given.is_empty() && !PROPAGATIONS.contains(&given) {
         causes.not_supported(field, &given.into(), PROPAGATIONS);
+    }
+}
+
+fn recursive_read_only(mount: &Value, field: &str, causes: &mut Causes) {
+    match text(mount, "recursiveReadOnly") {
+        "" | "Disabled" => {}
+        "IfPossible" | "Enabled" => {
+            if mount["readOnly"] != true {
+                causes.forbidden(field, "may only be specified when readOnly is true");
+            }
+            if !matches!(text(mount, "mountPropagation"), "" | "None") {
+                let detail = "may only be specified when mountPropagation is None or not specified";
+                causes.forbidden(field, detail);
+            }
+        }
+        other => causes.not_supported(field, &other.into(), RECURSIVE_READ_ONLY),
     }
 }
 
