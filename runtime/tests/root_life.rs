@@ -4,7 +4,6 @@ mod common;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     time::{Duration, Instant},
 };
 
@@ -298,80 +297,6 @@ async fn a_rotated_log_goes_on_in_the_new_file() {
     assert_eq!(node.log(&spec), "two\n");
     assert!(fs::read_to_string(old).unwrap().ends_with("one\n"));
     node.finish(&["u1"]).await;
-}
-
-/// Kills creators at moments spread over what they do, and what they have cloned by then.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "root tier"]
-async fn a_killed_creator_leaves_nothing() {
-    let scripts = tempfile::tempdir().unwrap();
-    let (script, delay) = (scripts.path().join("creator"), scripts.path().join("delay"));
-    let creator = common::programs().1;
-    // The shell becomes the creator, so that the pid is its own.
-    let text = format!(
-        "#!/bin/sh\n(sleep $(cat {}); kill -9 $$) 2> /dev/null > /dev/null &\nexec {} \"$@\"\n",
-        delay.display(),
-        creator.display()
-    );
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let node = Node::with_creator(&script).await;
-    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
-    let mut failed = 0;
-    for round in 0..20 {
-        fs::write(&delay, format!("{}", f64::from(round) / 500.0)).unwrap();
-        let spec = node.shell(&format!("c{round}"), "sleep 1000");
-        match node.runtime.start_container("u1", &spec).await {
-            Err(_) => failed += 1,
-            Ok(container) => {
-                let stop = node.runtime.stop_container("u1", &container.id, Some("KILL"), Duration::ZERO);
-                stop.await.unwrap();
-                let end = Instant::now() + Duration::from_secs(10);
-                while node.runtime.remove_container("u1", &container.id).await.is_err() {
-                    assert!(Instant::now() < end, "it ends");
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            }
-        }
-        assert_eq!(common::names(&node.pod_dir("u1").join("c")), Vec::<String>::new(), "round {round}");
-        let id = orlop_runtime::container_id("u1", &spec.name, 0);
-        assert!(!node.cgroups().iter().any(|dir| dir.ends_with(&id)), "round {round}");
-    }
-    assert!(failed > 0, "some were killed in time");
-    node.finish(&["u1"]).await;
-}
-
-/// Kills a client that makes and removes pods in three lanes, at moments spread over its steps.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "root tier"]
-async fn killed_at_any_moment_nothing_runs_twice_and_nothing_stays() {
-    let mut node = Node::new().await;
-    let (shim, creator) = common::programs();
-    let starts = node.dir.path().join("starts");
-    fs::create_dir(&starts).unwrap();
-    for round in 0..25_u64 {
-        let mut churn = std::process::Command::new(common::target_dir().join("examples/churn"))
-            .args([&shim, &creator, &node.dir.path().join("layer"), node.dir.path()])
-            .arg(&node.cgroup)
-            .spawn()
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(round * 37 % 290)).await;
-        assert_eq!(churn.try_wait().unwrap(), None, "it only ends when killed");
-        churn.kill().unwrap();
-        churn.wait().unwrap();
-    }
-    node.reopen().await;
-    let pods = node.runtime.pods().await;
-    let uids: Vec<&str> = pods.iter().map(|pod| pod.pod.uid.as_str()).collect();
-    let started = common::names(&starts);
-    assert!(started.len() > 10, "it did something: {started:?}");
-    let twice: Vec<_> = started.iter().filter(|name| name.ends_with("-again")).collect();
-    assert!(twice.is_empty(), "started twice: {twice:?}");
-    for uid in &uids {
-        node.runtime.remove_sandbox(uid).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
-    }
-    assert_eq!(common::names(&node.dir.path().join("run/pods")), Vec::<String>::new());
-    node.finish(&[]).await;
 }
 
 #[test]

@@ -58,6 +58,7 @@ const TESTS: &[Needed] = &[
     needed("htpasswd", "apache2-utils"),
     needed("dpkg-deb", "dpkg"),
     needed("debootstrap", "debootstrap"),
+    needed("strace", "strace"),
 ];
 
 /// Brings the machine up to `what`; quick when nothing is missing.

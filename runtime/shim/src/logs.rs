@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Result, Write},
+    io::{ErrorKind, Result, Write},
     os::fd::OwnedFd,
 };
 
@@ -59,12 +59,29 @@ impl Logs {
                     self.pipes[which] = None;
                 }
             }
-            drop(self.file.write_all(&out));
+            append(&mut self.file, &out);
         }
     }
 
     /// Both pipes, until nothing is there.
     pub(crate) fn drain(&mut self, buffer: &mut [u8], tap: Tap<'_>) {
         (0..2).for_each(|which| self.pump(which, buffer, tap));
+    }
+}
+
+/// Whole records only: what a full disk cut off is taken away again, so that the next one does not go on in its middle.
+fn append(file: &mut File, records: &[u8]) {
+    let mut done = 0;
+    while done < records.len() {
+        match file.write(&records[done..]) {
+            Ok(0) => break,
+            Ok(written) => done += written,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    let torn = records[..done].iter().rev().take_while(|byte| **byte != b'\n').count();
+    if let (1.., Ok(meta)) = (torn, file.metadata()) {
+        drop(file.set_len(meta.len().saturating_sub(torn as u64)));
     }
 }

@@ -84,9 +84,14 @@ struct Server {
     attached: Attached,
     clients: BTreeMap<u64, Client>,
     next_key: u64,
+    /// What could not be written down yet.
+    unwritten: Vec<Action>,
     buffer: Vec<u8>,
     done: bool,
 }
+
+/// Milliseconds after which a record that found no room is tried again.
+const WRITE_AGAIN_MS: u64 = 200;
 
 /// Serves until told to end.
 pub fn run(config: Config, listener: UnixListener, signals: OwnedFd) -> Result<()> {
@@ -103,6 +108,7 @@ pub fn run(config: Config, listener: UnixListener, signals: OwnedFd) -> Result<(
         attached: Attached::new(),
         clients: BTreeMap::new(),
         next_key: 1,
+        unwritten: Vec::new(),
         buffer: vec![0; 16 << 10],
         done: false,
     };
@@ -159,6 +165,8 @@ impl Server {
         let deadlines = deadlines.chain(self.leaving.iter().map(|nest| nest.again_at));
         let next = deadlines.chain(self.table.next_tick()).min();
         let left = next.map(|at| at.saturating_sub(sys::monotonic_ms()));
+        let again = (!self.unwritten.is_empty()).then_some(WRITE_AGAIN_MS);
+        let left = left.into_iter().chain(again).min();
         left.map_or(-1, |left| i32::try_from(left).unwrap_or(i32::MAX))
     }
 
@@ -329,7 +337,8 @@ impl Server {
 
     fn timers(&mut self) {
         let now = sys::monotonic_ms();
-        let actions = self.table.tick(now);
+        let mut actions = std::mem::take(&mut self.unwritten);
+        actions.extend(self.table.tick(now));
         self.act(actions);
         for creation in self.creations.iter_mut().filter(|creation| creation.deadline <= now) {
             // Its end is seen by `reap`, and ends the creation.
@@ -365,15 +374,17 @@ impl Server {
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Created { id, pid, started } => {
+                Action::Created { ref id, pid, started } => {
                     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                     let ticks = start_ticks(&stat).unwrap_or(0);
-                    self.record(&id, "pid", &PidRecord { pid, ticks, started }.to_text());
+                    if self.record(id, "pid", &PidRecord { pid, ticks, started }.to_text()).is_err() {
+                        self.unwritten.push(action);
+                    }
                 }
-                Action::Exited { id, exit } => {
-                    self.record(&id, "exit", &exit.to_text());
-                    self.tell_all(&Response::Exited { id, exit });
-                }
+                Action::Exited { ref id, ref exit } => match self.record(id, "exit", &exit.to_text()) {
+                    Ok(()) => self.tell_all(&Response::Exited { id: id.clone(), exit: exit.clone() }),
+                    Err(_) => self.unwritten.push(action),
+                },
                 Action::Signal { pid, signal } => drop(sys::kill(pid, signal)),
                 Action::KillAll { id } => {
                     if let Some(live) = self.live.get(&id) {
@@ -384,11 +395,11 @@ impl Server {
         }
     }
 
-    /// Whole or not at all, and before anybody is told.
-    fn record(&self, id: &str, name: &str, text: &str) {
-        let Some(live) = self.live.get(id) else { return };
+    /// Whole or not at all, and before anybody is told. Of a container that was forgotten nothing is written any more.
+    fn record(&self, id: &str, name: &str, text: &str) -> Result<()> {
+        let Some(live) = self.live.get(id) else { return Ok(()) };
         let (path, tmp) = (format!("{}/{name}", live.bundle), format!("{}/{name}.tmp", live.bundle));
-        drop(fs::write(&tmp, text).and_then(|()| fs::rename(&tmp, &path)));
+        fs::write(&tmp, text).and_then(|()| fs::rename(&tmp, &path))
     }
 }
 

@@ -107,17 +107,28 @@ impl Node {
 
     /// With another program that builds containers.
     pub async fn with_creator(creator: &Path) -> Node {
+        Node::with_programs(&programs().0, creator).await
+    }
+
+    /// With other programs.
+    pub async fn with_programs(shim: &Path, creator: &Path) -> Node {
+        Node::inside(&std::env::temp_dir(), shim, creator).await
+    }
+
+    /// With a directory of its own in this one.
+    pub async fn inside(dir: &Path, shim: &Path, creator: &Path) -> Node {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let dir = tempfile::Builder::new().prefix("orlop-test-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix("orlop-test-").tempdir_in(dir).unwrap();
         let cgroup = format!("orlop-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         layer(dir.path());
-        let (runtime, events) = open(dir.path(), creator).await;
+        let (runtime, events) = open(dir.path(), shim, creator).await;
         Node { dir, cgroup, runtime, events }
     }
 
     /// As if this process had been killed and another one started.
     pub async fn reopen(&mut self) {
-        let (runtime, events) = open(self.dir.path(), &programs().1).await;
+        let (shim, creator) = programs();
+        let (runtime, events) = open(self.dir.path(), &shim, &creator).await;
         (self.runtime, self.events) = (runtime, events);
     }
 
@@ -261,8 +272,8 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
     found.push(dir.to_owned());
 }
 
-async fn open(dir: &Path, creator: &Path) -> (Runtime, UnboundedReceiver<RuntimeEvent>) {
-    let (shim, creator) = (programs().0, creator.to_owned());
+async fn open(dir: &Path, shim: &Path, creator: &Path) -> (Runtime, UnboundedReceiver<RuntimeEvent>) {
+    let (shim, creator) = (shim.to_owned(), creator.to_owned());
     let (state_dir, run_dir) = (dir.join("state"), dir.join("run"));
     let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids: IdRange::for_pods(3) };
     Runtime::open_with(config, OneLayer(dir.join("layer"))).await.unwrap()
