@@ -131,7 +131,7 @@ async fn a_full_disk_tears_no_record_of_a_log() {
     let disk = Disk::new("1m");
     let mut node = Node::new().await;
     node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
-    let script = "i=0; while [ $i -lt 30000 ]; do echo line-$i-end; i=$((i+1)); done; sleep 1; echo last";
+    let script = "i=0; while [ $i -lt 30000 ]; do echo number-$i-end; i=$((i+1)); done; sleep 1; echo last";
     let mut spec = node.shell("c", script);
     spec.log_path = disk.path().join("log");
     // Odd sizes: the room ends in the middle of a record.
@@ -153,7 +153,7 @@ async fn a_full_disk_tears_no_record_of_a_log() {
         if text == "last" {
             continue;
         }
-        let number = text.strip_prefix("line-").and_then(|text| text.strip_suffix("-end"));
+        let number = text.strip_prefix("number-").and_then(|text| text.strip_suffix("-end"));
         let number: u32 = number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{line:?}"));
         assert!(last < Some(number), "{line:?} after {last:?}");
         last = Some(number);
