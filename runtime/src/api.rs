@@ -200,7 +200,7 @@ impl From<User> for UserRequest {
 }
 
 /// A bind mount from the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Path on the host; a file or a directory that exists.
     pub source: PathBuf,

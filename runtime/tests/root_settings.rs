@@ -100,7 +100,13 @@ fn image(spec: &mut ContainerSpec) -> &mut orlop_runtime::image::Image {
 
 /// A directory of the host's that every machine has, and nobody writes to.
 fn volume(read_only: bool, propagation: Propagation) -> Vec<Mount> {
-    vec![Mount { source: "/usr/share".into(), destination: "/vol".into(), read_only, propagation }]
+    vec![Mount {
+        source: "/usr/share".into(),
+        destination: "/vol".into(),
+        read_only,
+        propagation,
+        ..Mount::default()
+    }]
 }
 
 /// A shell cannot say which capabilities it has, but the kernel can.
@@ -418,7 +424,7 @@ fn files() -> Vec<Row> {
                     source: "/etc/hostname".into(),
                     destination: "/etc/deep/name".into(),
                     read_only: true,
-                    propagation: Propagation::Private,
+                    ..Mount::default()
                 }];
             },
             ("ls /etc/deep", "name\n"),
