@@ -35,6 +35,8 @@ pub enum Command {
     Node(ModeArgs),
     /// Run only the service load balancer, in kube-proxy's place.
     Dataplane(ModeArgs),
+    /// Serve the CRI socket alone: a container runtime for a kubelet of upstream.
+    Cri(ModeArgs),
     /// Images on this machine.
     Image {
         /// What to do with them.
@@ -305,6 +307,8 @@ flags! {
     bpffs: PathBuf, "ORLOP_BPFFS";
     /// The orlop-shim program [default: beside this program].
     shim: PathBuf, "ORLOP_SHIM";
+    /// Serve the Container Runtime Interface at this path too (mode cri: there [default: RUN_DIR/cri.sock]).
+    cri_socket: PathBuf, "ORLOP_CRI_SOCKET";
     /// MTU of pod interfaces [default: 1500].
     mtu: u32, "ORLOP_MTU";
     /// Addresses of all pods of the cluster [default: 10.42.0.0/16].

@@ -56,6 +56,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// The shim.
     pub shim: PathBuf,
+    /// Where CRI is served.
+    pub cri_socket: Option<PathBuf>,
     /// MTU of pod interfaces, bytes.
     pub mtu: u32,
     /// Addresses of all pods.
@@ -302,6 +304,7 @@ impl TryFrom<Flags> for Config {
             cgroup_root,
             bpffs,
             shim,
+            cri_socket,
             mtu,
             cluster_cidr,
             node_cidr_mask,
@@ -348,6 +351,7 @@ impl TryFrom<Flags> for Config {
             log_dir: absolute("log-dir", log_dir.unwrap_or_else(|| state_dir.join("log/pods")))?,
             bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
             shim: shim.map_or_else(shim_beside_us, Ok)?,
+            cri_socket: cri_socket.map(|path| absolute("cri-socket", path)).transpose()?,
             node_name: parse_node_name(node_name)?,
             node_ip: node_ip.map_or_else(default_address, |text| parse("node-ip", text))?,
             node_labels: parse_labels(&node_labels.unwrap_or_default())?,

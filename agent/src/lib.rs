@@ -7,6 +7,7 @@
 pub mod args;
 pub mod config;
 pub mod credential;
+pub mod cri;
 pub mod events;
 pub mod images;
 pub mod node;

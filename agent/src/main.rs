@@ -36,6 +36,11 @@ fn run(command: Command) -> Result<()> {
         Command::Standalone(args) => serve(args, app::standalone),
         Command::Node(args) => serve(args, app::node),
         Command::Dataplane(args) => serve(args, app::dataplane),
+        Command::Cri(mut args) => {
+            // No other node routes to this one through us.
+            args.flags.node_ip.get_or_insert_with(|| "127.0.0.1".to_owned());
+            serve(args, app::cri)
+        }
         Command::Image { command, dirs } => cli::images(command, &dirs),
         Command::Ps { all, dirs } => cli::ps(all, &dirs),
         Command::Exec { stdin, tty, target, command, dirs } => cli::exec(stdin, tty, &target, command, &dirs),

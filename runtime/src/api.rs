@@ -113,6 +113,7 @@ pub struct Sandbox {
     /// All containers with a record, dead ones too, oldest first.
     pub containers: Vec<Container>,
     /// As given when it was made, or by the last [`crate::Runtime::label_sandbox`].
+    #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -167,6 +168,15 @@ pub struct ContainerSpec {
     pub log_path: PathBuf,
     /// Kept with the container and given back.
     pub labels: BTreeMap<String, String>,
+    /// Replaces the image's signal to stop.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
+    /// Paths that are hidden; the usual ones if not said.
+    #[serde(default)]
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths that are read-only; the usual ones if not said.
+    #[serde(default)]
+    pub read_only_paths: Option<Vec<String>>,
 }
 
 /// Who a container runs as.
@@ -185,6 +195,9 @@ pub struct User {
 pub struct UserRequest {
     /// User id; else the image's user.
     pub uid: Option<u32>,
+    /// A user of the image by name, where no id is said.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Primary group; else the image's group, or that of the user in the image's passwd.
     pub gid: Option<u32>,
     /// Supplementary groups.
@@ -195,7 +208,7 @@ pub struct UserRequest {
 
 impl From<User> for UserRequest {
     fn from(User { uid, gid, additional_gids }: User) -> UserRequest {
-        UserRequest { uid: Some(uid), gid: Some(gid), additional_gids, strict: false }
+        UserRequest { uid: Some(uid), name: None, gid: Some(gid), additional_gids, strict: false }
     }
 }
 

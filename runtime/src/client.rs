@@ -403,6 +403,19 @@ impl Runtime {
         self.0.hierarchies.stats(&path)
     }
 
+    /// The pods that may have containers whose id begins so, with nothing else read.
+    pub async fn pods_of_container(&self, id: &str) -> Vec<String> {
+        let (runtime, id) = (self.clone(), id.to_owned());
+        blocking(move || {
+            let layout = &runtime.0.layout;
+            let has = |uid: &String| {
+                records::directories(&layout.containers(uid)).iter().any(|name| name.starts_with(&id))
+            };
+            records::directories(&layout.pods()).into_iter().filter(has).collect()
+        })
+        .await
+    }
+
     /// A container as it is now.
     pub async fn container(&self, uid: &str, id: &str) -> Option<Container> {
         let pod = self.pod(uid).await?;

@@ -16,6 +16,7 @@ pub mod cgroup;
 mod client;
 pub mod create;
 mod devices;
+mod dial;
 mod errors;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -36,6 +37,7 @@ pub mod stream;
 mod sys;
 mod sysctl;
 mod update;
+mod usage;
 mod userns;
 mod view;
 
@@ -50,3 +52,4 @@ pub use errors::{
 };
 pub use records::{list, stats};
 pub use sysctl::NotThePods;
+pub use usage::Usage;

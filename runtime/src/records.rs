@@ -66,7 +66,7 @@ impl ContainerRecord {
             image_id: spec.image.id.clone(),
             log_path: spec.log_path.clone(),
             labels: spec.labels.clone(),
-            stop_signal: spec.image.config.stop_signal.clone(),
+            stop_signal: spec.stop_signal.clone().or_else(|| spec.image.config.stop_signal.clone()),
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             tty: spec.tty,

@@ -23,7 +23,9 @@ use crate::{
     bundle,
     client::{Runtime, blocking, shims_cgroup},
     errors::{RemoveError, SandboxError},
-    records, rootfs, sandbox, view,
+    records, rootfs, sandbox,
+    shim::Shim,
+    view,
 };
 
 /// How long the shim may take to see the end of what was killed.
@@ -57,19 +59,33 @@ impl Runtime {
         let (runtime, pod) = (self.clone(), uid.to_owned());
         blocking(move || runtime.kill_pod(&pod)).await;
         if let Some(shim) = shim {
-            let end = async {
-                // Refused while it has children: they were killed, it only has to see it.
-                while let Err(crate::errors::ShimError::Refused { .. }) = shim.done(Request::Exit).await {
-                    let (runtime, pod) = (self.clone(), uid.to_owned());
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                    blocking(move || runtime.kill_pod(&pod)).await;
-                }
-            };
-            drop(tokio::time::timeout(PATIENCE, end).await);
+            self.end_shim(uid, &shim).await;
         }
         let (runtime, pod) = (self.clone(), uid.to_owned());
         let left = blocking(move || runtime.clean_pod(&pod)).await;
         if left.is_empty() { Ok(()) } else { Err(SandboxError::LeftBehind(left)) }
+    }
+
+    /// Ends all of a pod, at once; its records, and the directories that its containers wrote to, stay until it is removed.
+    /// Fine if it has ended.
+    pub async fn stop_sandbox(&self, uid: &str) {
+        if let Some(shim) = self.forget_shim(uid) {
+            self.end_shim(uid, &shim).await;
+        }
+        self.bury(uid).await;
+    }
+
+    /// Kills what the shim keeps and waits until it is gone too.
+    async fn end_shim(&self, uid: &str, shim: &Shim) {
+        let end = async {
+            // Refused while it has children: they were killed, it only has to see it.
+            while let Err(crate::errors::ShimError::Refused { .. }) = shim.done(Request::Exit).await {
+                let (runtime, pod) = (self.clone(), uid.to_owned());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                blocking(move || runtime.kill_pod(&pod)).await;
+            }
+        };
+        drop(tokio::time::timeout(PATIENCE, end).await);
     }
 
     fn kill_pod(&self, uid: &str) {
@@ -90,17 +106,21 @@ impl Runtime {
 
     fn write_lost_ends(&self, uid: &str) {
         for container in self.0.layout.pod_containers(uid) {
-            let dir = self.0.layout.container(uid, &container.id);
-            if matches!(container.state, ContainerState::Exited(_)) {
-                continue;
+            if !matches!(container.state, ContainerState::Exited(_)) {
+                self.write_end(uid, &container.id, 137, 9);
             }
-            let now = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
-            let pid = fs::read_to_string(dir.join(bundle::PID)).unwrap_or_default();
-            let started = PidRecord::from_text(&pid).map_or(now, |record| record.started);
-            let end = ExitRecord { code: 137, signal: 9, oom: false, started, finished: now };
-            if let Err(error) = records::write(&dir.join(bundle::EXIT), end.to_text().as_bytes()) {
-                tracing::error!(uid, id = container.id, %error, "write the end of a lost container");
-            }
+        }
+    }
+
+    /// An end that no shim can tell of.
+    pub(crate) fn write_end(&self, uid: &str, id: &str, code: i32, signal: i32) {
+        let dir = self.0.layout.container(uid, id);
+        let now = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
+        let pid = fs::read_to_string(dir.join(bundle::PID)).unwrap_or_default();
+        let started = PidRecord::from_text(&pid).map_or(now, |record| record.started);
+        let end = ExitRecord { code, signal, oom: false, started, finished: now };
+        if let Err(error) = records::write(&dir.join(bundle::EXIT), end.to_text().as_bytes()) {
+            tracing::error!(uid, id, %error, "write the end of a container");
         }
     }
 

@@ -1,5 +1,9 @@
 //! Starting one container: image layers to a mounted root, a request to a bundle, and the word to the shim.
 //!
+//! ```text
+//!  create_container: root, user, limits ─▶ complete bundle      start_created: ─▶ shim ─▶ process
+//!  start_container: both in one go
+//! ```
 //! The bundle is complete on disk before the shim hears of it. If this process dies anywhere, asking again either
 //! finds the bundle complete and goes on, or makes it anew: the same container never starts twice, because the shim
 //! answers a second creation with what it has.
@@ -27,8 +31,55 @@ use crate::{
 };
 
 impl Runtime {
-    /// Starts a container, or gives the one that was started from the same pod, name and attempt.
+    /// Starts a container, or gives the one that was started from the same pod, name and attempt. One that does not start
+    /// leaves nothing.
     pub async fn start_container(&self, uid: &str, spec: &ContainerSpec) -> Result<Container, StartError> {
+        match self.ready(uid, spec).await? {
+            Prepared::Started(container) => Ok(container),
+            Prepared::Ready(record) => {
+                let id = record.id.clone();
+                match self.launch(uid, record).await {
+                    // A shim that is gone did not refuse: what it left is for the removal of the pod.
+                    Err(error @ StartError::Shim(_)) => Err(error),
+                    Err(error) => Err(self.give_up(uid, &id, error).await),
+                    started => started,
+                }
+            }
+        }
+    }
+
+    /// Makes everything of a container but its process, or gives the one that was made from the same pod, name and
+    /// attempt. What cannot be met of the request shows here; then nothing is left.
+    ///
+    /// # Errors
+    /// All but those of the process itself.
+    pub async fn create_container(&self, uid: &str, spec: &ContainerSpec) -> Result<Container, StartError> {
+        Ok(match self.ready(uid, spec).await? {
+            Prepared::Started(container) => container,
+            Prepared::Ready(record) => record.container(ContainerState::Created),
+        })
+    }
+
+    /// Starts what [`Runtime::create_container`] made. One that does not start counts as ended with 128, until it is removed.
+    ///
+    /// # Errors
+    /// It is not there, or its program cannot be started.
+    pub async fn start_created(&self, uid: &str, id: &str) -> Result<Container, StartError> {
+        let missing = || StartError::NotFound(format!("there is no container {id} in pod {uid}"));
+        let record = self.0.layout.record(uid, id).ok().flatten().ok_or_else(missing)?;
+        match self.0.layout.container_state(uid, id) {
+            ContainerState::Created => {}
+            state => return Ok(record.container(state)),
+        }
+        let started = self.launch(uid, record).await;
+        if started.as_ref().is_err_and(|error| !matches!(error, StartError::Shim(_))) {
+            let (runtime, uid, id) = (self.clone(), uid.to_owned(), id.to_owned());
+            blocking(move || runtime.write_end(&uid, &id, NEVER_RAN, 0)).await;
+        }
+        started
+    }
+
+    async fn ready(&self, uid: &str, spec: &ContainerSpec) -> Result<Prepared, StartError> {
         let id = container_id(uid, &spec.name, spec.attempt);
         let shim = self.shim(uid).map_err(|_| StartError::NoSandbox(uid.to_owned()))?;
         if spec.tty && shim.version < TERMINALS {
@@ -36,12 +87,15 @@ impl Runtime {
         }
         let (runtime, wanted) = (self.clone(), spec.clone());
         let (pod, container) = (uid.to_owned(), id.clone());
-        let prepared = blocking(move || runtime.prepare(&pod, &container, &wanted)).await;
-        let record = match prepared {
-            Ok(Prepared::Started(container)) => return Ok(container),
-            Ok(Prepared::Ready(record)) => record,
-            Err(error) => return Err(self.give_up(uid, &id, error).await),
-        };
+        match blocking(move || runtime.prepare(&pod, &container, &wanted)).await {
+            Ok(prepared) => Ok(prepared),
+            Err(error) => Err(self.give_up(uid, &id, error).await),
+        }
+    }
+
+    async fn launch(&self, uid: &str, record: ContainerRecord) -> Result<Container, StartError> {
+        let shim = self.shim(uid).map_err(|_| StartError::NoSandbox(uid.to_owned()))?;
+        let id = record.id.clone();
         let create = Request::Create {
             id: id.clone(),
             bundle: bundle::text(&self.0.layout.container(uid, &id)),
@@ -60,9 +114,7 @@ impl Runtime {
                 Ok(record.container(state))
             }
             Ok(other) => Err(StartError::Shim(ShimError::Unexpected(other))),
-            // A shim that is gone did not refuse: what it left is for the removal of the pod.
-            Err(error @ (ShimError::Lost(_) | ShimError::Connect { .. })) => Err(StartError::Shim(error)),
-            Err(error) => Err(self.give_up(uid, &id, error.into()).await),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -201,6 +253,9 @@ impl Runtime {
         })
     }
 }
+
+/// Exit status of a container whose program could not be started, as under other runtimes.
+const NEVER_RAN: i32 = 128;
 
 enum Prepared {
     Ready(ContainerRecord),

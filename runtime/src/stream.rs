@@ -327,10 +327,36 @@ impl Terminal {
     ///
     /// # Errors
     /// The terminal is gone.
-    pub fn resize(&self, Window { rows, columns }: Window) -> io::Result<()> {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        Ok(rustix::termios::tcsetwinsize(self.0.get_ref(), size)?)
+    pub fn resize(&self, window: Window) -> io::Result<()> {
+        set_size(self.0.get_ref().as_fd(), window)
     }
+
+    /// For those who set its size while others read and write it.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn window(&self) -> io::Result<TerminalWindow> {
+        self.0.get_ref().try_clone().map(TerminalWindow)
+    }
+}
+
+/// The size of a terminal.
+#[derive(Debug)]
+pub struct TerminalWindow(OwnedFd);
+
+impl TerminalWindow {
+    /// As [`Terminal::resize`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resize(&self, window: Window) -> io::Result<()> {
+        set_size(self.0.as_fd(), window)
+    }
+}
+
+fn set_size(terminal: BorrowedFd<'_>, Window { rows, columns }: Window) -> io::Result<()> {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
 impl AsyncRead for Terminal {

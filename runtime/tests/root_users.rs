@@ -169,7 +169,9 @@ async fn commands_are_the_same_users() {
     assert_eq!(owner(&upper.join("root/by-exec")), (FIRST, FIRST));
     // As another user, with its own standard output to open.
     let mut spec = node.shell("b", "echo up > /dev/stdout; exec sleep 1000");
-    spec.user = UserRequest { uid: Some(33), gid: Some(34), additional_gids: vec![50], strict: true };
+    let groups = vec![50];
+    spec.user =
+        UserRequest { uid: Some(33), name: None, gid: Some(34), additional_gids: groups, strict: true };
     spec.mounts = vec![volume(&data, "/vol")];
     let (container, pid) = start(&node, "u1", &spec).await;
     let uid = FIRST + 33;

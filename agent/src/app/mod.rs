@@ -5,8 +5,10 @@
 //!                   ▲────in process──────────────────┴─ node (agent, network, dataplane)
 //!  node:        kube::Client over TLS ──────────────────▶ node
 //!  dataplane:   kube::Client over TLS ──────────────────▶ dataplane alone
+//!  cri:         a client of the CRI socket ─────────────▶ runtime, images, network
 //! ```
 
+mod cri;
 mod dataplane;
 mod network;
 mod node;
@@ -22,6 +24,7 @@ use kube::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use cri::cri;
 pub(crate) use standalone::standalone;
 
 use orlop::config::Config;

@@ -5,7 +5,13 @@
 //!                 └─others' podCIDR + InternalIP──▶ Network::set_node_routes
 //! ```
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use k8s_openapi::api::core::v1::Node;
@@ -161,11 +167,15 @@ impl ports::Network for LateNetwork {
         async move { self.get().await?.detach(uid).await.map_err(|error| Failure(chain(&error))) }.boxed()
     }
 
-    fn attached(&self) -> BoxFuture<'_, Vec<String>> {
+    fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>> {
         async move {
             let Ok(network) = self.get().await else { return Vec::new() };
-            network.attached().await.into_iter().map(|(uid, _)| uid).collect()
+            network.attached().await.into_iter().map(|(uid, address)| (uid, address.into())).collect()
         }
         .boxed()
+    }
+
+    fn ready(&self) -> Result<(), Failure> {
+        if self.opened.borrow().is_some() { Ok(()) } else { Err(Failure(NOT_READY.to_owned())) }
     }
 }

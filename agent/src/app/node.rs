@@ -30,6 +30,7 @@ use super::{dataplane, network};
 use orlop::{
     config::Config,
     credential::NodeCredentials,
+    cri,
     events::{Recorder, node::NodeRecorder},
     images::{
         collect::{Collector, NodeEvents},
@@ -49,7 +50,7 @@ use orlop::{
     wire::{images::Store, logs::ContainerLogs, runtime::Containers},
     worker::{
         manager::{Inputs, Manager},
-        ports::{Clock, Ports},
+        ports::{Clock, Network, Ports},
     },
 };
 
@@ -80,15 +81,8 @@ pub(super) async fn run(
     }
     let facts = facts::read(&config.state_dir);
     let images = Images::open(config.state_dir.join("images")).context("open the image store")?;
-    let (runtime, runtime_events) = Runtime::open(RuntimeConfig {
-        state_dir: config.state_dir.clone(),
-        run_dir: config.run_dir.clone(),
-        shim: config.shim.clone(),
-        creator: std::env::current_exe().context("find the path of this program")?,
-        ids: config.user_namespace_ids,
-    })
-    .await
-    .context("open the container runtime")?;
+    let (runtime, mut runtime_events) =
+        Runtime::open(runtime_config(&config)?).await.context("open the container runtime")?;
     let user_namespaces = runtime.user_namespaces().await;
     if let Err(error) = &user_namespaces {
         tracing::warn!(error = orlop::wire::chain(error), "pods cannot have users of their own here");
@@ -124,27 +118,34 @@ pub(super) async fn run(
         Recorder::start(client.clone(), config.node_name.to_string(), Arc::clone(&clock));
     let (written_to, written) = mpsc::unbounded_channel();
     let settings = Arc::new(settings(&config, &identity, &facts));
-    let options = PullOptions {
-        plain_http: config.plain_http_registries.clone(),
-        registries: Arc::new(config.registries.clone()),
-        ..PullOptions::default()
-    };
     let image_store = images.clone();
-    let providers = config.credential_providers.as_ref().map(|(file, dir)| (file.as_path(), dir.as_path()));
-    let credentials = NodeCredentials::open(config.docker_config.clone(), providers)
-        .context("make the credential providers ready")?;
+    let store = self::image_store(&config, images)?;
+    let network: Arc<dyn Network> = Arc::new(network);
+    if let Some(socket) = config.cri_socket.clone() {
+        let setup = cri::Setup {
+            runtime: runtime.clone(),
+            images: store.clone(),
+            network: Arc::clone(&network),
+            pod_cidr: None,
+            run_dir: config.run_dir.clone(),
+            state_dir: config.state_dir.clone(),
+            cgroup_root: config.cgroup_root.clone(),
+        };
+        let cri = cri::Cri::open(setup, stop.clone()).await.context("CRI")?;
+        let (tee, events) = mpsc::unbounded_channel();
+        tasks.spawn(cri.clone().listen(std::mem::replace(&mut runtime_events, events), Some(tee)));
+        tasks.spawn(async move {
+            if let Err(error) = cri.serve(socket).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "CRI");
+            }
+        });
+    }
     let files = Disk::open(Arc::clone(&settings), Arc::clone(&objects) as _, Arc::clone(&clock))
         .context("make the pods' directories ready")?;
     let ports = Ports {
         runtime: Arc::new(Containers(runtime.clone())),
-        images: Arc::new(Store {
-            images,
-            options: Arc::new(options),
-            credentials: Arc::new(credentials),
-            verification: Arc::new(config.verification.clone()),
-            turns: Arc::new(Semaphore::new(config.max_parallel_image_pulls)),
-        }),
-        network: Arc::new(network),
+        images: Arc::new(store),
+        network,
         files: Arc::new(files),
         objects: Arc::clone(&objects) as _,
         clock,
@@ -192,6 +193,35 @@ pub(super) async fn run(
     ended
 }
 
+pub(super) fn runtime_config(config: &Config) -> Result<RuntimeConfig> {
+    Ok(RuntimeConfig {
+        state_dir: config.state_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        shim: config.shim.clone(),
+        creator: std::env::current_exe().context("find the path of this program")?,
+        ids: config.user_namespace_ids,
+    })
+}
+
+/// The store with what the configuration says of registries and credentials.
+pub(super) fn image_store(config: &Config, images: Images) -> Result<Store> {
+    let options = PullOptions {
+        plain_http: config.plain_http_registries.clone(),
+        registries: Arc::new(config.registries.clone()),
+        ..PullOptions::default()
+    };
+    let providers = config.credential_providers.as_ref().map(|(file, dir)| (file.as_path(), dir.as_path()));
+    let credentials = NodeCredentials::open(config.docker_config.clone(), providers)
+        .context("make the credential providers ready")?;
+    Ok(Store {
+        images,
+        options: Arc::new(options),
+        credentials: Arc::new(credentials),
+        verification: Arc::new(config.verification.clone()),
+        turns: Arc::new(Semaphore::new(config.max_parallel_image_pulls)),
+    })
+}
+
 async fn watch_pods(client: Client, node: String, pods: mpsc::Sender<orlop_model::event::Event<Arc<Pod>>>) {
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
     let mut events = source::watch(Api::<Pod>::all(client), mine);
@@ -206,7 +236,9 @@ async fn watch_pods(client: Client, node: String, pods: mpsc::Sender<orlop_model
 async fn rotate_logs(runtime: Runtime, limits: LogLimits) {
     loop {
         tokio::time::sleep(LOGS_AGAIN).await;
-        for error in runtime.rotate_logs(limits, Timestamp::now()).await {
+        // Those of a CRI client's containers are the client's.
+        let ours = |uid: &str| !cri::owns(uid);
+        for error in runtime.rotate_logs(limits, Timestamp::now(), ours).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "log not rotated");
         }
     }

@@ -123,6 +123,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
         stdin_once: container.stdin_once.unwrap_or_default(),
         log_path: log_path(&settings.log_dir, pod_ref, &container.name, attempt),
         env,
+        ..ContainerSpec::default()
     };
     Ok((spec, mounts))
 }
@@ -172,6 +173,7 @@ fn user(spec: &PodSpec, security: &SecurityContext) -> UserRequest {
         gid: security.run_as_group.or(pod.and_then(|pod| pod.run_as_group)).and_then(id),
         additional_gids: groups.filter_map(id).collect(),
         strict: pod.and_then(|pod| pod.supplemental_groups_policy.as_deref()) == Some("Strict"),
+        ..UserRequest::default()
     }
 }
 
@@ -315,7 +317,7 @@ mod tests {
         let text = match spec(parts) {
             Ok((spec, mounts)) => {
                 let id = |id: Option<u32>| id.map_or("image's".to_owned(), |id| id.to_string());
-                let UserRequest { uid, gid, additional_gids, strict: _ } = &spec.user;
+                let UserRequest { uid, gid, additional_gids, .. } = &spec.user;
                 let user = format!("{}:{}:{additional_gids:?}", id(*uid), id(*gid));
                 let mut text = format!(
                     "run {:?} {:?} as {user} log {} seccomp {:?}\n",

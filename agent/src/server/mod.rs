@@ -10,6 +10,7 @@
 
 mod auth;
 mod logs;
+pub mod stream;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
@@ -43,7 +44,7 @@ pub enum ServerError {
 }
 
 /// A body that may never end (a followed log).
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// The kubelet API.
 pub struct Server {
@@ -126,7 +127,7 @@ async fn route(identity: Option<&Identity>, logs: &Logs, request: Request<Incomi
     }
 }
 
-fn text(status: StatusCode, message: &str) -> Response<Body> {
+pub(crate) fn text(status: StatusCode, message: &str) -> Response<Body> {
     let body = Full::new(Bytes::from(format!("{message}\n"))).map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -359,8 +359,13 @@ impl Network for Fake {
         .boxed()
     }
 
-    fn attached(&self) -> BoxFuture<'_, Vec<String>> {
-        async { self.world().attached.iter().cloned().collect() }.boxed()
+    fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>> {
+        let address = IpAddr::from([10, 0, 0, 2]);
+        async move { self.world().attached.iter().map(|uid| (uid.clone(), address)).collect() }.boxed()
+    }
+
+    fn ready(&self) -> Result<(), Failure> {
+        Ok(())
     }
 }
 

@@ -21,17 +21,20 @@ use super::{
     pod_worker::PodWorker,
     ports::{ObjectRef, Ports, RuntimeEvent, Sandbox, Written},
 };
-use crate::pod::{
-    admission,
-    allocation::Allocation,
-    desired::Desired,
-    events::Event,
-    machine::PodRef,
-    needed, refs,
-    resize::{self, Pending},
-    resources,
-    settings::Settings,
-    status::is_end,
+use crate::{
+    cri,
+    pod::{
+        admission,
+        allocation::Allocation,
+        desired::Desired,
+        events::Event,
+        machine::PodRef,
+        needed, refs,
+        resize::{self, Pending},
+        resources,
+        settings::Settings,
+        status::is_end,
+    },
 };
 
 /// What the manager listens to.
@@ -201,11 +204,12 @@ impl Manager {
             self.found.drain().map(|(uid, sandbox)| (uid, sandbox.pod)).collect();
         let (attached, directories) =
             tokio::join!(self.shared.ports.network.attached(), self.shared.ports.files.pods());
-        for uid in attached.into_iter().chain(directories) {
+        for uid in attached.into_iter().map(|(uid, _)| uid).chain(directories) {
             let nameless = PodRef { namespace: String::new(), name: String::new(), uid: uid.clone() };
             unknown.entry(uid).or_insert(nameless);
         }
-        unknown.retain(|uid, _| !self.workers.contains_key(uid));
+        // What a client of the CRI socket made is its business.
+        unknown.retain(|uid, _| !self.workers.contains_key(uid) && !cri::owns(uid));
         for pod in unknown.into_values() {
             self.cleanups.spawn(remove_leftover(self.shared.clone(), pod));
         }

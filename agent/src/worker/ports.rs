@@ -111,8 +111,10 @@ pub trait Network: Send + Sync {
     fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>>;
     /// Disconnects it; idempotent, works when the namespace is gone.
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
-    /// UIDs of the pods that hold an address.
-    fn attached(&self) -> BoxFuture<'_, Vec<String>>;
+    /// UIDs of the pods that hold an address, with it.
+    fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>>;
+    /// Why pods cannot be attached now.
+    fn ready(&self) -> Result<(), Failure>;
 }
 
 /// Objects of the API that pods refer to.

@@ -43,11 +43,16 @@ pub enum RotateError {
 }
 
 impl Runtime {
-    /// Looks at the log of every running container once. Goes on after a failure.
-    pub async fn rotate_logs(&self, limits: Limits, now: Timestamp) -> Vec<RotateError> {
+    /// Looks at the log of every running container once, in the pods that are `wanted`. Goes on after a failure.
+    pub async fn rotate_logs(
+        &self,
+        limits: Limits,
+        now: Timestamp,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Vec<RotateError> {
         let stamp = now.strftime("%Y%m%d-%H%M%S").to_string();
         let mut failures = Vec::new();
-        for pod in self.pods().await {
+        for pod in self.pods().await.into_iter().filter(|pod| wanted(&pod.pod.uid)) {
             let running = |c: &&Container| matches!(c.state, ContainerState::Running { .. });
             for container in pod.containers.iter().filter(running) {
                 failures.extend(self.rotate_log(&pod.pod.uid, container, limits, &stamp).await.err());

@@ -156,9 +156,11 @@ fn mapped(User { uid, gid, additional_gids }: &User, users: &Users) -> Result<()
 }
 
 fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
-    let paths = |paths: &[&str]| -> Vec<String> {
-        let none = spec.privileged || spec.unmasked_proc;
-        paths.iter().filter(|_| !none).map(|path| (*path).to_owned()).collect()
+    let none = spec.privileged || spec.unmasked_proc;
+    let paths = |said: &Option<Vec<String>>, usual: &[&str]| match said {
+        Some(said) => said.clone(),
+        None if none => Vec::new(),
+        None => usual.iter().map(|path| (*path).to_owned()).collect(),
     };
     Plan {
         rootfs: host.rootfs.clone(),
@@ -173,8 +175,8 @@ fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
         devices: if spec.privileged { host.devices.clone() } else { Vec::new() },
         mounts: mounts::table(spec, host.shm.as_deref()),
         shared_root: spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional),
-        masked: paths(&mounts::MASKED),
-        read_only: paths(&mounts::READ_ONLY),
+        masked: paths(&spec.masked_paths, &mounts::MASKED),
+        read_only: paths(&spec.read_only_paths, &mounts::READ_ONLY),
         read_only_root: spec.read_only_rootfs,
         terminal: spec.tty,
     }

@@ -103,6 +103,7 @@ fn users_of_a_pod_are_those_of_its_namespace() {
         gid: Some(gid),
         additional_gids: groups.to_vec(),
         strict: true,
+        ..UserRequest::default()
     };
     check(|_, _| {}, "/plan/users", expect!["null"]);
     check(

@@ -62,7 +62,7 @@ impl Accounts {
     pub fn resolve(&self, asked: &UserRequest, image: &str) -> Result<Resolved, UserError> {
         let (uid, its_gid) = match asked.uid {
             Some(uid) => (uid, self.users().find(|entry| entry.uid == uid).map_or(0, |entry| entry.gid)),
-            None => self.image_user(image)?,
+            None => self.image_user(asked.name.as_deref().unwrap_or(image))?,
         };
         let gid = asked.gid.unwrap_or(its_gid);
         let entry = self.users().find(|entry| entry.uid == uid);
@@ -143,7 +143,7 @@ mod tests {
             uid,
             gid,
             additional_gids: groups.to_vec(),
-            strict: false,
+            ..UserRequest::default()
         };
         check(&asked(Some(7), Some(8), &[9, 8]), "web", "7:8 [8, 9] /");
         check(&asked(Some(33), Some(0), &[]), "", "33:0 [0, 50, 60] /srv");

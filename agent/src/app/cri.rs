@@ -1,0 +1,150 @@
+//! `orlop cri`: the CRI socket alone, with runtime, images and pod network, for a kubelet of upstream.
+//!
+//! Which addresses pods have is said by the client (UpdateRuntimeConfig), or is the first node's part of the cluster's
+//! network; it is remembered, so that a new process goes on with the same. Not for: Services, routes to other nodes.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use futures::{FutureExt as _, future::BoxFuture};
+use orlop_cni::{Attachment, Ipv4Net, Network, NetworkConfig};
+use orlop_runtime::{Runtime, image::Images};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::node;
+use orlop::{
+    config::Config,
+    cri::{Cri, Setup},
+    wire::chain,
+    worker::ports::{self, Attached, Failure, PodRef},
+};
+
+/// Runs until told to stop. Pods go on without it.
+///
+/// # Errors
+/// When a part cannot be started.
+pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<()> {
+    for dir in [&config.state_dir, &config.run_dir] {
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    }
+    let images = Images::open(config.state_dir.join("images")).context("open the image store")?;
+    let (runtime, events) =
+        Runtime::open(node::runtime_config(&config)?).await.context("open the container runtime")?;
+    let (pod_cidr, wanted) = watch::channel(None);
+    let network = OwnNetwork { config: config.clone(), wanted, opened: Mutex::default() };
+    let setup = Setup {
+        runtime,
+        images: node::image_store(&config, images)?,
+        network: Arc::new(network),
+        pod_cidr: Some(pod_cidr),
+        run_dir: config.run_dir.clone(),
+        state_dir: config.state_dir.clone(),
+        cgroup_root: config.cgroup_root.clone(),
+    };
+    let socket = config.cri_socket.clone().unwrap_or_else(|| config.run_dir.join("cri.sock"));
+    let cri = Cri::open(setup, stop).await.context("CRI")?;
+    let listening = tokio::spawn(cri.clone().listen(events, None));
+    let served = cri.serve(socket).await.context("CRI");
+    listening.abort();
+    served
+}
+
+/// The built-in network, opened with the first pod.
+struct OwnNetwork {
+    config: Config,
+    /// The addresses that the client wants.
+    wanted: watch::Receiver<Option<Ipv4Net>>,
+    opened: Mutex<Option<Arc<Network>>>,
+}
+
+impl OwnNetwork {
+    fn memory(&self) -> PathBuf {
+        self.config.state_dir.join("network/pod-cidr")
+    }
+
+    /// Opened with the addresses of before; with those that the client wants as soon as none of the others is in use.
+    async fn get(&self) -> Result<Arc<Network>, Failure> {
+        let mut opened = self.opened.lock().await;
+        let (wanted, remembered) = (*self.wanted.borrow(), self.remembered());
+        let pod_cidr = match &*opened {
+            Some(network) => {
+                let news = wanted.filter(|_| wanted != remembered);
+                match news {
+                    Some(wanted) if network.attached().await.is_empty() => wanted,
+                    _ => return Ok(Arc::clone(network)),
+                }
+            }
+            None => remembered.or(wanted).map_or_else(|| self.first(), Ok)?,
+        };
+        // Its ledger is for one at a time.
+        *opened = None;
+        let network = Network::open(NetworkConfig {
+            state_dir: self.config.state_dir.join("network"),
+            pod_cidr,
+            cluster_cidr: self.config.cluster_cidr,
+            mtu: self.config.mtu,
+        });
+        let network = Arc::new(network.await.map_err(|error| Failure(chain(&error)))?);
+        remember(&self.memory(), pod_cidr)
+            .map_err(|error| Failure(format!("remember {pod_cidr}: {error}")))?;
+        tracing::info!(%pod_cidr, "pod network ready");
+        *opened = Some(Arc::clone(&network));
+        Ok(network)
+    }
+
+    /// The first node's part of the cluster's network.
+    fn first(&self) -> Result<Ipv4Net, Failure> {
+        let Config { cluster_cidr, node_cidr_mask, .. } = &self.config;
+        Ipv4Net::new(cluster_cidr.network(), *node_cidr_mask)
+            .map_err(|error| Failure(format!("pod addresses: {error}")))
+    }
+
+    fn remembered(&self) -> Option<Ipv4Net> {
+        fs::read_to_string(self.memory()).ok()?.trim().parse().ok()
+    }
+}
+
+fn remember(path: &Path, cidr: Ipv4Net) -> std::io::Result<()> {
+    let tmp = path.with_extension("new");
+    fs::write(&tmp, format!("{cidr}\n"))?;
+    fs::rename(tmp, path)
+}
+
+impl ports::Network for OwnNetwork {
+    fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>> {
+        async move {
+            let attachment = Attachment {
+                uid: pod.uid.clone(),
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                netns: netns.to_owned(),
+            };
+            let attached = self.get().await?.attach(&attachment).await;
+            Ok(Attached { address: attached.map_err(|error| Failure(chain(&error)))?.address.into() })
+        }
+        .boxed()
+    }
+
+    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        async move { self.get().await?.detach(uid).await.map_err(|error| Failure(chain(&error))) }.boxed()
+    }
+
+    fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>> {
+        async move {
+            let Ok(network) = self.get().await else { return Vec::new() };
+            network.attached().await.into_iter().map(|(uid, address)| (uid, address.into())).collect()
+        }
+        .boxed()
+    }
+
+    /// Nothing has to come from elsewhere.
+    fn ready(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Counters of pods and containers: read when asked for. Use of CPU needs two looks; the one before is remembered.
+
+use std::{
+    collections::HashMap,
+    sync::{MutexGuard, PoisonError},
+};
+
+use orlop_cri_api::v1::{ContainerStats, NetworkUsage, PodSandboxMetrics, PodSandboxStats};
+use orlop_runtime::{Container, ContainerState, Sandbox};
+use tonic::Status;
+
+use super::{
+    Cri, blocking,
+    pods::now,
+    words::{
+        stats::{self, Sample, Written},
+        status,
+    },
+};
+
+impl Cri {
+    pub(super) fn samples(&self) -> MutexGuard<'_, HashMap<String, Sample>> {
+        self.0.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The counters now, and those of the look before. `None` when there is nothing to count any more.
+    async fn sample(&self, uid: &str, id: Option<&str>) -> Option<(Option<Sample>, Sample)> {
+        let read = match id {
+            Some(id) => self.runtime().container_stats(uid, id).await,
+            None => self.runtime().pod_stats(uid).await,
+        };
+        let now = Sample { at: now(), stats: read.ok()? };
+        let before = self.samples().insert(id.unwrap_or(uid).to_owned(), now);
+        Some((before, now))
+    }
+
+    pub(super) async fn container_stats(
+        &self,
+        pod: &Sandbox,
+        container: &Container,
+    ) -> Result<ContainerStats, Status> {
+        let gone = || Status::not_found(format!("container {} has no counters", container.id));
+        let (before, now) = self.sample(&pod.pod.uid, Some(&container.id)).await.ok_or_else(gone)?;
+        let written = self.runtime().written(&container.id).await;
+        let written = Written {
+            mount_point: self.0.setup.state_dir.join("containers").to_string_lossy().into_owned(),
+            bytes: written.bytes,
+            inodes: written.inodes,
+        };
+        Ok(stats::container(&status::container(pod, container), before.as_ref(), &now, &written))
+    }
+
+    /// Of those that run.
+    pub(super) async fn stats_of_containers(&self, pod: &Sandbox) -> Vec<ContainerStats> {
+        let mut all = Vec::new();
+        for container in pod.containers.iter().filter(|container| pid(container).is_some()) {
+            // It may end meanwhile.
+            all.extend(self.container_stats(pod, container).await.ok());
+        }
+        all
+    }
+
+    pub(super) async fn pod_stats(&self, pod: &Sandbox) -> Result<PodSandboxStats, Status> {
+        let gone = || Status::not_found(format!("pod sandbox {} has no counters", pod.pod.uid));
+        let (before, now) = self.sample(&pod.pod.uid, None).await.ok_or_else(gone)?;
+        let (network, containers) = (network(pod).await, self.stats_of_containers(pod).await);
+        Ok(stats::pod(&status::pod(pod), before.as_ref(), &now, network, containers))
+    }
+
+    pub(super) async fn metrics(&self) -> Vec<PodSandboxMetrics> {
+        let mut all = Vec::new();
+        for pod in self.runtime().pods().await {
+            let Some((_, now)) = self.sample(&pod.pod.uid, None).await else { continue };
+            let mut metrics = PodSandboxMetrics {
+                pod_sandbox_id: pod.pod.uid.clone(),
+                metrics: stats::metrics(&now, [&pod.pod.uid, "POD", ""]),
+                container_metrics: Vec::new(),
+            };
+            for container in pod.containers.iter().filter(|container| pid(container).is_some()) {
+                if let Some((_, now)) = self.sample(&pod.pod.uid, Some(&container.id)).await {
+                    let seen = status::container(&pod, container);
+                    metrics.container_metrics.push(stats::container_metrics(&seen, &now));
+                }
+            }
+            all.push(metrics);
+        }
+        all
+    }
+}
+
+fn pid(container: &Container) -> Option<u32> {
+    match container.state {
+        ContainerState::Running { pid, .. } => Some(pid),
+        _ => None,
+    }
+}
+
+/// Counters of the pod's interface, as one of its processes sees them.
+async fn network(pod: &Sandbox) -> Option<NetworkUsage> {
+    pod.netns.as_ref()?;
+    let path = format!("/proc/{}/net/dev", pod.containers.iter().find_map(pid)?);
+    let text = blocking(move || std::fs::read_to_string(path)).await.ok()?.ok()?;
+    stats::network(now(), &text)
+}

@@ -1,0 +1,8 @@
+//! `[p]` From the words of CRI to ours and back. Not for: files, sockets, asking the runtime.
+
+pub(super) mod container;
+pub(super) mod filter;
+pub(super) mod kept;
+pub(super) mod sandbox;
+pub(super) mod stats;
+pub(super) mod status;

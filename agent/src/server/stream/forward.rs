@@ -1,0 +1,124 @@
+//! Port-forward: pairs of SPDY streams, each joined to a connection to a port of the pod. Not for: who may.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use orlop_runtime::Runtime;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+    task::JoinSet,
+    time::Instant,
+};
+
+use super::spdy::{Connection, Stream, Writer};
+
+/// How long half a pair waits for the other half.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often that is looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Bytes read at once.
+const PIECE: usize = 32 << 10;
+
+/// The pod whose ports are meant.
+pub(super) struct Pod {
+    pub(super) runtime: Runtime,
+    pub(super) uid: String,
+}
+
+/// Serves a connection until the client ends it.
+pub(super) async fn serve(mut connection: Connection, pod: Pod) {
+    let (pod, closed) = (Arc::new(pod), connection.closed());
+    let mut halves: HashMap<String, (Stream, Instant)> = HashMap::new();
+    let mut forwards = JoinSet::new();
+    let mut look = tokio::time::interval(LOOK_AGAIN);
+    loop {
+        let stream = tokio::select! {
+            stream = connection.accept() => stream,
+            Some(_) = forwards.join_next() => continue,
+            _ = look.tick() => {
+                halves.retain(|_, (_, since)| since.elapsed() < PATIENCE);
+                continue;
+            }
+            () = closed.cancelled() => return,
+        };
+        let Some(stream) = stream else { break };
+        let Some((port, request)) = purpose(&stream) else {
+            stream.output.refuse().await;
+            continue;
+        };
+        match halves.remove(&request) {
+            None => {
+                halves.insert(request, (stream, Instant::now()));
+            }
+            Some((other, _)) => match pair(stream, other) {
+                Some((data, error)) => {
+                    forwards.spawn(forward(Arc::clone(&pod), port, data, error));
+                }
+                None => tracing::debug!(request, "two streams of one kind for one port-forward"),
+            },
+        }
+    }
+    // Connections go on until they end, or the client does.
+    tokio::select! {
+        () = closed.cancelled() => {}
+        () = async { while forwards.join_next().await.is_some() {} } => connection.close().await,
+    }
+}
+
+/// The port, and what tells which two streams belong together: old clients say nothing, and open data right behind error.
+fn purpose(stream: &Stream) -> Option<(u16, String)> {
+    let kind = stream.header("streamtype")?;
+    let port = stream.header("port")?.parse::<u16>().ok().filter(|port| *port > 0)?;
+    let id = stream.output.id;
+    let request = match (stream.header("requestid"), kind) {
+        (Some(request), "data" | "error") => request.to_owned(),
+        (None, "error") => id.to_string(),
+        (None, "data") => id.checked_sub(2)?.to_string(),
+        _ => return None,
+    };
+    Some((port, request))
+}
+
+/// Data and error, in this order.
+fn pair(one: Stream, other: Stream) -> Option<(Stream, Stream)> {
+    match (one.header("streamtype"), other.header("streamtype")) {
+        (Some("data"), Some("error")) => Some((one, other)),
+        (Some("error"), Some("data")) => Some((other, one)),
+        _ => None,
+    }
+}
+
+async fn forward(pod: Arc<Pod>, port: u16, data: Stream, error: Stream) {
+    match pod.runtime.dial(&pod.uid, port).await {
+        Ok(connection) => {
+            let (read, write) = connection.into_split();
+            tokio::join!(give(data.input, write), show(read, &data.output));
+        }
+        Err(why) => {
+            let text = format!("error forwarding port {port} to pod {}: {why}", pod.uid);
+            error.output.write(text.as_bytes()).await;
+            data.output.reset().await;
+        }
+    }
+    error.output.finish().await;
+}
+
+async fn give(mut from: mpsc::Receiver<Bytes>, mut to: tokio::net::tcp::OwnedWriteHalf) {
+    while let Some(bytes) = from.recv().await {
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+    to.shutdown().await.ok();
+}
+
+async fn show(mut from: tokio::net::tcp::OwnedReadHalf, to: &Writer) {
+    let mut piece = vec![0; PIECE];
+    while let Ok(got @ 1..) = from.read(&mut piece).await {
+        if !to.write(&piece[..got]).await {
+            return;
+        }
+    }
+    to.finish().await;
+}
