@@ -1,0 +1,509 @@
+//! CRI over its real socket: `orlop cri` in a network namespace of its own, real containers, and the client that is generated
+//! from upstream's file.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::atomic::{AtomicU32, Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _, future::BoxFuture};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use orlop_cri_api::v1::{
+    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient, *,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use sha2::{Digest as _, Sha256};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
+use tonic::{Code, body::Body};
+
+const IMAGE: &str = "test.orlop.dev/busybox:v1";
+
+/// A server with directories, namespace and cgroup of its own; nothing of it is left.
+struct Node {
+    dir: tempfile::TempDir,
+    name: String,
+    server: Child,
+}
+
+fn run(program: &str, args: &[&str]) {
+    let out = Command::new(program).args(args).output().unwrap();
+    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Beside the shim, or beside this test.
+fn program() -> PathBuf {
+    let beside = std::env::var_os("ORLOP_TEST_SHIM").map(PathBuf::from);
+    let ours = std::env::current_exe().unwrap();
+    let dir = beside.as_deref().and_then(Path::parent).unwrap_or_else(|| ours.ancestors().nth(2).unwrap());
+    dir.join("orlop")
+}
+
+impl Node {
+    fn new() -> Node {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("orlcri{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = tempfile::Builder::new().prefix("orlop-cri-").tempdir().unwrap();
+        run("ip", &["netns", "add", &name]);
+        run("nsenter", &[&format!("--net=/run/netns/{name}"), "ip", "link", "set", "lo", "up"]);
+        let state = format!("--state-dir={}", dir.path().join("state").display());
+        let layout = layout(dir.path());
+        let loaded = Command::new(program()).args(["image", "load", &state]).arg(layout).output().unwrap();
+        assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+        let server = start(dir.path(), &name);
+        Node { dir, name, server }
+    }
+
+    fn kill(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.kill();
+        self.server = start(self.dir.path(), &self.name);
+    }
+
+    async fn connect(&self) -> Http {
+        let path = self.dir.path().join("run/cri.sock");
+        for _ in 0..200 {
+            if let Ok(stream) = tokio::net::UnixStream::connect(&path).await {
+                let (sender, connection) =
+                    handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+                tokio::spawn(connection);
+                return Http(sender);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no CRI socket: {}", fs::read_to_string(self.dir.path().join("log")).unwrap());
+    }
+
+    async fn client(&self) -> RuntimeServiceClient<Http> {
+        RuntimeServiceClient::with_origin(self.connect().await, "http://cri".parse().unwrap())
+    }
+
+    async fn images(&self) -> ImageServiceClient<Http> {
+        ImageServiceClient::with_origin(self.connect().await, "http://cri".parse().unwrap())
+    }
+
+    /// To the server's loopback address, which is another than ours.
+    fn dial(&self, url: &str) -> TcpStream {
+        let address = url.split('/').nth(2).unwrap().to_owned();
+        let netns = File::open(format!("/run/netns/{}", self.name)).unwrap();
+        std::thread::spawn(move || {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            TcpStream::connect(address).unwrap()
+        })
+        .join()
+        .unwrap()
+    }
+
+    fn pod(&self) -> PodSandboxConfig {
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: "p".into(),
+                uid: "u".into(),
+                namespace: "ns".into(),
+                attempt: 3,
+            }),
+            log_directory: self.dir.path().join("logs").to_string_lossy().into_owned(),
+            annotations: HashMap::from([("note".to_owned(), "kept".to_owned())]),
+            dns_config: Some(DnsConfig { servers: vec!["10.9.8.7".into()], ..DnsConfig::default() }),
+            ..PodSandboxConfig::default()
+        }
+    }
+}
+
+fn start(dir: &Path, name: &str) -> Child {
+    let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    Command::new("nsenter")
+        .arg(format!("--net=/run/netns/{name}"))
+        .arg(program())
+        .arg("cri")
+        .arg(format!("--state-dir={}", dir.join("state").display()))
+        .arg(format!("--run-dir={}", dir.join("run").display()))
+        .arg(format!("--cgroup-root={name}"))
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.server.kill().ok();
+        self.server.wait().ok();
+        let reset = ["reset", "--yes", "--cgroup-root", &self.name];
+        Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.name))
+            .arg(program())
+            .args(reset)
+            .arg(format!("--state-dir={}", self.dir.path().join("state").display()))
+            .arg(format!("--run-dir={}", self.dir.path().join("run").display()))
+            .output()
+            .ok();
+        Command::new("ip").args(["netns", "del", &self.name]).output().ok();
+    }
+}
+
+/// An OCI layout with busybox in it.
+fn layout(dir: &Path) -> PathBuf {
+    let (root, layout) = (dir.join("rootfs"), dir.join("layout"));
+    for sub in ["bin", "etc", "tmp"] {
+        fs::create_dir_all(root.join(sub)).unwrap();
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+    for applet in ["sh", "cat", "sleep", "id", "echo", "nc", "hostname"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:33:34::/:/bin/sh\n").unwrap();
+    let blobs = layout.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8]| {
+        let digest = hex::encode(Sha256::digest(bytes));
+        fs::write(blobs.join(&digest), bytes).unwrap();
+        serde_json::json!({"digest": format!("sha256:{digest}"), "size": bytes.len()})
+    };
+    let with = |mut descriptor: serde_json::Value, kind: &str| {
+        descriptor["mediaType"] = format!("application/vnd.oci.image.{kind}").into();
+        descriptor
+    };
+    let tar = Command::new("tar").args(["-C", root.to_str().unwrap(), "-cf", "-", "."]).output().unwrap();
+    let layer = with(put(&tar.stdout), "layer.v1.tar");
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {"Cmd": ["sh"], "User": "web"},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    });
+    let config = with(put(config.to_string().as_bytes()), "config.v1+json");
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config, "layers": [layer],
+    });
+    let mut manifest = with(put(manifest.to_string().as_bytes()), "manifest.v1+json");
+    manifest["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": IMAGE});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+    fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    layout
+}
+
+/// The transport of the generated client.
+#[derive(Clone)]
+struct Http(SendRequest<Body>);
+
+impl tower::Service<http::Request<Body>> for Http {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.send_request(request).boxed()
+    }
+}
+
+fn container(name: &str, script: &str) -> ContainerConfig {
+    ContainerConfig {
+        metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
+        image: Some(ImageSpec { image: IMAGE.into(), ..ImageSpec::default() }),
+        command: vec!["sh".into(), "-c".into(), script.into()],
+        envs: vec![KeyValue { key: "SECRET".into(), value: b"hunter2".to_vec() }],
+        log_path: format!("{name}.log"),
+        labels: HashMap::from([("app".to_owned(), name.to_owned())]),
+        ..ContainerConfig::default()
+    }
+}
+
+async fn create(
+    cri: &mut RuntimeServiceClient<Http>,
+    pod: &str,
+    config: ContainerConfig,
+) -> Result<String, tonic::Status> {
+    let request =
+        CreateContainerRequest { pod_sandbox_id: pod.into(), config: Some(config), sandbox_config: None };
+    Ok(cri.create_container(request).await?.into_inner().container_id)
+}
+
+async fn status(cri: &mut RuntimeServiceClient<Http>, id: &str) -> ContainerStatus {
+    let request = ContainerStatusRequest { container_id: id.into(), verbose: false };
+    cri.container_status(request).await.unwrap().into_inner().status.unwrap()
+}
+
+async fn run_pod(cri: &mut RuntimeServiceClient<Http>, config: PodSandboxConfig) -> String {
+    let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+    cri.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id
+}
+
+async fn exec_sync(
+    cri: &mut RuntimeServiceClient<Http>,
+    id: &str,
+    script: &str,
+    timeout: i64,
+) -> Result<ExecSyncResponse, tonic::Status> {
+    let cmd = ["sh", "-c", script].map(str::to_owned).into();
+    Ok(cri.exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout }).await?.into_inner())
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn a_pod_lives_through_a_restart_of_the_server() {
+    let mut node = Node::new();
+    let mut cri = node.client().await;
+    let pod = run_pod(&mut cri, node.pod()).await;
+    let twice = RunPodSandboxRequest { config: Some(node.pod()), runtime_handler: String::new() };
+    assert_eq!(cri.run_pod_sandbox(twice).await.unwrap_err().code(), Code::AlreadyExists);
+
+    let script = "echo out; echo err >&2; trap 'exit 7' TERM; while :; do sleep 0.1; done";
+    let id = create(&mut cri, &pod, container("c", script)).await.unwrap();
+    let made = status(&mut cri, &id).await;
+    assert_eq!((made.state(), made.started_at), (ContainerState::ContainerCreated, 0));
+    cri.start_container(StartContainerRequest { container_id: id.clone() }).await.unwrap();
+
+    node.restart();
+    let mut cri = node.client().await;
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false };
+    let seen = cri.pod_sandbox_status(request.clone()).await.unwrap().into_inner().status.unwrap();
+    assert_eq!(seen.state(), PodSandboxState::SandboxReady);
+    assert_eq!(seen.metadata, node.pod().metadata);
+    assert_eq!(seen.annotations["note"], "kept");
+    let address = seen.network.unwrap().ip;
+    let runs = status(&mut cri, &id[..12]).await;
+    assert_eq!(runs.state(), ContainerState::ContainerRunning);
+    assert_eq!((runs.labels["app"].as_str(), runs.created_at), ("c", made.created_at));
+    let user = runs.user.unwrap().linux.unwrap();
+    assert_eq!((user.uid, user.gid), (33, 34));
+
+    let said = exec_sync(&mut cri, &id, "cat /etc/resolv.conf /etc/hosts; echo $SECRET >&2; exit 4", 0).await;
+    let said = said.unwrap();
+    let out = String::from_utf8(said.stdout).unwrap();
+    assert!(out.contains("nameserver 10.9.8.7") && out.contains(&format!("{address}\tp")), "{out}");
+    assert_eq!((said.exit_code, said.stderr), (4, b"hunter2\n".to_vec()));
+    let late = exec_sync(&mut cri, &id, "sleep 60", 1).await.unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+    let missing = ExecSyncRequest { container_id: id.clone(), cmd: vec!["nope".into()], timeout: 0 };
+    assert!(cri.exec_sync(missing).await.unwrap_err().message().contains("nope"));
+    // What is kept of a container has no environment in it.
+    let record = node.dir.path().join("run/pods").join(&pod).join("c").join(&id).join("record.json");
+    let record = fs::read_to_string(record).unwrap();
+    assert!(!record.contains("hunter2") && !record.contains("aHVudGVyM"), "{record}");
+
+    let log = fs::read_to_string(node.dir.path().join("logs/c.log")).unwrap();
+    assert!(log.contains(" stdout F out\n") && log.contains(" stderr F err\n"), "{log}");
+    let stats = ContainerStatsRequest { container_id: id.clone() };
+    let stats = cri.container_stats(stats).await.unwrap().into_inner().stats.unwrap();
+    assert!(stats.memory.unwrap().working_set_bytes.unwrap().value > 0);
+    let limits = LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() };
+    let update = UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(limits.clone()),
+        ..Default::default()
+    };
+    cri.update_container_resources(update).await.unwrap();
+    assert_eq!(status(&mut cri, &id).await.resources.unwrap().linux, Some(limits));
+
+    cri.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 10 }).await.unwrap();
+    let ended = status(&mut cri, &id).await;
+    assert_eq!(
+        (ended.state(), ended.exit_code, ended.reason.as_str()),
+        (ContainerState::ContainerExited, 7, "Error")
+    );
+    for _ in 0..2 {
+        cri.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod.clone() }).await.unwrap();
+    }
+    let stopped = cri.pod_sandbox_status(request.clone()).await.unwrap().into_inner().status.unwrap();
+    assert_eq!(
+        (stopped.state(), stopped.network.unwrap().ip),
+        (PodSandboxState::SandboxNotready, String::new())
+    );
+    for _ in 0..2 {
+        cri.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod.clone() }).await.unwrap();
+    }
+    assert_eq!(cri.pod_sandbox_status(request).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(fs::read_dir(node.dir.path().join("run/pods")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(node.dir.path().join("run/cri")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn what_cannot_be_is_said_when_it_is_asked_for() {
+    let node = Node::new();
+    let mut cri = node.client().await;
+    let pod = run_pod(&mut cri, node.pod()).await;
+    let check =
+        async |cri: &mut RuntimeServiceClient<Http>, config: ContainerConfig, code: Code, words: &str| {
+            let error = create(cri, &pod, config).await.unwrap_err();
+            assert!(error.code() == code && error.message().contains(words), "{error:?}");
+        };
+    let base = || container("c", "true");
+    let image = ImageSpec { image: "nowhere.example/x".into(), ..ImageSpec::default() };
+    check(&mut cri, ContainerConfig { image: Some(image), ..base() }, Code::NotFound, "nowhere.example/x")
+        .await;
+    let security = |context: LinuxContainerSecurityContext| ContainerConfig {
+        linux: Some(LinuxContainerConfig { security_context: Some(context), resources: None }),
+        ..base()
+    };
+    let nobody = LinuxContainerSecurityContext { run_as_username: "nobody".into(), ..Default::default() };
+    check(&mut cri, security(nobody), Code::InvalidArgument, "unable to find user nobody").await;
+    let group =
+        LinuxContainerSecurityContext { run_as_group: Some(Int64Value { value: 5 }), ..Default::default() };
+    check(&mut cri, security(group), Code::InvalidArgument, "a group without a user").await;
+
+    let by_name = LinuxContainerSecurityContext {
+        run_as_username: "root".into(),
+        masked_paths: vec!["/proc/uptime".into()],
+        ..Default::default()
+    };
+    let id = create(&mut cri, &pod, security(by_name)).await.unwrap();
+    assert_eq!(create(&mut cri, &pod, base()).await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(status(&mut cri, &id).await.user.unwrap().linux.unwrap().uid, 0);
+
+    // A program that cannot be started is an end that one can ask about.
+    let mut broken = container("broken", "");
+    broken.command = vec!["/no/such/program".into()];
+    let broken = create(&mut cri, &pod, broken).await.unwrap();
+    let error =
+        cri.start_container(StartContainerRequest { container_id: broken.clone() }).await.unwrap_err();
+    assert!(error.message().contains("/no/such/program"), "{error:?}");
+    let ended = status(&mut cri, &broken).await;
+    assert_eq!(
+        (ended.state(), ended.exit_code, ended.reason.as_str()),
+        (ContainerState::ContainerExited, 128, "StartError")
+    );
+    cri.remove_container(RemoveContainerRequest { container_id: broken }).await.unwrap();
+
+    let mut images = node.images().await;
+    let image = || Some(ImageSpec { image: IMAGE.into(), ..ImageSpec::default() });
+    let seen =
+        images.image_status(ImageStatusRequest { image: image(), verbose: true }).await.unwrap().into_inner();
+    assert_eq!(seen.image.unwrap().username, "web");
+    assert!(seen.info["info"].contains("web"));
+    images.remove_image(RemoveImageRequest { image: image() }).await.unwrap();
+    images.remove_image(RemoveImageRequest { image: image() }).await.unwrap();
+    let gone = images.image_status(ImageStatusRequest { image: image(), verbose: false }).await.unwrap();
+    assert_eq!(gone.into_inner().image, None);
+}
+
+/// A pair as a SPDY header block, in a stored deflate block.
+fn spdy_open(id: u32, kind: &str) -> Vec<u8> {
+    let mut plain = 1_u32.to_be_bytes().to_vec();
+    for text in ["streamtype", kind] {
+        plain.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
+        plain.extend(text.as_bytes());
+    }
+    let length = u16::try_from(plain.len()).unwrap();
+    let mut payload = [&id.to_be_bytes()[..], &[0; 6]].concat();
+    if id == 1 {
+        payload.extend([0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2]);
+    }
+    payload.push(0);
+    payload.extend(length.to_le_bytes());
+    payload.extend((!length).to_le_bytes());
+    payload.extend(&plain);
+    let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[0x80, 3, 0, 1, 0][..], &size[1..], &payload].concat()
+}
+
+fn spdy_data(id: u32, bytes: &[u8], fin: bool) -> Vec<u8> {
+    let size = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&id.to_be_bytes()[..], &[u8::from(fin)], &size[1..], bytes].concat()
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn commands_have_streams_over_both_transports() {
+    let node = Node::new();
+    let mut cri = node.client().await;
+    let pod = run_pod(&mut cri, node.pod()).await;
+    let id = create(&mut cri, &pod, container("c", "sleep 600")).await.unwrap();
+    cri.start_container(StartContainerRequest { container_id: id.clone() }).await.unwrap();
+    let request = ExecRequest {
+        container_id: id.clone(),
+        cmd: ["sh", "-c", "cat; echo end >&2; exit 3"].map(str::to_owned).into(),
+        tty: false,
+        stdin: true,
+        stdout: true,
+        stderr: true,
+    };
+
+    // WebSocket, v5: the end of the input can be said.
+    let url = cri.exec(request.clone()).await.unwrap().into_inner().url;
+    let mut upgrade = url.replace("http://", "ws://").into_client_request().unwrap();
+    let protocol = "v5.channel.k8s.io".parse().unwrap();
+    upgrade.headers_mut().insert("sec-websocket-protocol", protocol);
+    let tcp = node.dial(&url);
+    tcp.set_nonblocking(true).unwrap();
+    let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(upgrade, tcp).await.unwrap();
+    socket.send(Message::Binary(b"\x00hello"[..].into())).await.unwrap();
+    socket.send(Message::Binary(b"\xff\x00"[..].into())).await.unwrap();
+    let mut channels: HashMap<u8, Vec<u8>> = HashMap::new();
+    while let Some(Ok(Message::Binary(bytes))) = socket.next().await {
+        channels.entry(bytes[0]).or_default().extend(&bytes[1..]);
+    }
+    let text = |channel: u8| String::from_utf8_lossy(&channels[&channel]).into_owned();
+    assert_eq!((text(1).as_str(), text(2).as_str()), ("hello", "end\n"));
+    assert!(text(3).contains(r#"{"message":"3","reason":"ExitCode"}"#), "{}", text(3));
+
+    // The token was good once.
+    let mut again = node.dial(&url);
+    again
+        .write_all(format!("GET /{} HTTP/1.0\r\n\r\n", url.split_once("/exec").unwrap().1).as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    again.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(" 404 "), "{answer}");
+
+    // SPDY, as the API server opens it.
+    let url = cri.exec(request).await.unwrap().into_inner().url;
+    let path = url.splitn(4, '/').nth(3).unwrap().to_owned();
+    let mut tcp = node.dial(&url);
+    let (out, end) = tokio::task::spawn_blocking(move || {
+        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let upgrade = format!(
+            "POST /{path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
+        );
+        tcp.write_all(upgrade.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            tcp.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        for (id, kind) in [(1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")] {
+            tcp.write_all(&spdy_open(id, kind)).unwrap();
+        }
+        tcp.write_all(&spdy_data(3, b"hello", true)).unwrap();
+        let mut streams: HashMap<u32, (Vec<u8>, bool)> = HashMap::new();
+        while ![1, 5, 7].iter().all(|id| streams.get(id).is_some_and(|(_, fin)| *fin)) {
+            let mut head = [0; 8];
+            tcp.read_exact(&mut head).unwrap();
+            let size = u32::from_be_bytes([0, head[5], head[6], head[7]]);
+            let mut payload = vec![0; usize::try_from(size).unwrap()];
+            tcp.read_exact(&mut payload).unwrap();
+            if head[0] & 0x80 == 0 {
+                let stream = streams.entry(u32::from_be_bytes([head[0], head[1], head[2], head[3]])).or_default();
+                stream.0.extend(payload);
+                stream.1 |= head[4] & 1 != 0;
+            }
+        }
+        let text = |id: u32| String::from_utf8_lossy(&streams[&id].0).into_owned();
+        (text(5) + &text(7), text(1))
+    })
+    .await
+    .unwrap();
+    assert_eq!(out, "helloend\n");
+    assert!(end.contains("NonZeroExitCode"), "{end}");
+}
