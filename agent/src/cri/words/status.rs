@@ -60,6 +60,9 @@ pub(in crate::cri) fn pod_status(sandbox: &Sandbox, address: Option<IpAddr>) -> 
 fn namespaces(config: &PodSandboxConfig, sandbox: &Sandbox) -> NamespaceOption {
     let said =
         config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone());
+    if kept::owns(&sandbox.pod.uid) {
+        return said.unwrap_or_default();
+    }
     said.unwrap_or_else(|| {
         let host = sandbox.netns.is_none();
         let network = if host { NamespaceMode::Node } else { NamespaceMode::Pod };

@@ -22,7 +22,6 @@ use orlop_runtime::{
     Runtime,
     stream::{StreamedCommand, Streams, Window},
 };
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::{
     forward::Pod,
@@ -134,7 +133,7 @@ pub fn answer(request: Request<Incoming>, job: Job, runtime: Runtime) -> Respons
 fn web_socket(answer: &mut http::HeaderMap, asked: &http::HeaderMap, name: Option<&'static str>) {
     answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     let key = asked.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
-    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key)) {
+    if let Ok(accept) = HeaderValue::from_str(&websocket::accept(key)) {
         answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
     if let Some(name) = name {

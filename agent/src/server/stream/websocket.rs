@@ -22,6 +22,8 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use tokio_tungstenite::tungstenite::handshake::derive_accept_key as accept;
+
 /// Data that waits in one channel.
 const PIECES: usize = 8;
 /// Messages that wait to be written.
