@@ -151,6 +151,11 @@ fn mount(mount: &CriMount) -> Result<Mount, String> {
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(format!("id mappings of the mount at {}: not supported", mount.container_path));
     }
+    let private = mount.propagation() == MountPropagation::PropagationPrivate;
+    if mount.recursive_read_only && !(mount.readonly && private) {
+        let at = &mount.container_path;
+        return Err(format!("recursive read-only mount at {at}: it has to be read-only and private"));
+    }
     let absolute = |path: &str| {
         if path.starts_with('/') {
             Ok(PathBuf::from(path))
