@@ -219,7 +219,7 @@ fn container(name: &str, script: &str) -> ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
         image: Some(ImageSpec { image: IMAGE.into(), ..ImageSpec::default() }),
         command: vec!["sh".into(), "-c".into(), script.into()],
-        envs: vec![KeyValue { key: "SECRET".into(), value: b"hunter2".to_vec() }],
+        envs: vec![KeyValue { key: "SECRET".into(), value: "hunter2".into() }],
         log_path: format!("{name}.log"),
         labels: HashMap::from([("app".to_owned(), name.to_owned())]),
         ..ContainerConfig::default()
