@@ -421,8 +421,30 @@ async fn a_terminal_and_shared_processes() {
     }
 }
 
+/// With v1 there is no such thing as delegation.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn cgroups_below_its_own_are_the_privileged_pods() {
+    let mut node = Node::new().await;
+    let unified = fs::metadata("/sys/fs/cgroup/cgroup.procs").is_ok();
+    for (name, privileged, expected) in [("a", true, unified), ("b", false, false)] {
+        let script = "at=/sys/fs/cgroup; [ -e $at/cgroup.procs ] || at=$at/memory; ls -d $at/cgroup.procs; \
+                      mkdir $at/mine && echo $$ > $at/mine/cgroup.procs && echo moved";
+        let mut spec = node.shell(name, script);
+        spec.privileged = privileged;
+        let log = run(&mut node, "u1", &spec).await;
+        assert!(log.starts_with("/sys/fs/cgroup"), "{log}");
+        assert_eq!(log.ends_with("\nmoved\n"), expected, "{name}: {log}");
+    }
+    node.finish(&["u1"]).await;
+}
+
 #[test]
 #[ignore = "root tier"]
 fn the_same_with_cgroup2_only() {
-    common::on_cgroup2_only(&["root_inside_is_somebody_else_outside", "commands_are_the_same_users"]);
+    common::on_cgroup2_only(&[
+        "root_inside_is_somebody_else_outside",
+        "commands_are_the_same_users",
+        "cgroups_below_its_own_are_the_privileged_pods",
+    ]);
 }

@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File},
     io::{ErrorKind, Result, Write as _},
+    os::unix::fs::chown,
     path::{Path, PathBuf},
 };
 
@@ -42,12 +43,26 @@ pub(super) fn enter(cgroups: &str, plan: &Plan) -> std::result::Result<Cgroups, 
         joined.map_err(failed(format_args!("join cgroup {}", dir.display())))?;
     }
     let unified = dirs.iter().find(|(name, _)| *name == "unified").map(|(_, dir)| (*dir).to_owned());
+    if let Some(dir) = unified.as_deref().filter(|_| plan.users.is_some() && !hybrid && !plan.usual_devices) {
+        delegate(dir, plan.root()).map_err(failed(format_args!("delegate cgroup {}", dir.display())))?;
+    }
     Ok(Cgroups { own, unified })
 }
 
 /// Where this process is in a hierarchy that it did not join, below the mount point.
 pub(super) fn path_in<'own>(own: &'own str, name: &str) -> Option<&'own str> {
     own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(name)?.strip_prefix(":/"))
+}
+
+/// A privileged container may write below its directory: so it is its root's, with those files that the kernel names for
+/// this. The limits are none of them.
+fn delegate(dir: &Path, root: u32) -> Result<()> {
+    let files = fs::read_to_string("/sys/kernel/cgroup/delegate")?;
+    chown(dir, Some(root), Some(root))?;
+    for file in files.lines().map(|file| dir.join(file)).filter(|file| file.exists()) {
+        chown(file, Some(root), Some(root))?;
+    }
+    Ok(())
 }
 
 fn make(name: &str, dir: &Path) -> Result<()> {
