@@ -62,6 +62,11 @@ impl Runtime {
             .collect()
     }
 
+    /// Lower scores that containers ask for become this one: the kernel refuses them to this process.
+    pub fn lowest_oom_score_adj(&self) -> i32 {
+        self.0.limits.oom_floor
+    }
+
     /// Adds to a sandbox's labels, or replaces some; they are on disk when this returns.
     pub async fn label_sandbox(
         &self,

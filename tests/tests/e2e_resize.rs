@@ -15,7 +15,7 @@ const POD: &str = "{apiVersion: v1, kind: Pod, metadata: {name: big}, spec: {ter
      resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}}]}}";
 
 /// A cgroup file of a running container, found by the process in it: no word of ours is trusted.
-fn cgroup_file(pid: &str, controller: &str, v1: &str, v2: &str) -> String {
+fn cgroup_file(pid: &str, above: usize, controller: &str, v1: &str, v2: &str) -> String {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let of = |name: &str| {
         let line = groups.lines().find(|line| line.split(':').nth(1).unwrap().split(',').any(|c| c == name));
@@ -25,15 +25,17 @@ fn cgroup_file(pid: &str, controller: &str, v1: &str, v2: &str) -> String {
         Some(path) => (format!("/sys/fs/cgroup/{controller}"), path, v1),
         None => ("/sys/fs/cgroup".to_owned(), of("").unwrap(), v2),
     };
-    fs::read_to_string(PathBuf::from(root).join(path).join(file)).unwrap().trim().to_owned()
+    let dir = PathBuf::from(root).join(path);
+    let dir = dir.ancestors().nth(above).unwrap();
+    fs::read_to_string(dir.join(file)).unwrap().trim().to_owned()
 }
 
 fn memory(pid: &str) -> String {
-    cgroup_file(pid, "memory", "memory.limit_in_bytes", "memory.max")
+    cgroup_file(pid, 0, "memory", "memory.limit_in_bytes", "memory.max")
 }
 
 fn quota(pid: &str) -> String {
-    let text = cgroup_file(pid, "cpu", "cpu.cfs_quota_us", "cpu.max");
+    let text = cgroup_file(pid, 0, "cpu", "cpu.cfs_quota_us", "cpu.max");
     text.split(' ').next().unwrap().to_owned()
 }
 
@@ -86,6 +88,15 @@ fn running_pods_get_other_resources() {
         if now == (mebibytes(128), "50000".to_owned()) { Ok(()) } else { Err(format!("{now:?}")) }
     });
     p.wait_for(&["get", "events"], |events| events.contains("Pod resize completed"));
+    let pod_memory = cgroup_file(&a, 1, "memory", "memory.limit_in_bytes", "memory.max");
+    assert_eq!(pod_memory, mebibytes(192), "the pod has the sum");
+    until("the class has what its pods ask for", Duration::from_secs(20), || {
+        let shares = cgroup_file(&a, 2, "cpu", "cpu.shares", "cpu.weight");
+        if shares == "256" || shares == "10" { Ok(()) } else { Err(shares) }
+    });
+    let all: u64 = cgroup_file(&a, 3, "memory", "memory.limit_in_bytes", "memory.max").parse().unwrap();
+    let capacity = p.get(&["node", "node1"])["status"]["capacity"]["memory"].as_str().unwrap().to_owned();
+    assert_eq!(format!("{}Ki", all / 1024), capacity, "all pods together are held to the machine");
     let now = until("the status says so", Duration::from_secs(20), || {
         let now = container(&p, "a");
         if now["resources"]["limits"]["memory"] == "128Mi" { Ok(now) } else { Err(now.to_string()) }

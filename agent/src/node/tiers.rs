@@ -69,7 +69,7 @@ impl Tiers {
         self.events.tell(false, "NodeAllocatableEnforced", what.to_owned()).await;
     }
 
-    /// Pods go without what the kernel cannot limit: that is said once.
+    /// Pods go without what the kernel cannot limit, or we may not set: that is said once.
     async fn tell_missing(&self) {
         let missing = self.runtime.missing_controllers();
         if !missing.is_empty() {
@@ -79,6 +79,16 @@ impl Tiers {
             );
             tracing::warn!("{text}");
             self.events.tell(true, "MissingCgroupControllers", text).await;
+        }
+        let floor = self.runtime.lowest_oom_score_adj();
+        if floor > resources::LOWEST_OOM_SCORE {
+            let text = format!(
+                "no privilege (CAP_SYS_RESOURCE) for an oom_score_adj below {floor}: Guaranteed and critical \
+                 containers get {floor} instead of {}",
+                resources::LOWEST_OOM_SCORE
+            );
+            tracing::warn!("{text}");
+            self.events.tell(true, "OOMScoreAdjClamped", text).await;
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, PodSpec, ResourceRequirements},
+    api::core::v1::{Container, Pod, PodSpec},
     apimachinery::pkg::api::resource::Quantity,
 };
 use orlop_model::quantities::Quantity as Amount;
@@ -22,30 +22,37 @@ const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
 type Amounts = BTreeMap<String, Quantity>;
 
-/// Processor and memory of one container.
+/// Processor and memory of one container, as spelled in the spec. No maps: there are many of these.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Granted {
-    /// As in the spec.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub requests: Amounts,
-    /// As in the spec.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub limits: Amounts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_request: Option<Quantity>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_limit: Option<Quantity>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_request: Option<Quantity>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_limit: Option<Quantity>,
 }
 
 /// Processor and memory of all containers of a pod, by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Allocation(BTreeMap<String, Granted>);
+pub struct Allocation(Vec<(String, Granted)>);
 
 impl Granted {
     /// What a spec asks for.
     pub fn of(container: &Container) -> Granted {
-        let list = |of: fn(&ResourceRequirements) -> &Option<Amounts>| {
-            let amounts = container.resources.iter().flat_map(|resources| of(resources).iter().flatten());
-            let amounts = amounts.filter(|(name, _)| RESIZABLE.contains(&name.as_str()));
-            amounts.map(|(name, amount)| (name.clone(), amount.clone())).collect()
-        };
-        Granted { requests: list(|r| &r.requests), limits: list(|r| &r.limits) }
+        let resources = container.resources.as_ref();
+        let requests = resources.and_then(|resources| resources.requests.as_ref());
+        let limits = resources.and_then(|resources| resources.limits.as_ref());
+        let amount = |list: Option<&Amounts>, name: &str| list.and_then(|list| list.get(name)).cloned();
+        Granted {
+            cpu_request: amount(requests, "cpu"),
+            cpu_limit: amount(limits, "cpu"),
+            memory_request: amount(requests, "memory"),
+            memory_limit: amount(limits, "memory"),
+        }
     }
 
     /// As a label.
@@ -58,25 +65,31 @@ impl Granted {
         serde_json::from_str(labels.get(LABEL_GRANTED)?).ok()
     }
 
-    /// The names of resources of which the other has another amount.
+    /// A request and a limit.
+    pub fn amounts(&self, name: &str) -> [Option<&Quantity>; 2] {
+        match name {
+            "cpu" => [self.cpu_request.as_ref(), self.cpu_limit.as_ref()],
+            "memory" => [self.memory_request.as_ref(), self.memory_limit.as_ref()],
+            _ => [None, None],
+        }
+    }
+
+    /// The names of resources of which the other has another amount, however they are spelled.
     pub fn changed<'a>(&'a self, other: &'a Granted) -> impl Iterator<Item = &'static str> + 'a {
-        // However they are spelled.
-        let amount = |list: &Amounts, name: &str| list.get(name).map(|q| Amount::parse(&q.0).ok());
-        let same = move |name: &str| {
-            amount(&self.requests, name) == amount(&other.requests, name)
-                && amount(&self.limits, name) == amount(&other.limits, name)
-        };
+        let read = |amount: Option<&Quantity>| amount.map(|q| Amount::parse(&q.0).ok());
+        let same = move |name: &str| self.amounts(name).map(read) == other.amounts(name).map(read);
         RESIZABLE.into_iter().filter(move |name| !same(name))
     }
 
     fn put_into(&self, container: &mut Container) {
         let resources = container.resources.get_or_insert_default();
-        for (list, granted) in
-            [(&mut resources.requests, &self.requests), (&mut resources.limits, &self.limits)]
-        {
+        for (at, list) in [&mut resources.requests, &mut resources.limits].into_iter().enumerate() {
             let mut amounts = list.take().unwrap_or_default();
-            amounts.retain(|name, _| !RESIZABLE.contains(&name.as_str()));
-            amounts.extend(granted.clone());
+            for name in RESIZABLE {
+                amounts.remove(name);
+                let granted = self.amounts(name)[at].cloned();
+                amounts.extend(granted.map(|granted| (name.to_owned(), granted)));
+            }
             *list = (!amounts.is_empty()).then_some(amounts);
         }
     }
@@ -99,15 +112,20 @@ impl Allocation {
         serde_json::from_str(labels.get(LABEL_ALLOCATED)?).ok()
     }
 
+    /// Whether a pod asks for something else.
+    pub fn differs(&self, pod: &Pod) -> bool {
+        pod.spec.as_ref().is_some_and(|spec| Allocation::of(spec) != *self)
+    }
+
     /// The pod with what was granted in place of what it asks for. What was never granted stays as asked for.
     pub fn into_pod(&self, pod: &Arc<Pod>) -> Arc<Pod> {
-        if pod.spec.as_ref().is_none_or(|spec| Allocation::of(spec) == *self) {
+        if !self.differs(pod) {
             return Arc::clone(pod);
         }
         let mut granted = Pod::clone(pod);
         let spec = granted.spec.get_or_insert_default();
         for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-            if let Some(of_container) = self.0.get(&container.name) {
+            if let Some((_, of_container)) = self.0.iter().find(|(name, _)| *name == container.name) {
                 of_container.put_into(container);
             }
         }

@@ -14,6 +14,9 @@ use super::{desired::Kind, machine::Resources, settings::Settings};
 
 const PERIOD_US: u64 = 100_000;
 
+/// Of containers that go last when the machine is out of memory.
+pub const LOWEST_OOM_SCORE: i32 = -997;
+
 /// Quality-of-service class of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Qos {
@@ -345,10 +348,10 @@ fn split(resources: Option<&ResourceRequirements>) -> (Option<&Amounts>, Option<
 /// −997 for Guaranteed and node-critical pods, 1000 for BestEffort, in between by share of the machine's memory.
 pub fn oom_score_adj(settings: &Settings, spec: &PodSpec, container: &Container) -> i32 {
     if spec.priority_class_name.as_deref() == Some("system-node-critical") {
-        return -997;
+        return LOWEST_OOM_SCORE;
     }
     let score = |container: &Container| match qos(spec) {
-        Qos::Guaranteed => -997,
+        Qos::Guaranteed => LOWEST_OOM_SCORE,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
             let request = asked_memory(container).saturating_add(spare_memory(spec));

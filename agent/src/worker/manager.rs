@@ -89,6 +89,8 @@ struct Handle {
     wanted: Arc<Pod>,
     /// What this node has granted.
     granted: Allocation,
+    /// The API asks for something else.
+    asks: bool,
     messages: Reports,
     refs: BTreeSet<ObjectRef>,
 }
@@ -223,9 +225,13 @@ impl Manager {
                 || pod.metadata.resource_version.is_none();
             if news {
                 handle.wanted = pod;
-                // What asks for other resources is judged first (`settle`).
-                if !handle.asks_for_more() {
+                handle.asks = handle.granted.differs(&handle.wanted);
+                // What asks for other resources is judged first (`settle`), unless it goes.
+                if !handle.asks {
                     handle.send(None);
+                } else if handle.wanted.metadata.deletion_timestamp.is_some() {
+                    let pending = handle.desired.borrow().pending.clone();
+                    handle.send(pending);
                 }
             }
             return;
@@ -238,7 +244,8 @@ impl Manager {
         let refused = self.refuse(&desired, sandbox.is_some());
         let (desired, messages) = self.start(desired, sandbox, refused, Duration::ZERO);
         let refs = refs::of_pod(&desired.borrow());
-        self.workers.insert(uid, Handle { desired, wanted, granted, messages, refs });
+        let asks = granted.differs(&wanted);
+        self.workers.insert(uid, Handle { desired, wanted, granted, asks, messages, refs });
     }
 
     /// Judges what asks for other resources than it was granted, those with the best right first. What has to wait is
@@ -249,7 +256,7 @@ impl Manager {
 
     /// True if something was granted: that may be less than before.
     fn judge_all(&mut self) -> bool {
-        let asks = |handle: &Handle| handle.asks_for_more() && !handle.desired.borrow().deleting();
+        let asks = |handle: &Handle| handle.asks && handle.wanted.metadata.deletion_timestamp.is_none();
         let asking = self.workers.iter().filter(|(_, handle)| asks(handle));
         let rank = |handle: &Handle| resize::rank(&Desired::new(Arc::clone(&handle.wanted)));
         let mut asking: Vec<_> = asking.map(|(uid, handle)| (rank(handle), uid.clone())).collect();
@@ -268,7 +275,7 @@ impl Manager {
                     self.shared.tell(&wanted, true, reason, pending.message.clone());
                 }
             } else {
-                handle.granted = Allocation::of(wanted.spec());
+                (handle.granted, handle.asks) = (Allocation::of(wanted.spec()), false);
                 granted = true;
             }
             handle.send(verdict.err());
@@ -357,10 +364,6 @@ impl Manager {
 }
 
 impl Handle {
-    fn asks_for_more(&self) -> bool {
-        self.wanted.spec.as_ref().is_some_and(|spec| Allocation::of(spec) != self.granted)
-    }
-
     /// Tells the worker, if there is something to tell.
     fn send(&self, pending: Option<Pending>) {
         self.desired.send_if_modified(|desired| {

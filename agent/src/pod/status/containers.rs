@@ -1,7 +1,5 @@
 //! The status of one container.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
@@ -305,16 +303,17 @@ fn applied(container: &Container, instance: &Instance) -> ResourceRequirements {
     };
     if let Some(granted) = &instance.granted {
         for name in ["cpu", "memory"] {
-            put(false, name, granted.requests.get(name).cloned());
-            put(true, name, granted.limits.get(name).cloned());
+            let [request, limit] = granted.amounts(name);
+            put(false, name, request.cloned());
+            put(true, name, limit.cloned());
         }
     }
     let Some(limits) = instance.limits.as_ref().filter(|_| instance.running()) else { return resources };
     let granted = instance.granted.clone().unwrap_or_default();
-    let milli = |list: &BTreeMap<String, Quantity>| resources::milli(Some(list), "cpu");
+    let [cpu_request, cpu_limit] = granted.amounts("cpu");
     if let (Some(quota), Some(period)) = (limits.cpu_quota_us, limits.cpu_period_us) {
         let period = i64::try_from(period).unwrap_or(i64::MAX).max(1);
-        let known = milli(&granted.limits);
+        let known = milli(cpu_limit);
         // Quotas have a least value, and shares are a little coarser than thousandths.
         let same = known > 0 && resources::quota(known) == quota && period == 100_000;
         match same {
@@ -324,21 +323,25 @@ fn applied(container: &Container, instance: &Instance) -> ResourceRequirements {
         }
     }
     if let Some(shares) = limits.cpu_shares {
-        let known = granted.requests.contains_key("cpu").then(|| milli(&granted.requests));
-        let known = known.unwrap_or_else(|| milli(&granted.limits));
-        if resources::shares(known) != shares {
+        if resources::shares(milli(cpu_request.or(cpu_limit))) != shares {
             let shares = i64::try_from(shares).unwrap_or(i64::MAX);
             put(false, "cpu", Some(milli_quantity(shares.saturating_mul(1000).div_euclid(1024))));
         }
     }
     if let Some(bytes) = limits.memory_limit {
-        match resources::value(Some(&granted.limits), "memory") {
+        let known = granted.amounts("memory")[1].and_then(|limit| Amount::parse(&limit.0).ok());
+        match known.map_or(0, |limit| i64::try_from(limit.value()).unwrap_or(i64::MAX)) {
             known if known == bytes || (known == 0 && bytes < 0) => {}
             _ if bytes < 0 => put(true, "memory", None),
             _ => put(true, "memory", Some(Quantity(Amount::from_bytes(bytes).to_string()))),
         }
     }
     resources
+}
+
+fn milli(amount: Option<&Quantity>) -> i64 {
+    let amount = amount.and_then(|amount| Amount::parse(&amount.0).ok());
+    amount.map_or(0, |amount| i64::try_from(amount.milli()).unwrap_or(i64::MAX))
 }
 
 fn milli_quantity(milli: i64) -> Quantity {
