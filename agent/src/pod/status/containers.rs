@@ -322,11 +322,10 @@ fn applied(container: &Container, instance: &Instance) -> ResourceRequirements {
             false => put(true, "cpu", Some(milli_quantity(quota.saturating_mul(1000) / period))),
         }
     }
-    if let Some(shares) = limits.cpu_shares {
-        if resources::shares(milli(cpu_request.or(cpu_limit))) != shares {
-            let shares = i64::try_from(shares).unwrap_or(i64::MAX);
-            put(false, "cpu", Some(milli_quantity(shares.saturating_mul(1000).div_euclid(1024))));
-        }
+    let asked = resources::shares(milli(cpu_request.or(cpu_limit)));
+    if let Some(shares) = limits.cpu_shares.filter(|shares| *shares != asked) {
+        let shares = i64::try_from(shares).unwrap_or(i64::MAX);
+        put(false, "cpu", Some(milli_quantity(shares.saturating_mul(1000).div_euclid(1024))));
     }
     if let Some(bytes) = limits.memory_limit {
         let known = granted.amounts("memory")[1].and_then(|limit| Amount::parse(&limit.0).ok());
