@@ -151,9 +151,15 @@ impl Playground {
 
     /// `orlop exec` in a pod's first container, on the first node.
     pub fn exec(&self, pod: &str, command: &[&str]) -> Output {
+        run(&mut self.exec_command(pod, command))
+    }
+
+    /// The same, not started yet.
+    #[must_use]
+    pub fn exec_command(&self, pod: &str, command: &[&str]) -> Command {
         let mut exec = Command::new(self.dir.join("bin/orlop"));
-        exec.arg("exec").arg("--run-dir").arg(self.dir.join("run")).args([pod, "--"]);
-        run(exec.args(command))
+        exec.arg("exec").arg("--run-dir").arg(self.dir.join("run")).args([pod, "--"]).args(command);
+        exec
     }
 
     /// An object or list as JSON.
@@ -200,10 +206,19 @@ impl Playground {
 
     /// Ends the agent of a node as a crash would, and waits until it is gone. Pods go on.
     pub fn kill_agent(&self, node: usize) {
+        self.end_agent(node, rustix::process::Signal::KILL);
+    }
+
+    /// The same as an upgrade does it.
+    pub fn stop_agent(&self, node: usize) {
+        self.end_agent(node, rustix::process::Signal::TERM);
+    }
+
+    fn end_agent(&self, node: usize, signal: rustix::process::Signal) {
         let pid = self.agent_pid(node);
         let target = rustix::process::Pid::from_raw(pid).expect("a pid");
-        rustix::process::kill_process(target, rustix::process::Signal::KILL).expect("kill the agent");
-        until("the agent is gone", Duration::from_secs(5), || {
+        rustix::process::kill_process(target, signal).expect("signal the agent");
+        until("the agent is gone", Duration::from_secs(20), || {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             // A dead leader says nothing of its threads, which hold the sockets until they are gone too.
             let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

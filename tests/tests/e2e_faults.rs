@@ -136,3 +136,82 @@ fn containers_logs_and_exit_codes_outlive_the_agent() {
         .text();
     assert_eq!(counts, "0 0");
 }
+
+const UPGRADES: u32 = 4;
+
+/// A new copy of the program takes the place of the old one while pods write and a command runs in one of them: by TERM, as
+/// an upgrade does it, and by KILL.
+#[test]
+#[ignore = "e2e tier"]
+fn a_replaced_agent_restarts_nothing_and_loses_no_line() {
+    let mut p = Playground::start();
+    let writers = ["w1", "w2", "w3"];
+    for name in writers {
+        p.apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{restartPolicy: Never, containers: [\
+             {{name: c, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, '\
+             i=0; while [ ! -e /tmp/enough ]; do echo $i; i=$((i+1)); done; echo end $i']}}]}}}}"
+        ))
+        .text();
+    }
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/w1", "pod/w2", "pod/w3", "--timeout=60s"]).text();
+    let containers = "jsonpath={.items[*].status.containerStatuses[0].containerID}";
+    let before = p.kubectl(&["get", "pods", "-o", containers]).text();
+    let session = p.exec_command(
+        "w1",
+        &["sh", "-c", "i=0; while [ ! -e /tmp/enough ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 9"],
+    );
+    let session = std::thread::spawn(move || run(&mut { session }));
+    let program = p.dir.join("bin/orlop");
+    let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    for upgrade in 0..UPGRADES {
+        let old = inode(&program);
+        if upgrade % 2 == 0 {
+            p.stop_agent(1)
+        } else {
+            p.kill_agent(1)
+        }
+        // Puts a fresh copy of the program in the place of the old one.
+        p.up();
+        assert_ne!(inode(&program), old, "another file runs now");
+    }
+    for name in writers {
+        p.exec(name, &["touch", "/tmp/enough"]).text();
+        p.wait_for(&["get", "pod", name, "-o", "jsonpath={.status.phase}"], |phase| phase == "Succeeded");
+    }
+    assert_eq!(p.kubectl(&["get", "pods", "-o", containers]).text(), before, "no container was started anew");
+    let counts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
+    assert_eq!(p.kubectl(&["get", "pods", "-o", counts]).text(), "0 0 0");
+    for name in writers {
+        let lines = log_lines(&p, name);
+        let count = lines.len() - 1;
+        assert!(count > 10_000, "{name} wrote at speed: {count}");
+        assert_eq!(lines[count], format!("end {count}"));
+        let odd = lines[..count].iter().enumerate().find(|(number, line)| **line != number.to_string());
+        assert_eq!(odd, None, "{name}: a line was lost or doubled");
+    }
+    // The command is the shim's: it does not notice.
+    let said = session.join().unwrap();
+    let numbers: Vec<String> = said.stdout.lines().map(str::to_owned).collect();
+    assert!(!said.ok && numbers.len() > 10, "{said:?}");
+    assert_eq!(numbers, (0..numbers.len()).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+/// All that a pod's container wrote, from its log files, put-aside ones too, oldest first.
+fn log_lines(p: &Playground, pod: &str) -> Vec<String> {
+    let uid = p.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]).text();
+    let dir = p.dir.join(format!("state/log/pods/default_{pod}_{uid}/c"));
+    let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // Rotated ones carry their time and sort before the one that is written to.
+    files.sort_by_key(|path| (path.ends_with("0.log"), path.clone()));
+    let mut lines = Vec::new();
+    for file in files {
+        let text = if file.extension().is_some_and(|extension| extension == "gz") {
+            run(std::process::Command::new("gzip").arg("-dc").arg(&file)).text()
+        } else {
+            fs::read_to_string(&file).unwrap()
+        };
+        lines.extend(text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or(line).to_owned()));
+    }
+    lines
+}

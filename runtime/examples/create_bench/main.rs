@@ -8,6 +8,10 @@
 //! | `ours` | Create is written to the shim's socket (bundle on disk) | the byte is in the CRI log |
 //! | `start` | `Runtime::start_container` is called (overlay, bundle, Create) | the byte is in the CRI log |
 //! | `crun`, `runc` | `run` is spawned (bundle on disk) | the byte is read from its standard output |
+//! | `exec ours` | `Runtime::exec` is called | its whole answer is there |
+//! | `exec crun`, `exec runc` | `exec` is spawned | the byte is read from its standard output |
+//! | `burst …` | 100 containers are asked for, 8 at a time | all of them run |
+//! | `burst cpu …` | CPU time of all that took part, in milliseconds | |
 //!
 //! Ours is measured to the log file because nobody else reads the pipe; that is more work, not less.
 //! Not for: CI gates. `cargo xtask bench create` runs this with release binaries.
@@ -28,10 +32,15 @@ use std::{
 };
 
 use launcher::Launcher;
-use ours::Ours;
+use ours::{Ours, Template};
 use scratch::Scratch;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Containers of a burst, how many bursts, and how many starts are under way at a time.
+const BURST: usize = 100;
+const BURSTS: usize = 3;
+const LANES: usize = 8;
 
 /// What was asked for.
 struct Args {
@@ -113,14 +122,91 @@ async fn rounds(args: &Args, scratch: &Scratch) -> Result<BTreeMap<String, Vec<f
         };
         note("ours", ours.create(scratch, &template, round).await?);
         for (name, program) in &args.others {
-            let bundle = template.foreign_bundle(scratch, name, round)?;
-            let root = scratch.path(&format!("{name}-state"));
-            note(name, launcher.first_byte(program, &root, &bundle, &format!("{name}-{round}"))?);
+            let id = format!("{name}-{round}");
+            let bundle = template.foreign_bundle(scratch, &id, false)?;
+            note(name, launcher.first_byte(program, &state_of(scratch, name), &bundle, &id)?);
         }
         note("start", ours.start(scratch, round).await?);
     }
+    commands(args, scratch, &template, (&mut ours, &mut launcher), &mut samples).await?;
+    for _ in 0..BURSTS {
+        bursts(args, scratch, &template, (&mut ours, &mut launcher), &mut samples).await?;
+    }
     ours.close().await?;
     Ok(samples)
+}
+
+type Samples = BTreeMap<String, Vec<f64>>;
+
+/// A command in a container that runs: one of each per round, after a round that does not count.
+async fn commands(
+    args: &Args,
+    scratch: &Scratch,
+    template: &Template,
+    (ours, launcher): (&mut Ours, &mut Launcher),
+    samples: &mut Samples,
+) -> Result<()> {
+    let (ids, _) = ours.hold(scratch, &["stays".to_owned()]).await?;
+    for (name, program) in &args.others {
+        let id = format!("{name}-stays");
+        let bundle = template.foreign_bundle(scratch, &id, true)?;
+        launcher.hold(program, &state_of(scratch, name), &[(bundle, id)])?;
+    }
+    for round in 0..=args.runs {
+        let mut note = |name: &str, milliseconds: f64| {
+            if round > 0 {
+                samples.entry(format!("exec {name}")).or_default().push(milliseconds);
+            }
+        };
+        for id in &ids {
+            note("ours", ours.exec(id).await?);
+        }
+        for (name, program) in &args.others {
+            note(name, launcher.exec(program, &state_of(scratch, name), &format!("{name}-stays"))?);
+        }
+    }
+    for (name, program) in &args.others {
+        launcher.delete(program, &state_of(scratch, name), &format!("{name}-stays"))?;
+    }
+    ours.delete(&ids).await
+}
+
+/// Many containers at once: how long until all run, and what that took of the CPUs.
+async fn bursts(
+    args: &Args,
+    scratch: &Scratch,
+    template: &Template,
+    (ours, launcher): (&mut Ours, &mut Launcher),
+    samples: &mut Samples,
+) -> Result<()> {
+    let burst = samples.get("burst ours").map_or(0, Vec::len);
+    let mut note = |name: &str, milliseconds: f64, cpu: Option<f64>| {
+        samples.entry(format!("burst {name}")).or_default().push(milliseconds);
+        if let Some(cpu) = cpu {
+            samples.entry(format!("burst cpu {name}")).or_default().push(cpu);
+        }
+    };
+    let names: Vec<String> = (0..BURST).map(|number| format!("burst-{burst}-{number}")).collect();
+    let before = scratch.cpu();
+    let (ids, took) = ours.hold(scratch, &names).await?;
+    note("ours", took, before.and_then(|before| Some(scratch.cpu()? - before)));
+    ours.delete(&ids).await?;
+    for (name, program) in &args.others {
+        let bundles = names.iter().map(|id| {
+            let id = format!("{name}-{id}");
+            Ok((template.foreign_bundle(scratch, &id, true)?, id))
+        });
+        let bundles = bundles.collect::<Result<Vec<_>>>()?;
+        let (root, before) = (state_of(scratch, name), scratch.cpu());
+        let took = launcher.hold(program, &root, &bundles)?;
+        note(name, took, before.and_then(|before| Some(scratch.cpu()? - before)));
+        bundles.iter().try_for_each(|(_, id)| launcher.delete(program, &root, id))?;
+    }
+    Ok(())
+}
+
+fn state_of(scratch: &Scratch, name: &str) -> PathBuf {
+    scratch.path(&format!("{name}-state"))
 }
 
 fn chain(error: &dyn Error) -> String {

@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use orlop_runtime::{
-    BoxError, ContainerSpec, ContainerState, Layers, PodRef, Resources, Runtime, RuntimeConfig, RuntimeEvent,
-    SandboxSpec, container_id,
+    BoxError, Container, ContainerSpec, ContainerState, ExecRequest, Layers, PodRef, Resources, Runtime,
+    RuntimeConfig, RuntimeEvent, SandboxSpec, container_id,
     ids::IdRange,
     image::{Image, ImageConfig},
     spec::plan::{Plan, Whose},
@@ -25,9 +26,11 @@ use orlop_shim::{
 use rustix::fs::inotify;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::{Result, oci, scratch::Scratch};
+use crate::{LANES, Result, oci, scratch::Scratch};
 
 const UID: &str = "bench";
+/// A container that is there until it is killed.
+const STAY: [&str; 2] = ["/bin/sleep", "10000"];
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct OneLayer(PathBuf);
@@ -163,6 +166,44 @@ impl Ours {
         Ok(took.as_secs_f64() * 1e3)
     }
 
+    /// From the question to the whole answer, which is later than the first byte.
+    pub(crate) async fn exec(&self, id: &str) -> Result<f64> {
+        let command = ["/bin/echo", "-n", "x"].map(str::to_owned).into();
+        let request = ExecRequest { command, env: vec![], timeout: None, max_output: 16 };
+        let began = Instant::now();
+        let output = self.runtime.exec(UID, id, request).await?;
+        let took = began.elapsed();
+        if output.output != b"x" {
+            return Err(format!("exec gave {output:?}").into());
+        }
+        Ok(took.as_secs_f64() * 1e3)
+    }
+
+    /// Starts containers that stay, some at a time; their ids, and the milliseconds until all run.
+    pub(crate) async fn hold(&self, scratch: &Scratch, names: &[String]) -> Result<(Vec<String>, f64)> {
+        let specs: Vec<ContainerSpec> = names.iter().map(|name| staying(scratch, name)).collect();
+        let began = Instant::now();
+        let starts = specs.iter().map(|spec| self.runtime.start_container(UID, spec));
+        let started: Vec<Container> =
+            futures::stream::iter(starts).buffer_unordered(LANES).try_collect().await?;
+        let took = began.elapsed();
+        Ok((started.into_iter().map(|container| container.id).collect(), took.as_secs_f64() * 1e3))
+    }
+
+    pub(crate) async fn delete(&mut self, ids: &[String]) -> Result<()> {
+        for id in ids {
+            self.runtime.stop_container(UID, id, Some("KILL"), Duration::ZERO).await?;
+            let end = Instant::now() + PATIENCE;
+            while let Err(error) = self.runtime.remove_container(UID, id).await {
+                if Instant::now() > end {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) async fn close(self) -> Result<()> {
         drop(self.shim);
         Ok(self.runtime.remove_sandbox(UID).await?)
@@ -196,14 +237,22 @@ impl Ours {
 
 impl Template {
     /// A bundle for `crun run` and `runc run`: what we do ourselves in the last steps is theirs to do.
-    pub(crate) fn foreign_bundle(&self, scratch: &Scratch, name: &str, round: usize) -> Result<PathBuf> {
-        let dir = scratch.path("bundles").join(format!("{name}-{round}"));
+    pub(crate) fn foreign_bundle(&self, scratch: &Scratch, id: &str, stays: bool) -> Result<PathBuf> {
+        let dir = scratch.path("bundles").join(id);
         fs::create_dir_all(&dir)?;
-        let cgroup = format!("{}/kubepods/pod{UID}/{name}-{round}", scratch.cgroup);
-        let config = oci::config(&self.plan, &self.process, &limits(), &cgroup)?;
+        let cgroup = format!("{}/kubepods/pod{UID}/{id}", scratch.cgroup);
+        let mut process = self.process.clone();
+        if stays {
+            process.args = STAY.map(str::to_owned).into();
+        }
+        let config = oci::config(&self.plan, &process, &limits(), &cgroup)?;
         fs::write(dir.join("config.json"), config.to_string())?;
         Ok(dir)
     }
+}
+
+fn staying(scratch: &Scratch, name: &str) -> ContainerSpec {
+    ContainerSpec { command: STAY.map(str::to_owned).into(), ..container(scratch, name) }
 }
 
 /// One byte of output and out, with the limits a pod would have.

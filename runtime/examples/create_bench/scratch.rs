@@ -27,6 +27,7 @@ impl Scratch {
         let mut janitor = Command::new(std::env::current_exe()?);
         janitor.arg("tidy").arg(&dir).arg(&cgroup).stdin(Stdio::piped()).process_group(0);
         let scratch = Scratch { dir, cgroup, janitor: janitor.spawn()? };
+        scratch.be_counted()?;
         let layer = scratch.layer();
         for sub in ["bin", "etc", "proc", "sys", "dev", "tmp"] {
             fs::create_dir_all(layer.join(sub))?;
@@ -34,8 +35,34 @@ impl Scratch {
         fs::copy("/bin/busybox", layer.join("bin/busybox"))
             .map_err(|error| format!("copy /bin/busybox (package busybox-static): {error}"))?;
         symlink("busybox", layer.join("bin/echo"))?;
+        symlink("busybox", layer.join("bin/sleep"))?;
         fs::write(layer.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
         Ok(scratch)
+    }
+
+    /// Where CPU time is counted by a hierarchy of its own, this process and those it starts are counted there.
+    fn be_counted(&self) -> Result<()> {
+        let counter = Path::new("/sys/fs/cgroup/cpuacct");
+        if let (true, Some((parent, _))) = (counter.is_dir(), self.cgroup.rsplit_once('/')) {
+            let leaf = counter.join(parent).join("self");
+            fs::create_dir_all(&leaf)?;
+            fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds of CPU time of all below the parent of our cgroup, where this machine counts them.
+    pub(crate) fn cpu(&self) -> Option<f64> {
+        let (parent, _) = self.cgroup.rsplit_once('/')?;
+        let read = |path: String| fs::read_to_string(path).ok();
+        let v1 = || read(format!("/sys/fs/cgroup/cpuacct/{parent}/cpuacct.usage"))?.trim().parse().ok();
+        let v2 = || {
+            let stat = read(format!("/sys/fs/cgroup/{parent}/cpu.stat"))?;
+            let micros: u64 = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()?;
+            Some(micros * 1000)
+        };
+        let nanos: u64 = v1().or_else(v2)?;
+        Some(Duration::from_nanos(nanos).as_secs_f64() * 1e3)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

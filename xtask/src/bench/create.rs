@@ -1,4 +1,5 @@
-//! Container create → first byte of output, against crun and runc on the same bundle.
+//! Container create → first byte of output, exec → first byte, and a hundred containers at once, against crun and runc on
+//! the same bundle.
 
 use std::process::Command;
 
@@ -31,14 +32,27 @@ pub(crate) fn measure(built: &Built, tools: &Tools) -> Result<Vec<Row>> {
         let samples = tools::numbers(&result["milliseconds"][name]);
         Summary::of(&samples).with_context(|| format!("create_bench says nothing of {name}"))
     };
-    let what = "container create → first byte, bundle ready";
     let mut rows = Vec::new();
-    for (name, path) in others.iter().flatten() {
-        let row = Row::new(what, "ms", summary("ours")?);
-        let row = row.against(format!("{} run", version(name, path)), summary(name)?);
-        rows.push(if *name == "crun" { row.aim(Aim::Ratio(0.7)) } else { row });
+    let mut compare =
+        |what: &str, unit: &'static str, key: &str, scale: f64, aim: Option<Aim>| -> Result<()> {
+            for (name, path) in others.iter().flatten() {
+                let (ours, theirs) = (summary(&format!("{key}ours"))?, summary(&format!("{key}{name}"))?);
+                let row = Row::new(what, unit, ours.scaled(scale))
+                    .against(version(name, path), theirs.scaled(scale));
+                rows.push(match aim {
+                    Some(aim) if *name == "crun" => row.aim(aim),
+                    _ => row,
+                });
+            }
+            Ok(())
+        };
+    compare("container create → first byte, bundle ready", "ms", "", 1.0, Some(Aim::Ratio(0.7)))?;
+    compare("exec → first byte", "ms", "exec ", 1.0, Some(Aim::Ratio(0.2)))?;
+    compare("100 containers, 8 at a time, until all run", "s", "burst ", 1e-3, None)?;
+    if result["milliseconds"]["burst cpu ours"].is_array() {
+        compare("· CPU time of that", "s", "burst cpu ", 1e-3, None)?;
     }
-    rows.push(Row::new("the same with overlay and bundle made first", "ms", summary("start")?));
+    rows.push(Row::new("create with overlay and bundle made first", "ms", summary("start")?));
     Ok(rows)
 }
 

@@ -28,6 +28,12 @@ impl Summary {
         Self { count: 1, min: value, p50: value, p90: value, max: value }
     }
 
+    /// The same in another unit.
+    pub(crate) fn scaled(self, by: f64) -> Self {
+        let Self { count, min, p50, p90, max } = self;
+        Self { count, min: min * by, p50: p50 * by, p90: p90 * by, max: max * by }
+    }
+
     pub(crate) fn json(&self) -> Value {
         let Self { count, min, p50, p90, max } = self;
         json!({ "count": count, "min": min, "p50": p50, "p90": p90, "max": max })
