@@ -49,6 +49,37 @@ pub(crate) fn build_all(out: &Path, server_binary: &Path) -> Result<Vec<BuiltIma
     Ok(images)
 }
 
+/// An image for measuring pulls: five layers of 60 MB, half of it noise. Made once; the layout.
+pub(crate) fn big(out: &Path) -> Result<PathBuf> {
+    let path = out.join("layout");
+    if path.join("index.json").exists() {
+        return Ok(path);
+    }
+    let mut layout = Layout::new(out)?;
+    let mut seed = 1_u64;
+    let mut layers = Vec::new();
+    for number in 0..5 {
+        let mut layer = Layer::new();
+        layer.dir(&format!("data{number}/"), 0o755)?;
+        for file in 0..600 {
+            let mut bytes = Vec::with_capacity(100_000);
+            while bytes.len() < 50_000 {
+                // Xorshift: noise that is the same on every machine.
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                bytes.extend(seed.to_le_bytes());
+            }
+            bytes.resize(100_000, b'x');
+            layer.file(&format!("data{number}/{file}"), 0o644, &bytes)?;
+        }
+        layers.push(layout.layer(&layer.finish()?)?);
+    }
+    layout.image("bench", &layers.iter().collect::<Vec<_>>(), &json!({"Cmd": ["none"]}))?;
+    layout.finish(&path)?;
+    Ok(path)
+}
+
 fn hello_layer(server: &Path) -> Result<Vec<u8>> {
     let binary = fs::read(server).with_context(|| format!("read {}", server.display()))?;
     let mut layer = Layer::new();

@@ -3,7 +3,7 @@
 //! Each step is printed; what cannot be installed is named together with the command that would do it.
 //! Not for: anything on the user's machine at run time. `orlop` itself needs none of this.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -187,19 +187,32 @@ fn bpf_linker() -> Result<()> {
 }
 
 fn old_kubectl() -> Result<()> {
-    let kubectl = old_kubectl_path();
-    if kubectl.is_file() {
+    unpack_beside("kubernetes-client", OLD_KUBECTL, &old_kubectl_path())
+}
+
+/// What only measuring needs; the directory of containerd's programs. Its package would start a service.
+pub(crate) fn bench_tools() -> Result<PathBuf> {
+    apt(&[needed("umoci", "umoci")])?;
+    let programs = tools().join("containerd/usr/bin");
+    unpack_beside("containerd", "containerd", &programs.join("containerd"))?;
+    Ok(programs)
+}
+
+/// Unpacks a package of Debian's into a directory of our own, unless `program` is there.
+fn unpack_beside(package: &str, name: &str, program: &Path) -> Result<()> {
+    if program.is_file() {
         return Ok(());
     }
-    step("unpack Debian's kubectl 1.20 beside the machine's own", |_| {
-        let dir = tools().join(OLD_KUBECTL);
+    step(format!("unpack Debian's {package} beside the machine's own"), |_| {
+        let dir = tools().join(name);
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        output(Command::new("apt-get").args(["download", "kubernetes-client"]).current_dir(&dir))
+        let download = || output(Command::new("apt-get").args(["download", package]).current_dir(&dir));
+        download()
             .or_else(|_| {
                 output(privileged("apt-get")?.arg("update"))?;
-                output(Command::new("apt-get").args(["download", "kubernetes-client"]).current_dir(&dir))
+                download()
             })
-            .context("download Debian's package kubernetes-client")?;
+            .with_context(|| format!("download Debian's package {package}"))?;
         let deb = std::fs::read_dir(&dir)?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
             .find(|path| path.extension().is_some_and(|extension| extension == "deb"))

@@ -1,7 +1,7 @@
 //! Measurements, printed as ratios against what a user would run instead, in one run on one machine.
 //!
 //! ```text
-//!  size, create, connect          programs on their own
+//!  size, create, pull, connect    programs on their own
 //!  start, pods, memory            a bare playground node, started once and removed afterwards whatever happens
 //! ```
 //! Every measurement gives rows; a row whose aim is missed says by how much. Not for: gating tests by time. A
@@ -15,6 +15,7 @@ mod memory;
 mod node;
 mod pods;
 mod priority;
+mod pull;
 mod row;
 mod size;
 mod stages;
@@ -40,7 +41,8 @@ use crate::setup;
 /// `cargo xtask bench`.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Only measurements whose name contains this: size, create, connect, start, pods, memory.
+    /// Only measurements whose name contains this: size, create, pull, connect, start, pods, memory; `runtime` is
+    /// create, pull and memory.
     filter: Option<String>,
     /// Also write machine and rows to this file, as JSON.
     #[arg(long, value_name = "FILE")]
@@ -72,6 +74,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let mut bench = Bench { args, built, tools, rows: Vec::new(), failures: Vec::new() };
     bench.take("size", |built, _| size::measure(built));
     bench.take("create", create::measure);
+    bench.take("pull", |built, _| pull::measure(built));
     bench.take("connect", |_, tools| connect::measure(tools));
     bench.whole_node();
     bench.report(&before)
@@ -87,7 +90,11 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn wanted(&self, name: &str) -> bool {
-        self.args.filter.as_deref().is_none_or(|filter| name.contains(filter))
+        match self.args.filter.as_deref() {
+            None => true,
+            Some("runtime") => ["create", "pull", "memory"].contains(&name),
+            Some(filter) => name.contains(filter),
+        }
     }
 
     fn take(&mut self, name: &str, measure: impl FnOnce(&Built, &Tools) -> Result<Vec<Row>>) {
