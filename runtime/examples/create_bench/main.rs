@@ -1,7 +1,8 @@
 //! How long from "create this container" to its first byte of output: our shim and creator against crun and runc, on
 //! the same root file system, namespaces, mounts, limits and system call filter, one after the other in each round.
 //!
-//! `create_bench --shim P --creator P [--crun P] [--runc P] [--runs N] [--cgroup PARENT]` prints one line of JSON with milliseconds:
+//! `create_bench --shim P --creator P [--crun P] [--runc P] [--runs N] [--cgroup PARENT]` prints one line of JSON with samples, in milliseconds if nothing else is
+//! said:
 //!
 //! | name | from | to |
 //! |---|---|---|
@@ -11,6 +12,7 @@
 //! | `exec ours` | `Runtime::exec` is called | its whole answer is there |
 //! | `exec crun`, `exec runc` | `exec` is spawned | the byte is read from its standard output |
 //! | `burst …` | 100 containers are asked for, 8 at a time | all of them run |
+//! | `shim N` | megabytes that belong to each shim alone, with N pods | |
 //! | `burst cpu …` | CPU time of all that took part, in milliseconds | |
 //!
 //! Ours is measured to the log file because nobody else reads the pipe; that is more work, not less.
@@ -41,6 +43,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const BURST: usize = 100;
 const BURSTS: usize = 3;
 const LANES: usize = 8;
+/// Numbers of pods at which the memory of their shims is looked at.
+const PODS: [usize; 3] = [10, 100, 300];
 
 /// What was asked for.
 struct Args {
@@ -104,7 +108,7 @@ fn measure(args: &Args) -> Result<()> {
     let scratch = Scratch::new(&args.cgroup)?;
     let samples = tokio.block_on(rounds(args, &scratch));
     drop(scratch);
-    println!("{}", serde_json::json!({ "milliseconds": samples? }));
+    println!("{}", serde_json::json!({ "samples": samples? }));
     Ok(())
 }
 
@@ -132,6 +136,13 @@ async fn rounds(args: &Args, scratch: &Scratch) -> Result<BTreeMap<String, Vec<f
     for _ in 0..BURSTS {
         bursts(args, scratch, &template, (&mut ours, &mut launcher), &mut samples).await?;
     }
+    let mut pods = Vec::new();
+    for count in PODS {
+        ours.grow(scratch, &mut pods, count).await?;
+        let private = pods.iter().map(|uid| scratch.private_memory(uid));
+        samples.insert(format!("shim {count}"), private.collect::<Result<_>>()?);
+    }
+    ours.remove(&pods).await?;
     ours.close().await?;
     Ok(samples)
 }

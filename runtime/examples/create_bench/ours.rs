@@ -77,13 +77,7 @@ impl Ours {
             ids: IdRange::for_pods(1),
         };
         let (runtime, events) = Runtime::open_with(config, OneLayer(scratch.layer())).await?;
-        let spec = SandboxSpec {
-            pod: PodRef { namespace: "bench".into(), name: "bench".into(), uid: UID.into() },
-            hostname: "bench".into(),
-            cgroup: format!("{}/kubepods/pod{UID}", scratch.cgroup),
-            ..SandboxSpec::default()
-        };
-        runtime.create_sandbox(&spec).await?;
+        runtime.create_sandbox(&sandbox(scratch, UID)).await?;
         let pod_dir = scratch.path("run/pods").join(UID);
         let mut shim = UnixStream::connect(pod_dir.join("s"))?;
         shim.set_read_timeout(Some(PATIENCE))?;
@@ -204,6 +198,27 @@ impl Ours {
         Ok(())
     }
 
+    /// Brings the number of pods beside the bench's own up to `count`, each with a container that stays.
+    pub(crate) async fn grow(&self, scratch: &Scratch, pods: &mut Vec<String>, count: usize) -> Result<()> {
+        let fresh: Vec<String> = (pods.len()..count).map(|number| format!("pod{number}")).collect();
+        let start = async |uid: &String| -> Result<()> {
+            self.runtime.create_sandbox(&sandbox(scratch, uid)).await?;
+            self.runtime.start_container(uid, &staying(scratch, uid)).await?;
+            Ok(())
+        };
+        let starts = fresh.iter().map(start);
+        futures::stream::iter(starts).buffer_unordered(LANES).try_collect::<()>().await?;
+        pods.extend(fresh);
+        Ok(())
+    }
+
+    pub(crate) async fn remove(&self, pods: &[String]) -> Result<()> {
+        for uid in pods {
+            self.runtime.remove_sandbox(uid).await?;
+        }
+        Ok(())
+    }
+
     pub(crate) async fn close(self) -> Result<()> {
         drop(self.shim);
         Ok(self.runtime.remove_sandbox(UID).await?)
@@ -248,6 +263,15 @@ impl Template {
         let config = oci::config(&self.plan, &process, &limits(), &cgroup)?;
         fs::write(dir.join("config.json"), config.to_string())?;
         Ok(dir)
+    }
+}
+
+fn sandbox(scratch: &Scratch, uid: &str) -> SandboxSpec {
+    SandboxSpec {
+        pod: PodRef { namespace: "bench".into(), name: uid.into(), uid: uid.into() },
+        hostname: uid.into(),
+        cgroup: format!("{}/kubepods/pod{uid}", scratch.cgroup),
+        ..SandboxSpec::default()
     }
 }
 

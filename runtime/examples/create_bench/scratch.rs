@@ -65,6 +65,18 @@ impl Scratch {
         Some(Duration::from_nanos(nanos).as_secs_f64() * 1e3)
     }
 
+    /// Megabytes of memory that a pod's shim shares with nobody.
+    pub(crate) fn private_memory(&self, uid: &str) -> Result<f64> {
+        let record = fs::read_to_string(self.path("run/pods").join(uid).join("pid"))?;
+        let pid = record.split(' ').next().unwrap_or_default();
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let lines = rollup
+            .lines()
+            .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"));
+        let words = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+        Ok(words.sum::<f64>() * 1024.0 / 1e6)
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }

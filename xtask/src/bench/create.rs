@@ -29,7 +29,7 @@ pub(crate) fn measure(built: &Built, tools: &Tools) -> Result<Vec<Row>> {
     preferred.remove()?;
     let result = result?;
     let summary = |name: &str| {
-        let samples = tools::numbers(&result["milliseconds"][name]);
+        let samples = tools::numbers(&result["samples"][name]);
         Summary::of(&samples).with_context(|| format!("create_bench says nothing of {name}"))
     };
     let mut rows = Vec::new();
@@ -49,10 +49,18 @@ pub(crate) fn measure(built: &Built, tools: &Tools) -> Result<Vec<Row>> {
     compare("container create → first byte, bundle ready", "ms", "", 1.0, Some(Aim::Ratio(0.7)))?;
     compare("exec → first byte", "ms", "exec ", 1.0, Some(Aim::Ratio(0.2)))?;
     compare("100 containers, 8 at a time, until all run", "s", "burst ", 1e-3, None)?;
-    if result["milliseconds"]["burst cpu ours"].is_array() {
+    if result["samples"]["burst cpu ours"].is_array() {
         compare("· CPU time of that", "s", "burst cpu ", 1e-3, None)?;
     }
     rows.push(Row::new("create with overlay and bundle made first", "ms", summary("start")?));
+    for pods in [10, 100, 300] {
+        let row = Row::new(
+            format!("private memory of a shim, {pods} pods"),
+            "MB",
+            summary(&format!("shim {pods}"))?,
+        );
+        rows.push(row.aim(Aim::AtMost(0.15)));
+    }
     Ok(rows)
 }
 
