@@ -56,7 +56,9 @@ impl Cri {
             state: None,
         });
         let mut all = Vec::new();
-        for mut pod in self.runtime().pods().await {
+        let pods = self.runtime().pods().await;
+        self.forget_gone(&pods);
+        for mut pod in pods {
             let fits = |pod: &Sandbox, container: &orlop_runtime::Container| {
                 filter::container(wanted.as_ref(), &status::container(pod, container))
             };
@@ -74,7 +76,9 @@ impl Cri {
             state: None,
         });
         let mut all = Vec::new();
-        for pod in self.runtime().pods().await {
+        let pods = self.runtime().pods().await;
+        self.forget_gone(&pods);
+        for pod in pods {
             if pod.shim_alive && filter::pod(wanted.as_ref(), &status::pod(&pod)) {
                 all.extend(self.pod_stats(&pod).await.ok());
             }

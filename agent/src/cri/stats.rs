@@ -1,7 +1,7 @@
 //! Counters of pods and containers: read when asked for. Use of CPU needs two looks; the one before is remembered.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{MutexGuard, PoisonError},
 };
 
@@ -21,6 +21,17 @@ use super::{
 impl Cri {
     pub(super) fn samples(&self) -> MutexGuard<'_, HashMap<String, Sample>> {
         self.0.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at what is gone are of no use any more.
+    pub(super) fn forget_gone(&self, pods: &[Sandbox]) {
+        let ids = |pod: &Sandbox| {
+            let containers: Vec<String> =
+                pod.containers.iter().map(|container| container.id.clone()).collect();
+            containers.into_iter().chain([pod.pod.uid.clone()])
+        };
+        let known: HashSet<String> = pods.iter().flat_map(ids).collect();
+        self.samples().retain(|id, _| known.contains(id));
     }
 
     /// The counters now, and those of the look before. `None` when there is nothing to count any more.

@@ -50,7 +50,7 @@ pub(in crate::cri) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         env: container.envs.iter().map(|env| (env.key.clone(), env.value.clone())).collect(),
         working_dir: Some(container.working_dir.clone()).filter(|dir| !dir.is_empty()),
         user: user(&security)?,
-        mounts: mounts(container, files)?,
+        mounts: mounts(container, files, security.readonly_rootfs)?,
         process_target: process_target(&security),
         privileged: security.privileged,
         add_capabilities: capabilities.add_capabilities,
@@ -132,13 +132,13 @@ fn profile_of(profile: &SecurityProfile) -> Result<Seccomp, String> {
 }
 
 /// The client's, and the files that every pod has unless the client mounts them itself.
-fn mounts(container: &ContainerConfig, files: &Path) -> Result<Vec<Mount>, String> {
+fn mounts(container: &ContainerConfig, files: &Path, read_only: bool) -> Result<Vec<Mount>, String> {
     let mut mounts = container.mounts.iter().map(mount).collect::<Result<Vec<_>, _>>()?;
     for name in ["hosts", "hostname", "resolv.conf"] {
         let destination = Path::new("/etc").join(name);
         if !mounts.iter().any(|mount| mount.destination == destination) {
             let source = files.join(name);
-            mounts.push(Mount { source, destination, ..Mount::default() });
+            mounts.push(Mount { source, destination, read_only, ..Mount::default() });
         }
     }
     Ok(mounts)
