@@ -108,7 +108,7 @@ fn hide_unified() -> Result<()> {
     Ok(())
 }
 
-fn first_byte(program: &str, args: &[&str]) -> Result<f64> {
+pub(crate) fn first_byte(program: &str, args: &[&str]) -> Result<f64> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let began = Instant::now();

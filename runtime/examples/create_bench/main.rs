@@ -9,7 +9,8 @@
 //! | `ours` | Create is written to the shim's socket (bundle on disk) | the byte is in the CRI log |
 //! | `start` | `Runtime::start_container` is called (overlay, bundle, Create) | the byte is in the CRI log |
 //! | `crun`, `runc` | `run` is spawned (bundle on disk) | the byte is read from its standard output |
-//! | `exec ours` | `Runtime::exec` is called | its whole answer is there |
+//! | `floor` | this program is spawned and asks the kernel for the same container, without any checks | the byte is read from its standard output |
+//! | `exec ours` | `Runtime::stream` is called | the byte is read from its standard output |
 //! | `exec crun`, `exec runc` | `exec` is spawned | the byte is read from its standard output |
 //! | `burst …` | 100 containers are asked for, 8 at a time | all of them run |
 //! | `shim N` | megabytes that belong to each shim alone, with N pods | |
@@ -20,6 +21,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
+mod floor;
 mod launcher;
 mod oci;
 mod ours;
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let done = match words.first().map(String::as_str) {
         Some("launch") => launcher::serve(),
+        Some("floor") => floor::serve(Path::new(words.get(1).map_or("", String::as_str))),
         Some("tidy") => match &words[1..] {
             [dir, cgroup] => scratch::tidy(Path::new(dir), cgroup),
             _ => Err("tidy what?".into()),
@@ -131,6 +134,7 @@ async fn rounds(args: &Args, scratch: &Scratch) -> Result<BTreeMap<String, Vec<f
             note(name, launcher.first_byte(program, &state_of(scratch, name), &bundle, &id)?);
         }
         note("start", ours.start(scratch, round).await?);
+        note("floor", floor::first_byte(&ours.bundle_of(scratch, &template, &format!("floor-{round}"))?)?);
     }
     commands(args, scratch, &template, (&mut ours, &mut launcher), &mut samples).await?;
     for _ in 0..BURSTS {

@@ -13,18 +13,19 @@ use std::{
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use orlop_runtime::{
-    BoxError, Container, ContainerSpec, ContainerState, ExecRequest, Layers, PodRef, Resources, Runtime,
-    RuntimeConfig, RuntimeEvent, SandboxSpec, container_id,
+    BoxError, Container, ContainerSpec, ContainerState, Layers, PodRef, Resources, Runtime, RuntimeConfig,
+    RuntimeEvent, SandboxSpec, container_id,
     ids::IdRange,
     image::{Image, ImageConfig},
     spec::plan::{Plan, Whose},
+    stream::{StreamedCommand, Streams},
 };
 use orlop_shim::{
     protocol::{Request, Response, Stdio, VERSION, next_frame},
     records::ProcessSpec,
 };
 use rustix::fs::inotify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::{io::AsyncReadExt as _, sync::mpsc::UnboundedReceiver};
 
 use crate::{LANES, Result, oci, scratch::Scratch};
 
@@ -106,6 +107,13 @@ impl Ours {
         Ok(Template { id: started.id, plan, process, cgroups, others })
     }
 
+    /// A bundle that the shim hears nothing of.
+    pub(crate) fn bundle_of(&self, scratch: &Scratch, from: &Template, id: &str) -> Result<PathBuf> {
+        let dir = scratch.path("bundles").join(id);
+        from.copy_to(&dir, id)?;
+        Ok(dir)
+    }
+
     fn bundle(&self, id: &str) -> PathBuf {
         self.pod_dir.join("c").join(id)
     }
@@ -114,20 +122,7 @@ impl Ours {
     pub(crate) async fn create(&mut self, scratch: &Scratch, from: &Template, round: usize) -> Result<f64> {
         let id = container_id(UID, "ours", u32::try_from(round)?);
         let dir = self.bundle(&id);
-        fs::create_dir_all(&dir)?;
-        let mut plan = from.plan.clone();
-        let own = |path: &Path| PathBuf::from(path.to_string_lossy().replace(&from.id, &id));
-        plan.limits.iter_mut().for_each(|(path, _)| *path = own(path));
-        for hierarchy in &mut plan.hierarchies {
-            if let Whose::Own(path) = &mut hierarchy.of {
-                *path = own(path);
-            }
-        }
-        fs::write(dir.join("plan.json"), serde_json::to_vec(&plan)?)?;
-        for (name, bytes) in &from.others {
-            fs::write(dir.join(name), bytes)?;
-        }
-        fs::write(dir.join("cgroups"), from.cgroups.replace(&from.id, &id))?;
+        from.copy_to(&dir, &id)?;
         let log = scratch.path("logs").join(format!("ours-{round}"));
         let byte = first_byte(&log)?;
         let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -160,15 +155,20 @@ impl Ours {
         Ok(took.as_secs_f64() * 1e3)
     }
 
-    /// From the question to the whole answer, which is later than the first byte.
+    /// From the question to the first byte.
     pub(crate) async fn exec(&self, id: &str) -> Result<f64> {
         let command = ["/bin/echo", "-n", "x"].map(str::to_owned).into();
-        let request = ExecRequest { command, env: vec![], timeout: None, max_output: 16 };
+        let streams = Streams { stdout: true, ..Streams::default() };
+        let command = StreamedCommand { command, streams, ..StreamedCommand::default() };
         let began = Instant::now();
-        let output = self.runtime.exec(UID, id, request).await?;
+        let mut session = self.runtime.stream(UID, id, command).await?;
+        let mut byte = [0];
+        let out = session.ends.stdout.as_mut().ok_or("no stdout")?;
+        let got = tokio::time::timeout(PATIENCE, out.read(&mut byte)).await??;
         let took = began.elapsed();
-        if output.output != b"x" {
-            return Err(format!("exec gave {output:?}").into());
+        let code = session.wait().await?;
+        if (got, &byte, code) != (1, b"x", 0) {
+            return Err(format!("exec gave {got} bytes and {code}").into());
         }
         Ok(took.as_secs_f64() * 1e3)
     }
@@ -251,6 +251,25 @@ impl Ours {
 }
 
 impl Template {
+    /// The same bundle with another id.
+    fn copy_to(&self, dir: &Path, id: &str) -> Result<()> {
+        fs::create_dir_all(dir)?;
+        let mut plan = self.plan.clone();
+        let own = |path: &Path| PathBuf::from(path.to_string_lossy().replace(&self.id, id));
+        plan.limits.iter_mut().for_each(|(path, _)| *path = own(path));
+        for hierarchy in &mut plan.hierarchies {
+            if let Whose::Own(path) = &mut hierarchy.of {
+                *path = own(path);
+            }
+        }
+        fs::write(dir.join("plan.json"), serde_json::to_vec(&plan)?)?;
+        for (name, bytes) in &self.others {
+            fs::write(dir.join(name), bytes)?;
+        }
+        fs::write(dir.join("cgroups"), self.cgroups.replace(&self.id, id))?;
+        Ok(())
+    }
+
     /// A bundle for `crun run` and `runc run`: what we do ourselves in the last steps is theirs to do.
     pub(crate) fn foreign_bundle(&self, scratch: &Scratch, id: &str, stays: bool) -> Result<PathBuf> {
         let dir = scratch.path("bundles").join(id);

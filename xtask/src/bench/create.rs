@@ -52,6 +52,9 @@ pub(crate) fn measure(built: &Built, tools: &Tools) -> Result<Vec<Row>> {
     if result["samples"]["burst cpu ours"].is_array() {
         compare("· CPU time of that", "s", "burst cpu ", 1e-3, None)?;
     }
+    let floor =
+        Row::new("the first row by the kernel alone: no checks, nothing kept", "ms", summary("ours")?);
+    rows.push(floor.against("raw floor".to_owned(), summary("floor")?));
     rows.push(Row::new("create with overlay and bundle made first", "ms", summary("start")?));
     for pods in [10, 100, 300] {
         let row = Row::new(
