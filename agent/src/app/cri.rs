@@ -12,12 +12,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use futures::{FutureExt as _, future::BoxFuture};
-use orlop_cni::{Attachment, Ipv4Net, Network, NetworkConfig};
+use orlop_cni::{Ipv4Net, Network, NetworkConfig};
 use orlop_runtime::{Runtime, image::Images};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::node;
+use super::{network, node};
 use orlop::{
     config::Config,
     cri::{Cri, Setup},
@@ -118,17 +118,7 @@ fn remember(path: &Path, cidr: Ipv4Net) -> std::io::Result<()> {
 
 impl ports::Network for OwnNetwork {
     fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>> {
-        async move {
-            let attachment = Attachment {
-                uid: pod.uid.clone(),
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                netns: netns.to_owned(),
-            };
-            let attached = self.get().await?.attach(&attachment).await;
-            Ok(Attached { address: attached.map_err(|error| Failure(chain(&error)))?.address.into() })
-        }
-        .boxed()
+        async move { network::attach(&*self.get().await?, pod, netns).await }.boxed()
     }
 
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
@@ -137,8 +127,10 @@ impl ports::Network for OwnNetwork {
 
     fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>> {
         async move {
-            let Ok(network) = self.get().await else { return Vec::new() };
-            network.attached().await.into_iter().map(|(uid, address)| (uid, address.into())).collect()
+            match self.get().await {
+                Ok(own) => network::attached(&own).await,
+                Err(_) => Vec::new(),
+            }
         }
         .boxed()
     }

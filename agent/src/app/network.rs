@@ -147,20 +147,25 @@ async fn open(config: &Config, pod_cidr: Ipv4Net) -> Result<Network, orlop_cni::
     .await
 }
 
+/// The network's words for the port's.
+pub(super) async fn attach(network: &Network, pod: &PodRef, netns: &Path) -> Result<Attached, Failure> {
+    let attachment = Attachment {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        netns: netns.to_owned(),
+    };
+    let attached = network.attach(&attachment).await.map_err(|error| Failure(chain(&error)))?;
+    Ok(Attached { address: attached.address.into() })
+}
+
+pub(super) async fn attached(network: &Network) -> Vec<(String, IpAddr)> {
+    network.attached().await.into_iter().map(|(uid, address)| (uid, address.into())).collect()
+}
+
 impl ports::Network for LateNetwork {
     fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>> {
-        async move {
-            let attachment = Attachment {
-                uid: pod.uid.clone(),
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                netns: netns.to_owned(),
-            };
-            let attached = self.get().await?.attach(&attachment).await;
-            let attached = attached.map_err(|error| Failure(chain(&error)))?;
-            Ok(Attached { address: attached.address.into() })
-        }
-        .boxed()
+        async move { attach(&*self.get().await?, pod, netns).await }.boxed()
     }
 
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
@@ -169,8 +174,10 @@ impl ports::Network for LateNetwork {
 
     fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>> {
         async move {
-            let Ok(network) = self.get().await else { return Vec::new() };
-            network.attached().await.into_iter().map(|(uid, address)| (uid, address.into())).collect()
+            match self.get().await {
+                Ok(network) => attached(&network).await,
+                Err(_) => Vec::new(),
+            }
         }
         .boxed()
     }
