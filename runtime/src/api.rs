@@ -295,7 +295,8 @@ pub enum ContainerState {
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Exit status, or 128 + signal. 137 when nobody saw the end (lost shim).
+    /// Exit status, or 128 + signal. 137 where nobody saw the end: the shim was lost, and the kernel (before 6.15) does not
+    /// tell, or this process was not there either.
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
@@ -326,7 +327,7 @@ pub enum RuntimeEvent {
         /// Container id.
         container_id: String,
     },
-    /// The shim of a pod is gone, its containers with it.
+    /// The shim of a pod is gone, its containers with it; their ends were told before.
     ShimLost {
         /// Pod UID.
         uid: String,

@@ -26,6 +26,7 @@ use crate::{
     },
     bundle::{self, Layout},
     cgroup::{Hierarchies, Stats},
+    ends::Ends,
     errors::{BoxError, ExecError, OpenError, SandboxError, ShimError, StopError},
     host,
     ids::IdRange,
@@ -72,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) layers: Box<dyn Layers>,
     pub(crate) limits: host::Limits,
     shims: Mutex<HashMap<String, Shim>>,
+    /// What shims that die would have told.
+    pub(crate) ends: Ends,
     pods_mount: Mutex<()>,
     /// They were seen to work.
     user_namespaces: OnceLock<()>,
@@ -123,6 +126,7 @@ impl Runtime {
             layers: Box::new(layers),
             limits: host::limits(),
             shims: Mutex::new(HashMap::new()),
+            ends: Ends::default(),
             pods_mount: Mutex::new(()),
             user_namespaces: OnceLock::new(),
             events,
@@ -136,7 +140,10 @@ impl Runtime {
 
     async fn find(&self, uid: &str) {
         let lost = match tokio::time::timeout(PATIENCE, self.connect(uid)).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => {
+                let (runtime, uid) = (self.clone(), uid.to_owned());
+                return blocking(move || runtime.hold_running(&uid)).await;
+            }
             Ok(Err(error)) => error,
             Err(_) => ShimError::Lost(uid.to_owned()),
         };
@@ -178,6 +185,7 @@ impl Runtime {
         let uid = uid.to_owned();
         let event = match event {
             Response::Exited { id, exit } => {
+                self.0.ends.forget(&id);
                 RuntimeEvent::Exited { uid, container_id: id, exit: records::exit_of(&exit) }
             }
             Response::Oom { id } => RuntimeEvent::Oom { uid, container_id: id },

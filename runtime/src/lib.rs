@@ -17,6 +17,7 @@ mod client;
 pub mod create;
 mod devices;
 mod dial;
+mod ends;
 mod errors;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

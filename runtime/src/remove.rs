@@ -10,18 +10,19 @@ use std::{
 
 use orlop_shim::{
     protocol::Request,
-    records::{ExitRecord, PidRecord, start_ticks},
+    records::{ExitRecord, PidRecord},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::retry_on_intr,
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Signal, pidfd_send_signal},
 };
 
 use crate::{
     api::ContainerState,
     bundle,
     client::{Runtime, blocking, shims_cgroup},
+    ends,
     errors::{RemoveError, SandboxError},
     records, rootfs, sandbox,
     shim::Shim,
@@ -30,6 +31,8 @@ use crate::{
 
 /// How long the shim may take to see the end of what was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What `waitpid` says of a process that KILL has ended.
+const KILLED: i32 = 9;
 /// How long a shim that was killed may take to be gone.
 const SHIM_PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
@@ -94,10 +97,29 @@ impl Runtime {
         }
     }
 
+    /// Keeps an eye on a container's process, unless its end is known: the shim's word came first then.
+    pub(crate) fn hold(&self, uid: &str, id: &str) {
+        let dir = self.0.layout.container(uid, id);
+        let record = fs::read_to_string(dir.join(bundle::PID)).ok();
+        if let Some(process) = record.and_then(|text| PidRecord::from_text(&text)) {
+            self.0.ends.hold(id, &process);
+        }
+        if dir.join(bundle::EXIT).exists() {
+            self.0.ends.forget(id);
+        }
+    }
+
+    /// The same for all of a pod.
+    pub(crate) fn hold_running(&self, uid: &str) {
+        records::directories(&self.0.layout.containers(uid)).iter().for_each(|id| self.hold(uid, id));
+    }
+
     /// The shim is gone: kills what it kept and writes the ends it cannot write any more.
     pub(crate) async fn bury(&self, uid: &str) {
         let (runtime, uid) = (self.clone(), uid.to_owned());
         blocking(move || {
+            // Starts that were not answered, and what a former process of ours had started.
+            runtime.hold_running(&uid);
             runtime.kill_pod(&uid);
             runtime.write_lost_ends(&uid);
         })
@@ -105,10 +127,14 @@ impl Runtime {
     }
 
     fn write_lost_ends(&self, uid: &str) {
-        for container in self.0.layout.pod_containers(uid) {
-            if !matches!(container.state, ContainerState::Exited(_)) {
-                self.write_end(uid, &container.id, 137, 9);
-            }
+        let containers = self.0.layout.pod_containers(uid);
+        let open =
+            containers.iter().filter(|container| !matches!(container.state, ContainerState::Exited(_)));
+        for (id, status) in self.0.ends.take(open.map(|container| container.id.as_str())) {
+            // Where nobody saw the end, ours is assumed.
+            let ExitRecord { code, signal, .. } =
+                ExitRecord::from_wait(status.unwrap_or(KILLED), false, 0, 0);
+            self.write_end(uid, id, code, signal);
         }
     }
 
@@ -129,6 +155,7 @@ impl Runtime {
         let layout = &self.0.layout;
         let dir = layout.container(uid, id);
         let mut left = Vec::new();
+        self.0.ends.forget(id);
         if let Ok(Some(pod)) = layout.sandbox(uid) {
             let removed = self.0.hierarchies.remove(&format!("{}/{id}", pod.spec.cgroup));
             left.extend(removed.into_iter().map(|error| chain(&error)));
@@ -212,17 +239,8 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
 /// pod's, and as long as it is there the mount above is in use.
 fn kill_recorded(file: &Path) -> io::Result<()> {
     let record = fs::read_to_string(file).ok().and_then(|text| PidRecord::from_text(&text));
-    let Some(PidRecord { pid: number, ticks, .. }) = record else { return Ok(()) };
-    let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    let fd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        other => other?,
-    };
-    // The descriptor is bound to one process; the start time says whether it is ours.
-    let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
-    if start_ticks(&stat) != Some(ticks) {
-        return Ok(());
-    }
+    let Some(record) = record else { return Ok(()) };
+    let Some(fd) = ends::open(&record)? else { return Ok(()) };
     match pidfd_send_signal(&fd, Signal::KILL) {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         Ok(()) => {

@@ -104,6 +104,7 @@ impl Runtime {
         };
         match shim.ask(create).await {
             Ok(Response::Created { pid, started }) => {
+                self.hold(uid, &id);
                 // It may have ended meanwhile: the files know.
                 let state = match self.0.layout.container_state(uid, &id) {
                     ContainerState::Created => {

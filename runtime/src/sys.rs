@@ -142,3 +142,28 @@ pub(crate) fn watched(fd: OwnedFd) -> Result<tokio::io::unix::AsyncFd<OwnedFd>> 
     // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and it is dropped with the registration.
     Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
 }
+
+/// How the process of a pidfd ended, as `waitpid` would say it, whoever reaped it; `None` until somebody has.
+///
+/// # Errors
+/// The kernel is older than 6.15, or has nothing to tell.
+pub(crate) fn exit_status(process: &OwnedFd) -> Result<Option<i32>> {
+    const EXIT: u64 = 1 << 3;
+    /// `struct pidfd_info` in its first form.
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_status: i32,
+    }
+    const _: () = assert!(size_of::<Info>() == 64);
+    const GET_INFO: rustix::ioctl::Opcode = rustix::ioctl::opcode::read_write::<Info>(0xFF, 11);
+    let mut info = Info { mask: EXIT, cgroup: 0, ids: [0; 11], exit_status: 0 };
+    // SAFETY: the struct is ours, and its size is part of the request.
+    let result = unsafe { libc::ioctl(process.as_raw_fd(), GET_INFO as _, &raw mut info) };
+    if result < 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok((info.mask & EXIT != 0).then_some(info.exit_status))
+}

@@ -244,6 +244,98 @@ async fn a_lost_shim_is_told_and_its_containers_end() {
     node.finish(&["u1"]).await;
 }
 
+fn signal(pid: &str, signal: &str) {
+    assert!(std::process::Command::new("kill").args([signal, pid]).status().is_ok_and(|end| end.success()));
+}
+
+/// Which process `pid` files tell of.
+fn recorded(file: &std::path::Path) -> String {
+    let text = fs::read_to_string(file).expect("a pid file");
+    text.split(' ').next().expect("a pid").to_owned()
+}
+
+/// A shim that stands still sees no end; one that is killed then never will.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn the_kernel_tells_the_ends_that_a_lost_shim_did_not_see() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let waits = |then: &str| format!("while [ ! -e /tmp/go ]; do sleep 0.02; done; {then}");
+    let specs = [
+        node.shell("exits", &waits("exit 42")),
+        node.shell("succeeds", &waits("exit 0")),
+        node.shell("runs", "sleep 1000"),
+    ];
+    let mut started = Vec::new();
+    for spec in &specs {
+        started.push(node.runtime.start_container("u1", spec).await.unwrap());
+    }
+    // As well when another process of ours has started them.
+    node.reopen().await;
+    let shim = recorded(&node.pod_dir("u1").join("pid"));
+    signal(&shim, "-STOP");
+    for container in &started[..2] {
+        let dir = node.pod_dir("u1").join("c").join(&container.id);
+        let pid = recorded(&dir.join("pid"));
+        fs::write(format!("/proc/{pid}/root/tmp/go"), "").unwrap();
+        let ended = async || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ");
+        until("it has ended, and nobody has reaped it", ended).await;
+        assert!(!dir.join("exit").exists());
+    }
+    signal(&shim, "-KILL");
+    let mut ends = Vec::new();
+    for container in &started {
+        let exit = node.exit(container).await;
+        assert!(exit.finished_at >= exit.started_at, "{exit:?}");
+        ends.push((exit.code, exit.signal));
+    }
+    assert_eq!(ends, [(42, None), (0, None), (137, Some(9))]);
+    let event = tokio::time::timeout(Duration::from_secs(5), node.events.recv()).await.unwrap();
+    assert_eq!(event, Some(RuntimeEvent::ShimLost { uid: "u1".into() }), "after the ends");
+    node.reopen().await;
+    let pod = node.runtime.pods().await.pop().unwrap();
+    let kept = pod.containers.iter().map(|container| match &container.state {
+        ContainerState::Exited(exit) => exit.code,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(kept.collect::<Vec<_>>(), [42, 0, 137], "the records say so too");
+    node.finish(&["u1"]).await;
+}
+
+/// Shim and client die together: what ended meanwhile nobody has seen, what still runs is killed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn a_shim_that_is_lost_while_nobody_looks_leaves_nothing_running() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let runs = node.runtime.start_container("u1", &node.shell("runs", "sleep 1000")).await.unwrap();
+    let ends = node.shell("ends", "while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 42");
+    let ends = node.runtime.start_container("u1", &ends).await.unwrap();
+    let file = |id: &str| node.pod_dir("u1").join("c").join(id).join("pid");
+    let (runs_pid, ends_pid) = (recorded(&file(&runs.id)), recorded(&file(&ends.id)));
+    // No client of the shim hears of it: the old one has other directories to look at.
+    let (shim, creator) = common::programs();
+    let elsewhere = Node::with_programs(&shim, &creator).await;
+    let Node { runtime, events, .. } = &elsewhere;
+    drop((std::mem::replace(&mut node.runtime, runtime.clone()), events));
+    let shim = recorded(&node.pod_dir("u1").join("pid"));
+    signal(&shim, "-STOP");
+    fs::write(format!("/proc/{ends_pid}/root/tmp/go"), "").unwrap();
+    signal(&shim, "-KILL");
+    until("it has ended", async || !fs::exists(format!("/proc/{ends_pid}")).unwrap()).await;
+    assert!(fs::exists(format!("/proc/{runs_pid}")).unwrap());
+    node.reopen().await;
+    let pod = node.runtime.pods().await.pop().unwrap();
+    assert!(!pod.shim_alive);
+    for container in &pod.containers {
+        let ContainerState::Exited(exit) = &container.state else { panic!("{container:?}") };
+        assert_eq!((exit.code, exit.signal), (137, Some(9)), "{}", container.name);
+    }
+    until("nothing runs", async || !fs::exists(format!("/proc/{runs_pid}")).unwrap()).await;
+    node.finish(&["u1"]).await;
+    elsewhere.finish(&[]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "root tier"]
 async fn removal_takes_everything_that_still_runs() {
@@ -307,6 +399,7 @@ fn the_same_with_cgroup2_only() {
         "stop_asks_and_then_kills",
         "removal_takes_everything_that_still_runs",
         "a_lost_shim_is_told_and_its_containers_end",
+        "the_kernel_tells_the_ends_that_a_lost_shim_did_not_see",
         "a_rotated_log_goes_on_in_the_new_file",
     ]);
 }

@@ -142,6 +142,12 @@ impl Fake {
         self.events.send(event).ok();
     }
 
+    /// The shim of a pod is gone; the ends of its containers were told before.
+    pub(crate) fn lose_shim(&self, uid: &str) {
+        self.world().sandboxes.get_mut(uid).expect("no such sandbox").shim_alive = false;
+        self.events.send(RuntimeEvent::ShimLost { uid: uid.into() }).ok();
+    }
+
     /// The id of the newest instance of a container.
     pub(crate) fn newest(&self, uid: &str, name: &str) -> String {
         let world = self.world();

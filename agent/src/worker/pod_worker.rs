@@ -1,6 +1,10 @@
 //! The loop of one pod.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
@@ -41,6 +45,10 @@ pub(super) struct PodWorker {
     probers: Probers,
     /// Ends that arrived before their start was reported.
     early: HashMap<String, Exit>,
+    /// Containers that ended and whose last words are being read.
+    ending: HashSet<String>,
+    /// The shim is gone; that counts after the ends it was told with.
+    bereft: bool,
 }
 
 impl PodWorker {
@@ -61,6 +69,8 @@ impl PodWorker {
             executor: Executor::new(shared.clone(), reports.clone()),
             probers: Probers::new(shared.clone(), reports.clone()),
             early: HashMap::new(),
+            ending: HashSet::new(),
+            bereft: false,
             shared,
             desired,
             messages,
@@ -80,6 +90,9 @@ impl PodWorker {
         let uid = first.uid().to_owned();
         self.shared.ports.objects.follow(&uid, refs::of_pod(&first));
         self.read_last_words(&first).await;
+        if self.observed.lost {
+            self.tell_lost(&first);
+        }
         // The loop may last for months: what it was first wanted to be is not kept.
         drop(first);
         loop {
@@ -119,17 +132,32 @@ impl PodWorker {
         // Whatever else is there is taken too, so that one plan answers all of it.
         while let Some(message) = next {
             match message {
+                Message::Event(Event::ShimLost) => self.bereft = true,
                 Message::Event(event) => self.apply(event),
                 Message::Exited { id, exit } => self.exited(id, exit),
             }
             next = self.messages.try_recv().ok();
         }
+        if self.bereft && self.ending.is_empty() {
+            self.bereft = false;
+            self.tell_lost(&self.desired.borrow());
+            self.apply(Event::ShimLost);
+        }
+    }
+
+    fn tell_lost(&self, desired: &Desired) {
+        let text = "The shim of the pod is gone: whatever of its containers still ran was killed";
+        self.shared.tell(desired, true, "ShimLost", text.into());
     }
 
     fn apply(&mut self, event: Event) {
         let now = self.shared.ports.clock.now();
         let started = match &event {
             Event::ContainerStarted { instance, .. } => Some(instance.id.clone()),
+            Event::Exited { id, .. } => {
+                self.ending.remove(id);
+                None
+            }
             _ => None,
         };
         tracing::debug!(?event, "event");
@@ -155,6 +183,7 @@ impl PodWorker {
         let (shared, reports) = (self.shared.clone(), self.reports.clone());
         let (attempt, log_path) = (instance.attempt, instance.log_path.clone());
         let name = self.name_of(&id);
+        self.ending.insert(id.clone());
         self.executor.spawn(async move {
             let failed = exit.code != 0;
             let words = match desired.container(&name) {

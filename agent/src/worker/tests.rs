@@ -209,6 +209,47 @@ async fn nothing_is_removed_before_the_first_list() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_shim_is_told_and_the_ends_that_came_with_it_count() {
+    let agent = Agent::start();
+    let spec =
+        "{restartPolicy: OnFailure, containers: [{name: c, image: \"i:1\"}, {name: d, image: \"i:1\"}]}";
+    agent.send(Change::Reset(vec![pod(spec)])).await;
+    agent.fake.log();
+    let [c, d] = ["c", "d"].map(|name| agent.fake.newest("u", name));
+    agent.fake.exit("u", &c, 42);
+    agent.fake.exit("u", &d, 137);
+    agent.fake.lose_shim("u");
+    agent.pass(1).await;
+    agent.check(expect![[r#"
+        event Warning ShimLost: The shim of the pod is gone: whatever of its containers still ran was killed
+        event Normal SandboxChanged: Pod sandbox changed, it will be killed and re-created.
+        status Running
+        detach u
+        remove sandbox u
+        status Running
+        sandbox u
+        attach u
+        event Normal Pulled: Container image "i:1" already present on machine
+        status Running
+        start c#1
+        event Normal Created: Created container: c
+        event Normal Started: Started container c
+        event Normal Pulled: Container image "i:1" already present on machine
+        status Running
+        start d#1
+        event Normal Created: Created container: d
+        event Normal Started: Started container d
+        status Running, ready
+    "#]]);
+    let status = agent.fake.world().statuses["u"].clone();
+    let lasts = status.container_statuses.iter().flatten().map(|container| {
+        let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        last.map(|terminated| terminated.exit_code)
+    });
+    assert_eq!(lasts.collect::<Vec<_>>(), [Some(42), Some(137)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn image_that_cannot_be_pulled_is_told() {
     let agent = Agent::start();
     agent.fake.world().no_images.insert("i:1".into());
