@@ -65,6 +65,70 @@ fn a_namespace_says_what_keeps_it(p: &Playground) {
     });
 }
 
+/// The file is there whoever the container runs as and wherever it is said to be; the log stands in only where asked.
+fn last_words_reach_the_status(p: &Playground) {
+    let container = |name: &str, script: &str, more: &str| {
+        format!(
+            "{{name: {name}, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, '{script}'], {more}}}"
+        )
+    };
+    let fall_back = "terminationMessagePolicy: FallbackToLogsOnError";
+    let containers = [
+        container("as-root", "echo -n one > /dev/termination-log", ""),
+        container(
+            "as-user",
+            "id -u > /deep/er/words && echo no > /root || cat /deep/er/words",
+            "terminationMessagePath: /deep/er/words, \
+             securityContext: {runAsUser: 1000, runAsGroup: 1000, readOnlyRootFilesystem: true}",
+        ),
+        container("relative", "echo -n two > /words; exit 3", "terminationMessagePath: words"),
+        container(
+            "in-volume",
+            "echo -n three > /e/words; ls /e > /e/seen",
+            "terminationMessagePath: /e/words, \
+             volumeMounts: [{name: e, mountPath: /e}]",
+        ),
+        container("logs", "seq 1 100; echo out; exit 1", fall_back),
+        container("logs-unused", "echo -n four > /dev/termination-log; echo out; exit 1", fall_back),
+        container("logs-of-success", "echo out", fall_back),
+        container("file-only", "echo out; exit 1", ""),
+        container("long", "busybox seq -w 1 900 > /dev/termination-log; exit 1", fall_back),
+    ];
+    for (name, host_users) in [("words", true), ("mapped-words", false)] {
+        let pod = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{restartPolicy: Never, hostUsers: {host_users}, \
+             volumes: [{{name: e, emptyDir: {{}}}}], containers: [{}]}}}}",
+            containers.join(", ")
+        );
+        p.apply(&pod).text();
+        p.wait_for(&["get", "pod", name, "-o", "jsonpath={.status.phase}"], |phase| phase == "Failed");
+        let pod = p.get(&["pod", name]);
+        let said = |container: &str| {
+            let statuses = pod["status"]["containerStatuses"].as_array().unwrap();
+            let status = statuses.iter().find(|status| status["name"] == container).unwrap();
+            status["state"]["terminated"]["message"].as_str().map(str::to_owned)
+        };
+        let expected = [
+            ("as-root", Some("one")),
+            ("as-user", Some("1000\n")),
+            ("relative", Some("two")),
+            ("in-volume", Some("three")),
+            ("logs-unused", Some("four")),
+            ("logs-of-success", None),
+            ("file-only", None),
+        ];
+        for (container, words) in expected {
+            assert_eq!(said(container).as_deref(), words, "{container} of {name}");
+        }
+        let logs: String = (22..=100).map(|n| format!("{n}\n")).collect();
+        assert_eq!(said("logs"), Some(logs + "out\n"), "{name}");
+        // Nine containers share 12 KiB.
+        let long: String = (1..=900).map(|n| format!("{n:03}\n")).collect();
+        assert_eq!(said("long").as_deref(), Some(&long[..(12 << 10) / 9]), "{name}");
+        p.kubectl(&["delete", "pod", name, "--timeout=30s"]).text();
+    }
+}
+
 #[test]
 #[ignore = "e2e tier"]
 fn corners() {
@@ -73,4 +137,5 @@ fn corners() {
     the_servers_own_service_comes_back(&p);
     a_node_tells_its_images_and_its_start(&p);
     a_namespace_says_what_keeps_it(&p);
+    last_words_reach_the_status(&p);
 }

@@ -2,41 +2,42 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Seek as _, SeekFrom},
+    io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
 const MAX_FILE: u64 = 4096;
 const MAX_LOG_BYTES: usize = 2048;
 const MAX_LOG_LINES: usize = 80;
-/// Enough of the log's end: its lines carry a time and a stream name each.
-const LOG_TAIL: u64 = 16 << 10;
+/// Enough of the log's end: its lines carry a time and a stream name each, and are up to 16 KiB long; the first one is cut.
+const LOG_TAIL: u64 = 48 << 10;
 
-/// The file's content; if it is empty, the end of `log` where one is given.
+/// The end of the file's content; if it is empty, the end of `log` where one is given.
 pub(super) fn read(file: &Path, log: Option<PathBuf>) -> Option<String> {
-    let mut bytes = Vec::new();
-    if let Ok(file) = File::open(file) {
-        file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    let said = match tail(file, MAX_FILE) {
+        Ok((said, _)) => said,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => return Some(format!("Error on reading termination log {}: {error}", file.display())),
+    };
+    if !said.is_empty() {
+        return Some(said);
     }
-    if !bytes.is_empty() {
-        return Some(String::from_utf8_lossy(&bytes).into_owned());
-    }
-    let tail = log.and_then(|log| tail(&log))?;
-    Some(end_of_log(&tail)).filter(|text| !text.is_empty())
+    let (tail, cut) = tail(&log?, LOG_TAIL).ok()?;
+    let whole = match cut {
+        true => tail.split_once('\n').map_or("", |(_, rest)| rest),
+        false => &tail,
+    };
+    Some(end_of_log(whole)).filter(|text| !text.is_empty())
 }
 
-fn tail(log: &Path) -> Option<String> {
-    let mut log = File::open(log).ok()?;
-    let size = log.metadata().ok()?.len();
-    log.seek(SeekFrom::Start(size.saturating_sub(LOG_TAIL))).ok()?;
+/// The last bytes of a file, and whether there are more before them.
+fn tail(path: &Path, most: u64) -> io::Result<(String, bool)> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(most)))?;
     let mut bytes = Vec::new();
-    log.take(LOG_TAIL).read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    match size > LOG_TAIL {
-        // The first line is cut.
-        true => text.split_once('\n').map(|(_, rest)| rest.to_owned()),
-        false => Some(text),
-    }
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok((String::from_utf8_lossy(&bytes).into_owned(), size > most))
 }
 
 /// CRI lines without their heads: the last 80 lines, at most 2048 bytes.
@@ -73,6 +74,28 @@ mod tests {
         assert_eq!(read(&file, None), None);
         std::fs::write(&file, "said").unwrap();
         assert_eq!(read(&file, Some(log)).as_deref(), Some("said"));
+    }
+
+    #[test]
+    fn the_end_of_a_long_file_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, log) = (dir.path().join("f"), dir.path().join("l"));
+        std::fs::write(&file, "x".repeat(5000) + "end").unwrap();
+        let said = read(&file, None).unwrap();
+        assert!(said.len() == 4096 && said.ends_with("xend"), "{} bytes", said.len());
+        // The longest lines there are, and the last of them.
+        let line = format!("2026-01-01T00:00:00.000000000Z stdout P {}\n", "y".repeat(16 << 10));
+        std::fs::write(&log, line.repeat(4)).unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(read(&file, Some(log)), Some("y".repeat(2048)));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = read(dir.path(), Some(dir.path().join("l"))).unwrap();
+        assert!(said.starts_with("Error on reading termination log "), "{said}");
+        assert_eq!(read(&dir.path().join("f"), None), None);
     }
 
     #[test]

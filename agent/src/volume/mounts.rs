@@ -66,7 +66,8 @@ impl Job {
             read_only: security.and_then(|s| s.read_only_root_filesystem).unwrap_or_default(),
             termination: (
                 layout.termination_log(&uid, &container.name, *attempt),
-                message.unwrap_or("/dev/termination-log").into(),
+                // A path that is not absolute begins at the root too.
+                Path::new("/").join(message.unwrap_or("/dev/termination-log")),
             ),
             container: container.name.clone(),
             layout: layout.clone(),

@@ -275,6 +275,22 @@ fn terminated(instance: &Instance, ended: &Ended) -> ContainerStateTerminated {
     }
 }
 
+/// Messages of all containers of a pod together; each has its share of it.
+const MAX_MESSAGES: usize = 12 << 10;
+
+/// Cuts what ended containers say to their share.
+pub(super) fn shorten_messages<'a>(
+    desired: &Desired,
+    statuses: impl Iterator<Item = &'a mut ContainerStatus>,
+) {
+    let ephemeral = desired.spec().ephemeral_containers.as_ref().map_or(0, Vec::len);
+    let share = MAX_MESSAGES / (desired.containers().count() + ephemeral).max(1);
+    let states = statuses.flat_map(|status| status.state.iter_mut().chain(&mut status.last_state));
+    for message in states.filter_map(|state| state.terminated.as_mut()?.message.as_mut()) {
+        message.truncate(message.floor_char_boundary(share));
+    }
+}
+
 /// `orlop://<id>`.
 pub(crate) fn container_id(id: &str) -> String {
     format!("{RUNTIME_NAME}://{id}")

@@ -48,8 +48,9 @@ pub fn status(
         let wanted = desired.containers().filter(move |(k, _)| kind(*k));
         wanted.map(|(kind, c)| containers::status(desired, observed, previous, kind, c, torn_down, now))
     };
-    let init: Vec<_> = all(|kind| kind != Kind::Regular).collect();
+    let mut init: Vec<_> = all(|kind| kind != Kind::Regular).collect();
     let mut regular: Vec<_> = all(|kind| kind == Kind::Regular).collect();
+    containers::shorten_messages(desired, init.iter_mut().chain(&mut regular));
     regular.sort_by(|a, b| a.name.cmp(&b.name));
 
     let computed = phase::phase(desired, &init, &regular, torn_down);

@@ -1,8 +1,10 @@
 //! Towards an ended pod.
 
 use expect_test::expect;
+use k8s_openapi::api::core::v1::ContainerStatus;
 
-use super::{ALWAYS, INIT, ONE, check};
+use super::{ALWAYS, INIT, ONE, Story, check};
+use crate::pod::events::Event;
 
 #[test]
 fn failed_init_ends_a_pod_that_never_restarts() {
@@ -195,4 +197,25 @@ fn lost_shim_ends_a_pod_that_never_restarts() {
             c: terminated Error 137
     "#]],
     );
+}
+
+#[test]
+fn last_words_of_all_containers_share_twelve_kibibytes() {
+    let names: Vec<_> = (0..5).map(|n| format!("c{n}")).collect();
+    let containers: Vec<_> = names.iter().map(|name| format!("{{name: {name}, image: i}}")).collect();
+    let spec = format!("{{restartPolicy: Never, containers: [{}]}}", containers.join(", "));
+    let mut story = Story::new(&spec);
+    story.step("begin; up");
+    for name in &names {
+        story.step(&format!("image {name}; started {name}"));
+        let id = format!("{name}-0");
+        let message = Some("ä".repeat(if name == "c0" { 3 } else { 2048 }));
+        story.observed.apply(Event::Exited { id, exit: story.exit(1), message }, story.now);
+    }
+    story.step("wait 1");
+    let statuses = story.told.container_statuses.iter().flatten();
+    let message = |status: &ContainerStatus| status.state.clone()?.terminated?.message;
+    let lengths: Vec<_> = statuses.map(|status| message(status).map(|text| text.len())).collect();
+    // A fifth is 2457 bytes; no character is cut in two.
+    assert_eq!(lengths, [Some(6), Some(2456), Some(2456), Some(2456), Some(2456)]);
 }
