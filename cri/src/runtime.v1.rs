@@ -101,6 +101,9 @@ pub struct Mount {
     /// Introduced in the OCI Volume Source KEP: <https://kep.k8s.io/4639>
     #[prost(message, optional, tag = "9")]
     pub image: ::core::option::Option<ImageSpec>,
+    /// A path inside of the image above to be mounted instead of its root; it is an error if there is none.
+    #[prost(string, tag = "10")]
+    pub image_sub_path: ::prost::alloc::string::String,
 }
 /// IDMapping describes host to container ID mappings for a pod sandbox.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -23,7 +23,7 @@ impl Layers for OneLayer {
     fn layer_paths(&self, _: &Image) -> Result<Vec<PathBuf>, BoxError> {
         Ok(vec![self.0.clone()])
     }
-    fn hold(&self, _: &str, _: &Image) -> Result<(), BoxError> {
+    fn hold(&self, _: &str, _: &[&Image]) -> Result<(), BoxError> {
         Ok(())
     }
     fn release(&self, _: &str) -> Result<(), BoxError> {

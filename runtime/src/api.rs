@@ -140,6 +140,9 @@ pub struct ContainerSpec {
     pub user: UserRequest,
     /// Volumes and files of the host.
     pub mounts: Vec<Mount>,
+    /// Images to be read, where there is nothing else of them.
+    #[serde(default)]
+    pub image_volumes: Vec<ImageVolume>,
     /// All capabilities and devices, nothing masked, no seccomp.
     pub privileged: bool,
     /// Nothing below `/proc` and `/sys` is masked or made read-only (`procMount: Unmasked`).
@@ -225,6 +228,17 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// Which way later mounts travel.
     pub propagation: Propagation,
+}
+
+/// An image, or a part of it, to be read by a container: nothing of it can be written or executed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// The image.
+    pub image: Arc<Image>,
+    /// A file or a directory of it; empty is all of it.
+    pub sub_path: String,
+    /// Absolute path in the container.
+    pub destination: PathBuf,
 }
 
 /// Mount propagation in the words of Kubernetes.

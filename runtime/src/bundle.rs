@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  <run_dir>/pods/<uid>/            sandbox.json  s (socket)  lock  pid (shim)  init  ns/{net,ipc,uts,user}  shm/
-//!                       c/<id>/     record.json  plan.json  process  cgroups  rootfs/  ready  pid  exit
+//!                       c/<id>/     record.json  plan.json  process  cgroups  rootfs/  images/  ready  pid  exit
 //!  <state_dir>/containers/<id>/     upper/  work/
 //!  <run_dir>/seccomp/<hash>.bpf
 //! ```
@@ -21,6 +21,8 @@ pub(crate) const PLAN: &str = "plan.json";
 pub(crate) const PROCESS: &str = "process";
 pub(crate) const CGROUPS: &str = "cgroups";
 pub(crate) const ROOTFS: &str = "rootfs";
+/// Mount points of image volumes.
+pub(crate) const IMAGES: &str = "images";
 /// Written last: everything above is complete.
 pub(crate) const READY: &str = "ready";
 pub(crate) const PID: &str = "pid";

@@ -41,8 +41,8 @@ use crate::{
 pub trait Layers: Send + Sync + 'static {
     /// Unpacked layers, top first.
     fn layer_paths(&self, image: &Image) -> Result<Vec<PathBuf>, BoxError>;
-    /// From now on this container needs the image.
-    fn hold(&self, container: &str, image: &Image) -> Result<(), BoxError>;
+    /// From now on this container needs the images, the first one as its own.
+    fn hold(&self, container: &str, images: &[&Image]) -> Result<(), BoxError>;
     /// No more.
     fn release(&self, container: &str) -> Result<(), BoxError>;
 }
@@ -51,8 +51,8 @@ impl Layers for Images {
     fn layer_paths(&self, image: &Image) -> Result<Vec<PathBuf>, BoxError> {
         Ok(Images::layer_paths(self, image)?)
     }
-    fn hold(&self, container: &str, image: &Image) -> Result<(), BoxError> {
-        Ok(Images::hold(self, container, image)?)
+    fn hold(&self, container: &str, images: &[&Image]) -> Result<(), BoxError> {
+        Ok(Images::hold(self, container, images)?)
     }
     fn release(&self, container: &str) -> Result<(), BoxError> {
         Ok(Images::release(self, container)?)

@@ -140,6 +140,16 @@ pub enum StartError {
         /// Why.
         source: BoxError,
     },
+    /// An image cannot be mounted to be read, or has no such part.
+    #[error("mount image volume at {}{}", destination.display(), of_part(sub_path))]
+    ImageVolume {
+        /// Where it was to be in the container.
+        destination: PathBuf,
+        /// The part of it; empty is all.
+        sub_path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Something that cannot be done was asked for.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -194,6 +204,7 @@ impl StartError {
         match self {
             StartError::NoSandbox(_)
             | StartError::Image { .. }
+            | StartError::ImageVolume { .. }
             | StartError::Spec(_)
             | StartError::Seccomp(_)
             | StartError::Cgroup(_)
@@ -276,4 +287,8 @@ impl From<ShimError> for ExecError {
             other => ExecError::Shim(other),
         }
     }
+}
+
+fn of_part(sub_path: &str) -> String {
+    if sub_path.is_empty() { String::new() } else { format!(": subPath {sub_path:?}") }
 }

@@ -43,8 +43,8 @@ mod userns;
 mod view;
 
 pub use api::{
-    Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, Mount, PodRef, Propagation,
-    Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User, UserRequest,
+    Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, ImageVolume, Mount, PodRef,
+    Propagation, Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User, UserRequest,
 };
 pub use bundle::container_id;
 pub use client::{Layers, Runtime};

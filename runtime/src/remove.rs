@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs,
     io::{self, ErrorKind},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -168,9 +168,12 @@ impl Runtime {
         // Only if its making was cut off.
         let layers = root.with_extension("layers");
         step("unmount", &layers, rootfs::unmount_all(&layers));
+        let images = fs::read_dir(dir.join(bundle::IMAGES)).into_iter().flatten().flatten();
+        let images: Vec<PathBuf> = images.map(|entry| entry.path()).collect();
+        images.iter().for_each(|place| step("unmount", place, rootfs::unmount_all(place)));
         let writable = layout.writable(id);
         // Never through a mount that would not go: that would delete what is mounted.
-        if ![&root, &layers].into_iter().any(|path| rootfs::is_mount_point(path)) {
+        if ![&root, &layers].into_iter().chain(&images).any(|path| rootfs::is_mount_point(path)) {
             step("remove", &dir, remove_dir(&dir));
         }
         // The image is released before the last trace goes: a sweep then still finds what to release.

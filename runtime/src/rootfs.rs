@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
         fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
@@ -52,11 +52,59 @@ pub(crate) fn mount_overlay(
     } else {
         layers
     };
-    let Some(users) = users else { return mount_layers(layers, &upper, &work, target) };
-    let root = users.ids.first;
-    std::os::unix::fs::chown(&upper, Some(root), Some(root))?;
+    if let Some(users) = users {
+        std::os::unix::fs::chown(&upper, Some(users.ids.first), Some(users.ids.first))?;
+    }
+    mount_mapped(layers, Some((&upper, &work)), target, users)
+}
+
+/// Mounts layers (top first) with nothing above them, at `target`, or what is found at `sub_path` in them.
+///
+/// The rule for links is the one for a process that has the image for its root: they lead to nowhere else.
+pub(crate) fn mount_image(
+    layers: &[PathBuf],
+    writable: &Path,
+    target: &Path,
+    sub_path: &str,
+    users: Option<&Users>,
+) -> Result<()> {
+    let mut layers = layers.to_vec();
+    // An overlay that nobody writes to wants two of them.
+    for n in layers.len()..2 {
+        let empty = writable.join(format!("none-{n}"));
+        fs::create_dir_all(&empty)?;
+        layers.push(empty);
+    }
+    if sub_path.is_empty() {
+        fs::create_dir_all(target)?;
+        return mount_mapped(&layers, None, target, users);
+    }
+    let whole = target.with_extension("whole");
+    fs::create_dir_all(&whole)?;
+    mount_mapped(&layers, None, &whole, users)?;
+    let part = attach_part(&whole, sub_path, target);
+    unmount_all(&whole).and(part)
+}
+
+fn attach_part(whole: &Path, sub_path: &str, target: &Path) -> Result<()> {
+    let part = open_in(&open_root(whole)?, Path::new(sub_path), OFlags::PATH)?;
+    match FileType::from_raw_mode(fstat(&part)?.st_mode) {
+        FileType::Directory => fs::create_dir_all(target)?,
+        _ => drop(File::create(target)?),
+    }
+    let place = rustix::fs::open(target, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    tree::attach(&tree::copy_of(&part, false)?, &place)
+}
+
+fn mount_mapped(
+    layers: &[PathBuf],
+    writable: Option<(&Path, &Path)>,
+    target: &Path,
+    users: Option<&Users>,
+) -> Result<()> {
+    let Some(users) = users else { return mount_layers(layers, writable, target) };
     let mapped = map_layers(layers, &target.with_extension("layers"), users)?;
-    let mounted = mount_layers(&mapped, &upper, &work, target);
+    let mounted = mount_layers(&mapped, writable, target);
     // The overlay has mounts of its own of what it was made from.
     unmount_all(&target.with_extension("layers")).and(mounted)
 }
@@ -79,31 +127,36 @@ fn map_layers(layers: &[PathBuf], dir: &Path, users: &Users) -> Result<Vec<PathB
     layers.iter().enumerate().map(map).collect()
 }
 
-fn mount_layers(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
-    match with_new_api(layers, upper, work, target) {
+/// `writable` are the directories that take what is written, and where that is prepared.
+fn mount_layers(layers: &[PathBuf], writable: Option<(&Path, &Path)>, target: &Path) -> Result<()> {
+    match with_new_api(layers, writable, target) {
         // `lowerdir+` is younger than the calls themselves (6.8).
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => with_old_api(layers, upper, work, target),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => with_old_api(layers, writable, target),
         other => other,
     }
 }
 
-fn with_new_api(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
+fn with_new_api(layers: &[PathBuf], writable: Option<(&Path, &Path)>, target: &Path) -> Result<()> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers {
         fsconfig_set_string(&overlay, "lowerdir+", layer)?;
     }
-    fsconfig_set_string(&overlay, "upperdir", upper)?;
-    fsconfig_set_string(&overlay, "workdir", work)?;
-    fsconfig_set_flag(&overlay, "volatile")?;
+    if let Some((upper, work)) = writable {
+        fsconfig_set_string(&overlay, "upperdir", upper)?;
+        fsconfig_set_string(&overlay, "workdir", work)?;
+        fsconfig_set_flag(&overlay, "volatile")?;
+    }
     fsconfig_create(&overlay)?;
     let mounted = fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     Ok(move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-fn with_old_api(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
+fn with_old_api(layers: &[PathBuf], writable: Option<(&Path, &Path)>, target: &Path) -> Result<()> {
     let text = |path: &Path| path.display().to_string().replace('\\', "\\\\").replace(':', "\\:");
     let lower = layers.iter().map(|layer| text(layer)).collect::<Vec<_>>().join(":");
-    let options = format!("lowerdir={lower},upperdir={},workdir={},volatile", text(upper), text(work));
+    let above =
+        writable.map(|(upper, work)| format!(",upperdir={},workdir={},volatile", text(upper), text(work)));
+    let options = format!("lowerdir={lower}{}", above.unwrap_or_default());
     let options = std::ffi::CString::new(options).map_err(Error::other)?;
     Ok(mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())?)
 }
@@ -178,7 +231,7 @@ pub(crate) fn make_places(root: &Path, mounts: &[Mount], owner: u32) {
     for (n, mount) in mounts.iter().enumerate() {
         let at = Path::new(&mount.at);
         let under = |other: &Path| at.starts_with(other);
-        let What::Bind(source, _) = &mount.what else { continue };
+        let (What::Bind(source, _) | What::AsIs(source)) = &mount.what else { continue };
         if KERNEL.iter().any(|name| under(&Path::new("/").join(name)))
             || mounts[..n].iter().any(|before| under(Path::new(&before.at)))
         {

@@ -20,7 +20,7 @@ use orlop_shim::{
 };
 
 use crate::{
-    api::{Container, ContainerSpec, ContainerState},
+    api::{Container, ContainerSpec, ContainerState, ImageVolume},
     bundle::{self, container_id},
     client::{Inner, Runtime, blocking},
     errors::{ShimError, StartError},
@@ -154,7 +154,8 @@ impl Runtime {
         check_volumes(spec)?;
         let root = file(bundle::ROOTFS);
         self.mount_root(id, spec, users.as_ref(), &root)?;
-        let host = self.host(&sandbox, users, id, spec, &root)?;
+        let images = self.mount_images(id, spec, users.as_ref(), &file(bundle::IMAGES))?;
+        let host = Host { images, ..self.host(&sandbox, users, id, spec, &root)? };
         let cgroups = self.0.hierarchies.describe(&format!("{}/{id}", sandbox.cgroup));
         let built = spec::bundle(spec, &host)?;
         record.user = Some(built.user);
@@ -185,9 +186,32 @@ impl Runtime {
     ) -> Result<(), StartError> {
         let Inner { layers, layout, .. } = &*self.0;
         let missing = |source| StartError::Image { image: spec.image.id.clone(), source };
-        layers.hold(id, &spec.image).map_err(missing)?;
+        let volumes = spec.image_volumes.iter().map(|volume| &*volume.image);
+        layers.hold(id, &[&*spec.image].into_iter().chain(volumes).collect::<Vec<_>>()).map_err(missing)?;
         let paths = layers.layer_paths(&spec.image).map_err(missing)?;
         rootfs::mount_overlay(&paths, &layout.writable(id), root, users).map_err(StartError::Rootfs)
+    }
+
+    /// Each image volume at a place of its own.
+    fn mount_images(
+        &self,
+        id: &str,
+        spec: &ContainerSpec,
+        users: Option<&Users>,
+        dir: &Path,
+    ) -> Result<Vec<PathBuf>, StartError> {
+        let Inner { layers, layout, .. } = &*self.0;
+        let mount = |(n, volume): (usize, &ImageVolume)| {
+            let ImageVolume { image, sub_path, destination } = volume;
+            let missing = |source| StartError::Image { image: image.id.clone(), source };
+            let paths = layers.layer_paths(image).map_err(missing)?;
+            let target = dir.join(n.to_string());
+            let mounted = rootfs::mount_image(&paths, &layout.writable(id), &target, sub_path, users);
+            let (destination, sub_path) = (destination.clone(), sub_path.clone());
+            mounted.map_err(|source| StartError::ImageVolume { destination, sub_path, source })?;
+            Ok(target)
+        };
+        spec.image_volumes.iter().enumerate().map(mount).collect()
     }
 
     /// That of another container, or of the pod's first process.
@@ -246,6 +270,7 @@ impl Runtime {
             shm: Some(sandbox::shm(layout, pod)),
             limits: files,
             hierarchies: hierarchies.views(&cgroup),
+            images: Vec::new(),
             accounts: rootfs::accounts(root).map_err(StartError::Rootfs)?,
             seccomp: filter.map(|path| bundle::text(&path)).unwrap_or_default(),
             capabilities,

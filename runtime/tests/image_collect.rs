@@ -57,7 +57,7 @@ fn only_what_nobody_needs_goes_and_shared_layers_stay() {
     let bench = Bench::open();
     let [by_name, _by_id, held, pinned, unused] =
         ["byname", "byid", "held", "pinned", "unused"].map(|name| bench.load(name));
-    bench.images.hold("dead-container", &held).unwrap();
+    bench.images.hold("dead-container", &[&held]).unwrap();
     let pin = Pin { by: "base.tar".into(), images: vec![pinned.id.clone()], stamp: String::new() };
     bench.images.pin(&pin).unwrap();
     // As a pod writes it: the store knows it by another spelling.
@@ -92,7 +92,7 @@ fn a_container_that_starts_meanwhile_keeps_its_image() {
     let image = bench.load("a");
     let choice = bench.choose(&[], later());
     assert_eq!(choice.remove.len(), 1);
-    bench.images.hold("container", &image).unwrap();
+    bench.images.hold("container", &[&image]).unwrap();
     let collected = bench.images.collect(&choice);
     assert!(collected.removed.is_empty() && collected.failures.is_empty());
     assert_eq!(bench.left(), ["x.io/a:1"]);

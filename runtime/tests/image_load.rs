@@ -174,13 +174,13 @@ fn held_layers_outlive_their_image() {
     let bench = Bench::open();
     let image = bench.load("x.io/a:1", &[base()]).unwrap();
     let path = bench.images.layer_paths(&image).unwrap().remove(0);
-    bench.images.hold("container-1", &image).unwrap();
+    bench.images.hold("container-1", &[&image]).unwrap();
     bench.images.remove("x.io/a:1").unwrap();
     assert!(path.join("server").exists());
     bench.images.release("container-1").unwrap();
     assert!(!path.exists());
     bench.images.release("container-1").unwrap();
-    assert!(bench.images.hold("container-2", &image).is_err());
+    assert!(bench.images.hold("container-2", &[&image]).is_err());
 }
 
 #[test]

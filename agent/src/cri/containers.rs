@@ -84,10 +84,21 @@ impl Cri {
         let wanted = config.image.clone().unwrap_or_default().image;
         let missing = || Status::not_found(format!("image {wanted:?} is not here"));
         let image = self.image(&wanted).await?.ok_or_else(missing)?;
+        let mut mounted = Vec::new();
+        for wanted in config.mounts.iter().filter_map(container::mounted_image) {
+            let missing = || Status::not_found(format!("image {wanted:?} is not here"));
+            mounted.push(Arc::new(self.image(wanted).await?.ok_or_else(missing)?));
+        }
         let files = self.0.files.dir(&uid);
         let pod_config = kept::pod(&sandbox);
-        let parts =
-            Parts { pod: &pod_config, container: config, image: Arc::new(image), files: &files, now: now() };
+        let parts = Parts {
+            pod: &pod_config,
+            container: config,
+            image: Arc::new(image),
+            mounted: &mounted,
+            files: &files,
+            now: now(),
+        };
         let spec = container::spec(parts).map_err(Status::invalid_argument)?;
         let sources: Vec<_> = spec.mounts.iter().map(|mount| mount.source.clone()).collect();
         blocking(move || sources.iter().try_for_each(|source| make_source(source)))

@@ -10,7 +10,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{
-    Container, Pod, PodSpec, SeccompProfile, SecurityContext, Volume, VolumeMount,
+    Container, ImageVolumeSource, Pod, PodSpec, SeccompProfile, SecurityContext, Volume, VolumeMount,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -18,9 +18,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     allocation::{Allocation, Granted},
     expand::{expand, names},
-    machine::{ContainerSpec, Image, PodRef, Propagation, SandboxSpec, Seccomp, UserRequest},
+    machine::{ContainerSpec, Image, ImageVolume, PodRef, Propagation, SandboxSpec, Seccomp, UserRequest},
     names as pod_names,
-    observed::{LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_STOP_SIGNAL},
+    observed::{Images, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_STOP_SIGNAL, VolumeImage},
     resources,
     settings::Settings,
 };
@@ -74,15 +74,16 @@ pub struct Parts<'a> {
     pub container: &'a Container,
     /// Restart count.
     pub attempt: u32,
-    /// What its image resolved to.
-    pub image: &'a Arc<Image>,
+    /// What its image resolved to, and those that it mounts.
+    pub images: &'a Images,
     /// Its environment.
     pub env: Vec<(String, String)>,
 }
 
 /// The request without its mounts, and the volume mounts. An error is a `CreateContainerConfigError`.
 pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String> {
-    let Parts { settings, pod, pod_ref, container, attempt, image, env } = parts;
+    let Parts { settings, pod, pod_ref, container, attempt, images, env } = parts;
+    let image = &images.own;
     let empty = PodSpec::default();
     let pod_spec = pod.spec.as_ref().unwrap_or(&empty);
     let security = container.security_context.clone().unwrap_or_default();
@@ -94,7 +95,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
     let words = |words: &Option<Vec<String>>| {
         words.iter().flatten().map(|word| expand(word, known)).collect::<Vec<_>>()
     };
-    let mounts = mounts(pod_spec, container, known)?;
+    let (mounts, image_volumes) = mounts(pod_spec, container, &images.volumes, known)?;
     let privileged = security.privileged.unwrap_or_default();
     let capabilities = security.capabilities.clone().unwrap_or_default();
     let image_ref = container.image.clone().unwrap_or_default();
@@ -109,6 +110,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
         user,
         mounts: Vec::new(),
+        image_volumes,
         privileged,
         unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
         add_capabilities: capabilities.add.unwrap_or_default(),
@@ -225,15 +227,33 @@ fn seccomp(settings: &Settings, spec: &PodSpec, security: &SecurityContext, priv
     }
 }
 
+/// The volumes that a container mounts and that are images.
+pub fn image_volumes<'a>(
+    spec: &'a PodSpec,
+    container: &'a Container,
+) -> impl Iterator<Item = (&'a str, &'a ImageVolumeSource)> {
+    let mounted = move |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    let images = spec.volumes.iter().flatten().filter_map(|v| Some((v.name.as_str(), v.image.as_ref()?)));
+    images.filter(move |(name, _)| mounted(name))
+}
+
 fn mounts(
     spec: &PodSpec,
     container: &Container,
+    images: &[VolumeImage],
     known: impl Fn(&str) -> Option<String>,
-) -> Result<Vec<MountPlan>, String> {
-    let mut mounts = Vec::new();
+) -> Result<(Vec<MountPlan>, Vec<ImageVolume>), String> {
+    let (mut mounts, mut of_images) = (Vec::new(), Vec::new());
     for mount in container.volume_mounts.iter().flatten() {
         let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
         let destination = absolute(&mount.mount_path);
+        if volume.is_some_and(|volume| volume.image.is_some()) {
+            let found = images.iter().find(|image| image.volume == mount.name);
+            let found = found.ok_or_else(|| format!("volume \"{}\" is not there", mount.name))?;
+            let sub_path = sub_path(mount, &known)?.unwrap_or_default();
+            of_images.push(ImageVolume { image: Arc::clone(&found.image), sub_path, destination });
+            continue;
+        }
         mounts.push(MountPlan {
             volume: mount.name.clone(),
             sub_path: sub_path(mount, &known)?,
@@ -249,7 +269,7 @@ fn mounts(
     }
     // A mount below another one has to come after it.
     mounts.sort_by_key(|mount| mount.destination.components().count());
-    Ok(mounts)
+    Ok((mounts, of_images))
 }
 
 /// What the API server has checked, and nobody for pods from files.
@@ -311,7 +331,7 @@ mod tests {
             container: &pod.spec.as_ref().unwrap().containers[0],
             pod: &pod,
             attempt: 3,
-            image: &Arc::new(image),
+            images: &Images { own: Arc::new(image), ..Images::default() },
             env: vec![("A".into(), "1".into())],
         };
         let text = match spec(parts) {

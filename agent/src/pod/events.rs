@@ -9,8 +9,11 @@ use jiff::Timestamp;
 use super::{
     allocation::{Allocation, Granted},
     backoff::BackOff,
-    machine::{Exit, Image, Resources},
-    observed::{Ended, ImageState, Instance, Instances, Life, Observed, Step, Trouble, Unhealthy, Volumes},
+    machine::{Exit, Resources},
+    observed::{
+        Ended, ImageState, ImageTrouble, Images, Instance, Instances, Life, Observed, Step, Trouble,
+        Unhealthy, Volumes,
+    },
     plan::Action,
 };
 
@@ -23,12 +26,12 @@ pub enum Event {
     SandboxCreated(Result<Option<PathBuf>, String>),
     /// The pod has an address.
     NetworkAttached(Result<IpAddr, String>),
-    /// The image of a container is on this node.
+    /// The image of a container is on this node, with those of its volumes.
     ImageEnsured {
         /// Container name.
         container: String,
-        /// The image and whether it was fetched, or waiting reason and message.
-        result: Result<(Arc<Image>, bool), (&'static str, String)>,
+        /// All of them, or the first that cannot be had.
+        result: Result<Images, ImageTrouble>,
     },
     /// A container runs. Its postStart hook, if it has one, is still to come.
     ContainerStarted {
@@ -230,25 +233,21 @@ impl Observed {
         }
     }
 
-    fn image_ensured(
-        &mut self,
-        container: &str,
-        result: Result<(Arc<Image>, bool), (&'static str, String)>,
-        now: Timestamp,
-    ) {
+    fn image_ensured(&mut self, container: &str, result: Result<Images, ImageTrouble>, now: Timestamp) {
         let entry = self.of(container);
         let ImageState::Ensuring { reference } = std::mem::take(&mut entry.image) else { return };
         match result {
-            Ok((image, pulled)) => {
-                entry.image = ImageState::Ready { reference, image, pulled };
+            Ok(images) => {
+                entry.image = ImageState::Ready { reference, images };
                 entry.trouble.take_if(|trouble| is_image_trouble(trouble.reason));
             }
-            Err((reason, message)) => {
-                entry.image = ImageState::Failed { reference: reference.clone(), at: now };
+            Err(ImageTrouble { reference: missing, reason, message }) => {
+                entry.image = ImageState::Failed { reference, at: now };
+                entry.missing_image = Some(missing.clone());
                 entry.fail(reason, message, now);
                 if reason == "ErrImagePull" {
-                    let entry = BackOff::next(self.pulls.get(&reference).copied(), now);
-                    self.pulls.insert(reference, entry);
+                    let entry = BackOff::next(self.pulls.get(&missing).copied(), now);
+                    self.pulls.insert(missing, entry);
                 }
             }
         }

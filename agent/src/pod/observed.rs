@@ -136,6 +136,8 @@ pub struct Instances {
     pub next_attempt: u32,
     /// The image for the next instance.
     pub image: ImageState,
+    /// The image that could not be had last: its own, or a volume's.
+    pub missing_image: Option<String>,
     /// A start is under way.
     pub starting: bool,
     /// The postStart hook of the current instance goes on; the next container waits for it, an end does not.
@@ -169,10 +171,8 @@ pub enum ImageState {
     Ready {
         /// What the pod asked for.
         reference: String,
-        /// What it resolved to.
-        image: Arc<Image>,
-        /// It was fetched just now, which users were told.
-        pulled: bool,
+        /// What it resolved to, and those of its volumes.
+        images: Images,
     },
     /// Not to be had.
     Failed {
@@ -181,6 +181,41 @@ pub enum ImageState {
         /// When.
         at: Timestamp,
     },
+}
+
+/// What a container is made from: its image, and those that it mounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Images {
+    /// Its own.
+    pub own: Arc<Image>,
+    /// It was fetched just now, which users were told.
+    pub pulled: bool,
+    /// Of the volumes that it mounts.
+    pub volumes: Vec<VolumeImage>,
+}
+
+/// The image of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeImage {
+    /// Name of the volume.
+    pub volume: String,
+    /// What the pod asked for.
+    pub reference: String,
+    /// What it resolved to.
+    pub image: Arc<Image>,
+    /// It was fetched just now, which users were told.
+    pub pulled: bool,
+}
+
+/// Why a container has no image, or no image of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageTrouble {
+    /// Which one, as the pod asked for it.
+    pub reference: String,
+    /// `ErrImagePull` …
+    pub reason: &'static str,
+    /// Text for users.
+    pub message: String,
 }
 
 /// One run of a container.
@@ -306,6 +341,11 @@ impl Instances {
             self.last.as_ref().filter(|last| keeps && last.ended().is_some_and(|end| end.exit.code == 0))
         };
         self.current.as_ref().or_else(done)
+    }
+
+    /// The image that could not be had last; `own` is the container's.
+    pub fn missing_image<'a>(&'a self, own: &'a str) -> &'a str {
+        self.missing_image.as_deref().unwrap_or(own)
     }
 
     /// The running instance.

@@ -118,7 +118,9 @@ impl Disk {
 impl PodFiles for Disk {
     fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<(String, String)>>> {
         async move {
-            let wanted = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+            let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+            // Images come with the containers that mount them.
+            let wanted = volumes.filter(|volume| volume.image.is_none());
             let made = join_all(wanted.map(async |volume| (volume, self.make(&pod, volume).await))).await;
             let (mut volumes, mut failures) = (Volumes::default(), Vec::new());
             let mut paths = BTreeMap::new();

@@ -40,7 +40,10 @@ impl Job {
     pub(super) fn new(settings: &Settings, layout: &Layout, request: &MountRequest<'_>) -> Job {
         let MountRequest { pod, container, attempt, plans, volumes, pod_ips } = request;
         let uid = pod_ref(pod).uid;
-        let own = |path: &str| plans.iter().any(|plan| plan.destination == Path::new(path));
+        let own = |path: &str| {
+            let mut mounts = container.volume_mounts.iter().flatten();
+            mounts.any(|mount| Path::new("/").join(&mount.mount_path) == Path::new(path))
+        };
         let hostname = names::kernel_hostname(settings, pod).unwrap_or_default() + "\n";
         let all = [
             ("etc-hosts", "/etc/hosts", names::hosts(settings, pod, pod_ips)),

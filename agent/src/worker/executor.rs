@@ -13,9 +13,8 @@ use crate::pod::{
     container,
     desired::Desired,
     events::Event,
-    machine::Image,
     names,
-    observed::{ImageState, Observed, Volumes},
+    observed::{ImageState, Images, Observed, Volumes},
     plan::Action,
 };
 
@@ -79,12 +78,10 @@ impl Executor {
                 self.report(async move { image::ensure(&job, container, &image).await });
             }
             Action::StartContainer { container, attempt } => {
-                let (ready, volumes) = (ready_image(observed, &container), volumes(observed));
-                let (Some((image, pulled)), Some(volumes)) = (ready, volumes) else { return };
-                if !pulled {
-                    job.tell_present(&container);
-                }
-                self.spawn(async move { start::start(&job, &container, attempt, &image, &volumes).await });
+                let (ready, volumes) = (ready_images(observed, &container), volumes(observed));
+                let (Some(images), Some(volumes)) = (ready, volumes) else { return };
+                job.tell_present(&container, &images);
+                self.spawn(async move { start::start(&job, &container, attempt, &images, &volumes).await });
             }
             Action::StopContainer { container, id, grace, why, hook } => {
                 let signal =
@@ -124,9 +121,9 @@ impl Executor {
     }
 }
 
-fn ready_image(observed: &Observed, container: &str) -> Option<(Arc<Image>, bool)> {
+fn ready_images(observed: &Observed, container: &str) -> Option<Images> {
     match &observed.container(container).image {
-        ImageState::Ready { image, pulled, .. } => Some((Arc::clone(image), *pulled)),
+        ImageState::Ready { images, .. } => Some(images.clone()),
         _ => None,
     }
 }
@@ -246,7 +243,14 @@ impl Job {
         Event::SandboxRemoved(Err(text))
     }
 
-    fn tell_present(&self, container: &str) {
+    fn tell_present(&self, container: &str, images: &Images) {
+        for volume in images.volumes.iter().filter(|volume| !volume.pulled) {
+            let text = format!("Container image \"{}\" already present on machine", volume.reference);
+            self.shared.tell(&self.desired, false, "Pulled", text);
+        }
+        if images.pulled {
+            return;
+        }
         let image =
             self.desired.container(container).and_then(|(_, c)| c.image.as_deref()).unwrap_or_default();
         let text = format!("Container image \"{image}\" already present on machine");

@@ -15,15 +15,15 @@ use crate::pod::{
     container::{self, Parts},
     env,
     events::Event,
-    machine::{self, ContainerState, Image},
-    observed::{Ended, Instance, Life, Volumes, started_without_probe},
+    machine::{self, ContainerState},
+    observed::{Ended, Images, Instance, Life, Volumes, started_without_probe},
     refs::{self, ObjectRef},
 };
 
 /// Starts the container and reports; with a postStart hook there is a second report when it has ended.
-pub(super) async fn start(job: &Job, name: &str, attempt: u32, image: &Arc<Image>, volumes: &Volumes) {
+pub(super) async fn start(job: &Job, name: &str, attempt: u32, images: &Images, volumes: &Volumes) {
     let Some((kind, spec)) = job.desired.container(name) else { return };
-    let (request, started) = match request(job, spec, attempt, image, volumes).await {
+    let (request, started) = match request(job, spec, attempt, images, volumes).await {
         Err(error) => (None, Err(StartFailure::Config(error))),
         Ok(request) => {
             let runtime = &job.shared.ports.runtime;
@@ -116,7 +116,7 @@ async fn request(
     job: &Job,
     spec: &Container,
     attempt: u32,
-    image: &Arc<Image>,
+    images: &Images,
     volumes: &Volumes,
 ) -> Result<machine::ContainerSpec, String> {
     let objects = objects(job, spec).await?;
@@ -125,7 +125,7 @@ async fn request(
     let pod_ref = &job.desired.pod_ref();
     let context = env::Context { settings, pod, pod_ips: &job.pod_ips, objects: &objects };
     let env = env::resolve(&context, spec)?;
-    let parts = Parts { settings, pod, pod_ref, container: spec, attempt, image, env };
+    let parts = Parts { settings, pod, pod_ref, container: spec, attempt, images, env };
     let (mut request, plans) = container::spec(parts)?;
     let mounts =
         MountRequest { pod, container: spec, attempt, plans: &plans, volumes, pod_ips: &job.pod_ips };

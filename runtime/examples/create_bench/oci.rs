@@ -76,6 +76,10 @@ fn mount(Mount { at, what, flags }: &Mount) -> Value {
             options.extend(["rbind".to_owned(), travel(*propagation).to_owned()]);
             ("bind", source.display().to_string())
         }
+        What::AsIs(source) => {
+            options.push("rbind".to_owned());
+            ("bind", source.display().to_string())
+        }
         What::Cgroups => {
             options.push("relatime".to_owned());
             ("cgroup", "cgroup".to_owned())

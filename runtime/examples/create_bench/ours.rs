@@ -40,7 +40,7 @@ impl Layers for OneLayer {
     fn layer_paths(&self, _: &Image) -> std::result::Result<Vec<PathBuf>, BoxError> {
         Ok(vec![self.0.clone()])
     }
-    fn hold(&self, _: &str, _: &Image) -> std::result::Result<(), BoxError> {
+    fn hold(&self, _: &str, _: &[&Image]) -> std::result::Result<(), BoxError> {
         Ok(())
     }
     fn release(&self, _: &str) -> std::result::Result<(), BoxError> {

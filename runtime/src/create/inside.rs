@@ -24,7 +24,10 @@ use rustix::{
 };
 
 use super::{failed, outside::Outside, tree};
-use crate::spec::plan::{Flag, Mount, Plan, What};
+use crate::{
+    api::Propagation,
+    spec::plan::{Flag, Mount, Plan, What},
+};
 
 pub(super) fn furnish(plan: &Plan, outside: &Outside, process: &ProcessSpec) -> Result<(), Failure> {
     let open = || rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -40,7 +43,10 @@ pub(super) fn furnish(plan: &Plan, outside: &Outside, process: &ProcessSpec) -> 
             (What::Bind(_, propagation), Some(source)) => {
                 bind(root, mount, source).and_then(|()| tree::propagate(source, *propagation))
             }
-            (What::Bind(..), None) => Err(ErrorKind::NotFound.into()),
+            (What::AsIs(_), Some(source)) => {
+                bind(root, mount, source).and_then(|()| tree::propagate(source, Propagation::Private))
+            }
+            (What::Bind(..) | What::AsIs(_), None) => Err(ErrorKind::NotFound.into()),
         };
         mounted.map_err(failed(format_args!("mount {}", mount.at)))?;
     }

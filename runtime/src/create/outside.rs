@@ -99,12 +99,13 @@ pub(super) fn prepare(
                 let early = shared || path.starts_with(&plan.pods);
                 if early { Some(source(path, mount, users.as_ref())?) } else { None }
             }
+            What::AsIs(path) if path.starts_with(&plan.pods) => Some(as_is(path)?),
             // Asks for a sight of one too, but not here.
             What::New(kind, _) if kind == "sysfs" && users.is_some() => {
                 let new = tree::new(kind, &[], tree::attributes(&mount.flags));
                 Some(new.map_err(failed(format_args!("mount {}", mount.at)))?)
             }
-            What::New(..) | What::Cgroups => None,
+            What::New(..) | What::Cgroups | What::AsIs(_) => None,
         });
     }
     let proc = users.as_ref().map(|_| tree::copy_alone(Path::new("/proc"))).transpose();
@@ -115,8 +116,10 @@ pub(super) fn prepare(
     let cgroup2 = cgroup2(cgroups.unified.as_deref()).map_err(failed("open the cgroup2 directory"))?;
     leave_pods(&plan.pods).map_err(failed("leave the mounts of other pods"))?;
     for (mount, source_of) in plan.mounts.iter().zip(&mut sources) {
-        if let (What::Bind(path, _), None) = (&mount.what, &source_of) {
-            *source_of = Some(source(path, mount, users.as_ref())?);
+        match (&mount.what, &source_of) {
+            (What::Bind(path, _), None) => *source_of = Some(source(path, mount, users.as_ref())?),
+            (What::AsIs(path), None) => *source_of = Some(as_is(path)?),
+            _ => {}
         }
     }
     let world = match &users {
@@ -136,8 +139,12 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+fn as_is(path: &Path) -> Result<OwnedFd, Failure> {
+    tree::copy(path).map_err(failed(format_args!("volume source {}", path.display())))
+}
+
 fn source(path: &Path, mount: &Mount, users: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
-    let tree = tree::copy(path).map_err(failed(format_args!("volume source {}", path.display())))?;
+    let tree = as_is(path)?;
     if let Some(users) = users {
         let what = format_args!("volume source {} for {}: hostUsers: false", path.display(), mount.at);
         tree::map_owners(&tree, users).map_err(failed(what))?;

@@ -79,7 +79,7 @@ pub(crate) fn map_owners(tree: &OwnedFd, namespace: &OwnedFd) -> Result<()> {
 }
 
 /// Another mount of what a descriptor is open on.
-pub(super) fn copy_of(place: &OwnedFd, recursive: bool) -> Result<OwnedFd> {
+pub(crate) fn copy_of(place: &OwnedFd, recursive: bool) -> Result<OwnedFd> {
     let depth = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
     Ok(open_tree(place, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH | depth)?)
 }

@@ -182,7 +182,11 @@ impl Images {
     /// Images that containers hold, dead ones too, with one container each.
     fn holders(&self) -> Result<BTreeMap<Digest, String>, StoreError> {
         let holds = self.store.holds()?;
-        Ok(holds.into_iter().filter_map(|hold| Some((hold.image?, hold.user))).collect())
+        let images = holds.into_iter().flat_map(|hold| {
+            let all = hold.image.into_iter().chain(hold.others);
+            all.map(move |image| (image, hold.user.clone()))
+        });
+        Ok(images.collect())
     }
 
     fn touch(&self, id: &Digest, at: Timestamp) -> Result<(), StoreError> {

@@ -211,11 +211,11 @@ impl Images {
         Ok(paths)
     }
 
-    /// Keeps the layers of an image on disk for a user of that name (a container ID), whatever happens to the image.
-    pub fn hold(&self, user: &str, image: &Image) -> Result<(), StoreError> {
-        let missing = || StoreError::Missing(image.id.clone());
-        let id = Digest::parse(&image.id).map_err(|_| missing())?;
-        self.store.hold(user, &id)?.ok_or_else(missing)
+    /// Keeps the layers of images on disk for a user of that name (a container ID), whatever happens to the images. Asking
+    /// again replaces what was said before.
+    pub fn hold(&self, user: &str, images: &[&Image]) -> Result<(), StoreError> {
+        let id = |image: &&Image| Digest::parse(&image.id).map_err(|_| StoreError::Missing(image.id.clone()));
+        self.store.hold(user, &images.iter().map(id).collect::<Result<Vec<_>, _>>()?)
     }
 
     /// Ends [`Images::hold`]; layers that nobody needs any more are removed. Not held: nothing happens.

@@ -102,11 +102,15 @@ pub(crate) struct RefRecord {
     pub(crate) image: Digest,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct HoldRecord {
     pub(super) layers: Vec<String>,
+    /// The user's own image.
     #[serde(default)]
     pub(super) image: Option<Digest>,
+    /// Images it reads.
+    #[serde(default)]
+    pub(super) others: Vec<Digest>,
     #[serde(default)]
     pub(super) user: String,
 }
@@ -213,15 +217,20 @@ impl Store {
         names(&dir)?.into_iter().filter_map(|name| read_hold(&dir.join(name)).transpose()).collect()
     }
 
-    /// Keeps the layers of an image under this name, whatever happens to the image. `None`: no such image.
+    /// Keeps the layers of images under this name, whatever happens to the images.
     ///
     /// Not flushed to the disk: this is on the way of every container's start, and no container outlives a crash of
     /// the machine.
-    pub(crate) fn hold(&self, name: &str, id: &Digest) -> Result<Option<()>, StoreError> {
+    pub(crate) fn hold(&self, name: &str, ids: &[Digest]) -> Result<(), StoreError> {
         let _lock = self.lock()?;
-        let Some(ImageRecord { layers, .. }) = self.image(id)? else { return Ok(None) };
-        let hold = HoldRecord { layers, image: Some(id.clone()), user: name.to_owned() };
-        write_json(&self.hold_path(name), &hold, Flush::No).map(Some)
+        let mut layers = Vec::new();
+        for id in ids {
+            layers.extend(self.image(id)?.ok_or_else(|| StoreError::Missing(id.to_string()))?.layers);
+        }
+        let (image, others) =
+            ids.split_first().map_or((None, &[][..]), |(first, rest)| (Some(first.clone()), rest));
+        let hold = HoldRecord { layers, image, others: others.to_vec(), user: name.to_owned() };
+        write_json(&self.hold_path(name), &hold, Flush::No)
     }
 
     pub(crate) fn release(&self, name: &str) -> Result<(), StoreError> {
@@ -379,7 +388,7 @@ impl Work {
     /// Layers that this work counts on: they stay, and those that are there already are returned.
     pub(crate) fn claim(&self, layers: &[String]) -> Result<BTreeSet<String>, StoreError> {
         let _lock = self.store.lock()?;
-        let claims = HoldRecord { layers: layers.to_vec(), image: None, user: String::new() };
+        let claims = HoldRecord { layers: layers.to_vec(), ..HoldRecord::default() };
         write_json(&self.path.join("claims.json"), &claims, Flush::No)?;
         Ok(layers.iter().filter(|name| self.store.layer(name).is_dir()).cloned().collect())
     }

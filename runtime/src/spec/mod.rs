@@ -48,6 +48,8 @@ pub struct Host {
     pub limits: Vec<(PathBuf, String)>,
     /// Cgroup hierarchies, as the container sees them.
     pub hierarchies: Vec<Hierarchy>,
+    /// Where the container's image volumes are, in their order.
+    pub images: Vec<PathBuf>,
     /// Accounts of the image.
     pub accounts: Accounts,
     /// Compiled filter; empty is none.
@@ -173,7 +175,7 @@ fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
         hierarchies: host.hierarchies.clone(),
         usual_devices: !spec.privileged,
         devices: if spec.privileged { host.devices.clone() } else { Vec::new() },
-        mounts: mounts::table(spec, host.shm.as_deref()),
+        mounts: mounts::table(spec, host.shm.as_deref(), &host.images),
         shared_root: spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional),
         masked: paths(&spec.masked_paths, &mounts::MASKED),
         read_only: paths(&spec.read_only_paths, &mounts::READ_ONLY),

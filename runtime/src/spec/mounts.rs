@@ -1,6 +1,6 @@
 //! The mount table of a container. Pure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::plan::{Flag, Mount, What};
 use crate::api::{self, ContainerSpec, Propagation};
@@ -33,7 +33,9 @@ fn new(at: &str, kind: &str, parameters: &[(&str, &str)], flags: &[Flag]) -> Mou
 
 /// The usual ones and the container's own in the order of depth, so that none hides another. A destination that the
 /// container mounts itself is left to it. `/dev` is there already: libcontainer fills it.
-pub(crate) fn table(spec: &ContainerSpec, shm: Option<&Path>) -> Vec<Mount> {
+///
+/// `images` are the places where the container's image volumes are.
+pub(crate) fn table(spec: &ContainerSpec, shm: Option<&Path>, images: &[PathBuf]) -> Vec<Mount> {
     let guarded = if spec.privileged { KERNEL.to_vec() } else { [&KERNEL[..], &[Flag::ReadOnly]].concat() };
     let terminals = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     let mut mounts = vec![
@@ -47,9 +49,18 @@ pub(crate) fn table(spec: &ContainerSpec, shm: Option<&Path>) -> Vec<Mount> {
         let what = What::Bind(shm.to_owned(), Propagation::Private);
         mounts.push(Mount { at: "/dev/shm".to_owned(), what, flags: KERNEL.to_vec() });
     }
-    let own = |at: &str| spec.mounts.iter().any(|mount| mount.destination == Path::new(at));
+    let destinations = || {
+        let images = spec.image_volumes.iter().map(|volume| &volume.destination);
+        spec.mounts.iter().map(|mount| &mount.destination).chain(images)
+    };
+    let own = |at: &str| destinations().any(|destination| destination == Path::new(at));
     mounts.retain(|mount| !own(&mount.at));
     mounts.extend(spec.mounts.iter().map(volume));
+    mounts.extend(spec.image_volumes.iter().zip(images).map(|(volume, place)| Mount {
+        at: volume.destination.to_string_lossy().into_owned(),
+        what: What::AsIs(place.clone()),
+        flags: [&KERNEL[..], &[Flag::ReadOnly]].concat(),
+    }));
     mounts.sort_by_key(|mount| Path::new(&mount.at).components().count());
     mounts
 }

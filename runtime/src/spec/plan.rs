@@ -97,6 +97,8 @@ pub enum What {
     New(String, Vec<(String, String)>),
     /// A file or a directory of the host with all that is mounted below it.
     Bind(PathBuf, Propagation),
+    /// The same with the owners that its files have, whoever the pod's users are.
+    AsIs(PathBuf),
     /// The container's own cgroups, as they are laid out on the host.
     Cgroups,
 }

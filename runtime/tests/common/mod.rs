@@ -35,14 +35,19 @@ pub struct Node {
     pub events: UnboundedReceiver<RuntimeEvent>,
 }
 
-/// The one layer of every test image.
+/// The one layer of the usual image, and for others those in a directory of that name, the first one on top.
 pub struct OneLayer(PathBuf);
 
 impl Layers for OneLayer {
-    fn layer_paths(&self, _: &Image) -> Result<Vec<PathBuf>, BoxError> {
-        Ok(vec![self.0.clone()])
+    fn layer_paths(&self, image: &Image) -> Result<Vec<PathBuf>, BoxError> {
+        if image.id == "sha256:test" {
+            return Ok(vec![self.0.join("layer")]);
+        }
+        let mut layers = names(&self.0.join(&image.id));
+        layers.sort();
+        Ok(layers.into_iter().map(|name| self.0.join(&image.id).join(name)).collect())
     }
-    fn hold(&self, _: &str, _: &Image) -> Result<(), BoxError> {
+    fn hold(&self, _: &str, _: &[&Image]) -> Result<(), BoxError> {
         Ok(())
     }
     fn release(&self, _: &str) -> Result<(), BoxError> {
@@ -276,7 +281,7 @@ async fn open(dir: &Path, shim: &Path, creator: &Path) -> (Runtime, UnboundedRec
     let (shim, creator) = (shim.to_owned(), creator.to_owned());
     let (state_dir, run_dir) = (dir.join("state"), dir.join("run"));
     let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids: IdRange::for_pods(3) };
-    Runtime::open_with(config, OneLayer(dir.join("layer"))).await.unwrap()
+    Runtime::open_with(config, OneLayer(dir.to_owned())).await.unwrap()
 }
 
 pub fn chain(error: &dyn std::error::Error) -> String {

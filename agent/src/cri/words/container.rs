@@ -11,7 +11,9 @@ use orlop_cri_api::v1::{
     LinuxContainerSecurityContext, Mount as CriMount, MountPropagation, NamespaceMode, PodSandboxConfig,
     SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
-use orlop_runtime::{ContainerSpec, Mount, Propagation, Resources, Seccomp, UserRequest, image::Image};
+use orlop_runtime::{
+    ContainerSpec, ImageVolume, Mount, Propagation, Resources, Seccomp, UserRequest, image::Image,
+};
 
 use super::kept;
 
@@ -20,6 +22,8 @@ pub(in crate::cri) struct Parts<'a> {
     pub(in crate::cri) pod: &'a PodSandboxConfig,
     pub(in crate::cri) container: &'a ContainerConfig,
     pub(in crate::cri) image: Arc<Image>,
+    /// Those of its mounts that are images, in their order.
+    pub(in crate::cri) mounted: &'a [Arc<Image>],
     /// The pod's hosts, hostname and resolv.conf.
     pub(in crate::cri) files: &'a Path,
     pub(in crate::cri) now: Timestamp,
@@ -30,7 +34,7 @@ pub(in crate::cri) struct Parts<'a> {
 /// # Errors
 /// Something is asked for that cannot be done.
 pub(in crate::cri) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, String> {
-    let Parts { pod, container, image, files, now } = parts;
+    let Parts { pod, container, image, mounted, files, now } = parts;
     let ContainerMetadata { name, attempt } =
         container.metadata.clone().ok_or("the container has no metadata")?;
     if !container.cdi_devices.is_empty() {
@@ -51,6 +55,7 @@ pub(in crate::cri) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         working_dir: Some(container.working_dir.clone()).filter(|dir| !dir.is_empty()),
         user: user(&security)?,
         mounts: mounts(container, files, security.readonly_rootfs)?,
+        image_volumes: image_volumes(container, mounted)?,
         process_target: process_target(&security),
         privileged: security.privileged,
         add_capabilities: capabilities.add_capabilities,
@@ -133,10 +138,11 @@ fn profile_of(profile: &SecurityProfile) -> Result<Seccomp, String> {
 
 /// The client's, and the files that every pod has unless the client mounts them itself.
 fn mounts(container: &ContainerConfig, files: &Path, read_only: bool) -> Result<Vec<Mount>, String> {
-    let mut mounts = container.mounts.iter().map(mount).collect::<Result<Vec<_>, _>>()?;
+    let of_host = container.mounts.iter().filter(|mount| mounted_image(mount).is_none());
+    let mut mounts = of_host.map(mount).collect::<Result<Vec<_>, _>>()?;
     for name in ["hosts", "hostname", "resolv.conf"] {
         let destination = Path::new("/etc").join(name);
-        if !mounts.iter().any(|mount| mount.destination == destination) {
+        if !container.mounts.iter().any(|mount| Path::new(&mount.container_path) == destination) {
             let source = files.join(name);
             mounts.push(Mount { source, destination, read_only, ..Mount::default() });
         }
@@ -144,10 +150,37 @@ fn mounts(container: &ContainerConfig, files: &Path, read_only: bool) -> Result<
     Ok(mounts)
 }
 
-fn mount(mount: &CriMount) -> Result<Mount, String> {
-    if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
-        return Err(format!("image volume at {}: not supported", mount.container_path));
+/// The image that a mount names.
+pub(in crate::cri) fn mounted_image(mount: &CriMount) -> Option<&str> {
+    mount.image.as_ref().map(|image| image.image.as_str()).filter(|image| !image.is_empty())
+}
+
+/// Read-only whatever the client says: nobody could write there.
+fn image_volumes(container: &ContainerConfig, images: &[Arc<Image>]) -> Result<Vec<ImageVolume>, String> {
+    let mounts = container.mounts.iter().filter(|mount| mounted_image(mount).is_some());
+    let volume = |(mount, image): (&CriMount, &Arc<Image>)| {
+        let at = &mount.container_path;
+        if !mount.host_path.is_empty() {
+            return Err(format!("mount at {at}: both an image and a path of the host"));
+        }
+        let sub_path = mount.image_sub_path.clone();
+        if sub_path.starts_with('/') || sub_path.split('/').any(|part| part == "..") {
+            return Err(format!("mount at {at}: the image's path {sub_path:?} leads elsewhere"));
+        }
+        Ok(ImageVolume { image: Arc::clone(image), sub_path, destination: absolute(at)? })
+    };
+    mounts.zip(images).map(volume).collect()
+}
+
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    if path.starts_with('/') {
+        Ok(PathBuf::from(path))
+    } else {
+        Err(format!("path {path:?} is not absolute"))
     }
+}
+
+fn mount(mount: &CriMount) -> Result<Mount, String> {
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(format!("id mappings of the mount at {}: not supported", mount.container_path));
     }
@@ -156,13 +189,6 @@ fn mount(mount: &CriMount) -> Result<Mount, String> {
         let at = &mount.container_path;
         return Err(format!("recursive read-only mount at {at}: it has to be read-only and private"));
     }
-    let absolute = |path: &str| {
-        if path.starts_with('/') {
-            Ok(PathBuf::from(path))
-        } else {
-            Err(format!("path {path:?} is not absolute"))
-        }
-    };
     Ok(Mount {
         source: absolute(&mount.host_path)?,
         destination: absolute(&mount.container_path)?,
@@ -239,7 +265,7 @@ mod tests {
     fn built(container: &ContainerConfig) -> Result<ContainerSpec, String> {
         let pod = PodSandboxConfig { log_directory: "/var/log/pods/p".into(), ..Default::default() };
         let now = Timestamp::UNIX_EPOCH;
-        spec(Parts { pod: &pod, container, image: Arc::default(), files: Path::new("/f"), now })
+        spec(Parts { pod: &pod, container, image: Arc::default(), mounted: &[], files: Path::new("/f"), now })
     }
 
     fn security(context: LinuxContainerSecurityContext, expected: &Expect) {

@@ -186,7 +186,7 @@ fn start(
         ImageState::Ensuring { .. } => false,
         ImageState::Failed { at, .. } => match pull_wait(observed, instances, image, *at, now) {
             Some(until) => {
-                tell_pull_backoff(instances, name, image, *at, until, now, plan);
+                tell_pull_backoff(instances, name, instances.missing_image(image), *at, until, now, plan);
                 true
             }
             None => {
@@ -251,7 +251,7 @@ fn pull_wait(
         // Never present, unreadable, misspelt: look again after a while, there is no pull to back off from.
         return Some(trouble.retry_at).filter(|at| *at > now);
     }
-    observed.pulls.get(wanted)?.waits_until(failed_at, now)
+    observed.pulls.get(instances.missing_image(wanted))?.waits_until(failed_at, now)
 }
 
 fn tell_pull_backoff(

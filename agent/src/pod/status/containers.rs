@@ -157,7 +157,7 @@ fn trouble(
         return Some((trouble.reason, trouble.message.clone()));
     }
     if let Some(trouble) = trouble.filter(|trouble| trouble.reason == "ErrImagePull") {
-        let image = container.image.as_deref().unwrap_or_default();
+        let image = instances.missing_image(container.image.as_deref().unwrap_or_default());
         let waits = observed.pulls.contains_key(image);
         let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", trouble.message);
         return Some(match waits {

@@ -19,7 +19,7 @@ use crate::pod::{
     desired::Desired,
     events::{Event, Resized},
     machine::{Container, ContainerState, Exit, PodRef, Sandbox},
-    observed::{Instance, Observed, Unhealthy, Volumes, started_without_probe},
+    observed::{ImageTrouble, Images, Instance, Observed, Unhealthy, Volumes, started_without_probe},
     plan::{Action, plan},
     settings::Settings,
     status::{is_end, is_terminal, status},
@@ -133,9 +133,10 @@ impl World {
             }
             Action::AttachNetwork if works => Event::NetworkAttached(Ok([10, 0, 0, 2].into())),
             Action::AttachNetwork => Event::NetworkAttached(Err("no".into())),
-            Action::EnsureImage { container, .. } => {
-                let result =
-                    if works { Ok((Arc::default(), false)) } else { Err(("ErrImagePull", "no".into())) };
+            Action::EnsureImage { container, image } => {
+                let trouble =
+                    || ImageTrouble { reference: image, reason: "ErrImagePull", message: "no".into() };
+                let result = if works { Ok(Images::default()) } else { Err(trouble()) };
                 Event::ImageEnsured { container, result }
             }
             Action::StartContainer { container, attempt } if works && self.sandbox => {

@@ -77,6 +77,54 @@ fn image_that_is_not_there_and_must_not_be_pulled() {
     );
 }
 
+/// The back-off is that of the image that is missing, and a container that mounts none of it starts.
+#[test]
+fn image_of_a_volume_that_cannot_be_pulled() {
+    check(
+        "{volumes: [{name: v, image: {reference: w}}], containers: [{name: c, image: i, volumeMounts: [{name: v, \
+          mountPath: /v}]}, {name: d, image: i}]}",
+        &["begin; up", "image c fail w; image d", "started d", "wait 3", "wait 7", "image c"],
+        expect![[r#"
+            > begin; up
+              volumes
+              sandbox
+              image i for c
+              image i for d
+              = Pending, ready False: containers with unready status: [c d]
+                c: waiting ContainerCreating
+                d: waiting ContainerCreating
+            > image c fail w; image d
+              look again in 2000ms
+              start d#0
+              look again in 2000ms
+              = Pending, ready False: containers with unready status: [c d]
+                c: waiting ErrImagePull refused
+                d: waiting ContainerCreating
+            > started d
+              look again in 2000ms
+              = Pending, ready False: containers with unready status: [c]
+                c: waiting ErrImagePull refused
+                d: running, ready
+            > wait 3
+              tell pull back-off of c for w
+              look again in 7000ms
+              = Pending, ready False: containers with unready status: [c]
+                c: waiting ImagePullBackOff Back-off pulling image "w": ErrImagePull: refused
+                d: running, ready
+            > wait 7
+              image i for c
+              = Pending, ready False: containers with unready status: [c]
+                c: waiting ImagePullBackOff Back-off pulling image "w": ErrImagePull: refused
+                d: running, ready
+            > image c
+              start c#0
+              = Pending, ready False: containers with unready status: [c]
+                c: waiting ContainerCreating
+                d: running, ready
+        "#]],
+    );
+}
+
 #[test]
 fn changed_image_restarts_the_container() {
     check(

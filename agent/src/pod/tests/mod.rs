@@ -20,7 +20,7 @@ use crate::pod::{
     desired::Desired,
     events::{Event, Resized},
     machine::{Container, ContainerState, Exit},
-    observed::{Ended, Instance, Life, Observed, Unhealthy, Volumes},
+    observed::{Ended, ImageTrouble, Images, Instance, Life, Observed, Unhealthy, Volumes},
     plan::plan,
     settings::Settings,
     status::{is_end, is_terminal, status},
@@ -138,13 +138,19 @@ impl Story {
             ["sandbox"] => Event::SandboxCreated(Ok(Some("/ns".into()))),
             ["sandbox", "fail"] => Event::SandboxCreated(Err("no".into())),
             ["network"] => Event::NetworkAttached(Ok(IpAddr::from([10, 0, 0, 2]))),
-            ["image", c] => Event::ImageEnsured { container: c.into(), result: Ok((Arc::default(), false)) },
-            ["image", c, "fail"] => {
-                Event::ImageEnsured { container: c.into(), result: Err(("ErrImagePull", "refused".into())) }
-            }
+            ["image", c] => Event::ImageEnsured { container: c.into(), result: Ok(Images::default()) },
+            ["image", c, "fail", ref rest @ ..] => Event::ImageEnsured {
+                container: c.into(),
+                result: Err(self.no_image(c, rest.first().copied(), "ErrImagePull", "refused")),
+            },
             ["image", c, "never"] => Event::ImageEnsured {
                 container: c.into(),
-                result: Err(("ErrImageNeverPull", "Container image \"i\" is not present".into())),
+                result: Err(self.no_image(
+                    c,
+                    None,
+                    "ErrImageNeverPull",
+                    "Container image \"i\" is not present",
+                )),
             },
             ["started", c] => Event::ContainerStarted {
                 container: c.into(),
@@ -194,6 +200,19 @@ impl Story {
             _ => panic!("what is {event}?"),
         };
         self.observed.apply(event, self.now);
+    }
+
+    /// The container's own image, or that of a volume.
+    fn no_image(
+        &self,
+        container: &str,
+        other: Option<&str>,
+        reason: &'static str,
+        text: &str,
+    ) -> ImageTrouble {
+        let own = || self.desired.container(container).and_then(|(_, c)| c.image.clone()).unwrap_or_default();
+        let reference = other.map_or_else(own, str::to_owned);
+        ImageTrouble { reference, reason, message: text.into() }
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut Pod)) {

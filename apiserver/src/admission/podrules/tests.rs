@@ -163,6 +163,8 @@ fn volumes() {
     check(
         &[
             ("spec", "{volumes: [{name: v, hostPath: {path: /a/../b, type: Foo}}]}"),
+            ("spec", "{volumes: [{name: v, image: {pullPolicy: Sometimes}}]}"),
+            ("spec", "{volumes: [{name: v, image: {reference: a}, emptyDir: {}}]}"),
             ("spec", "{volumes: [{name: v, emptyDir: {sizeLimit: '-1'}}]}"),
             (
                 "spec",
@@ -191,6 +193,8 @@ fn volumes() {
         ],
         expect![[r#"
             [spec.volumes[0].hostPath.path: Invalid value: "/a/../b": must not contain '..', spec.volumes[0].hostPath.type: Unsupported value: "Foo": supported values: "", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"]
+            [spec.volumes[0].image.reference: Required value, spec.volumes[0].image.pullPolicy: Unsupported value: "Sometimes": supported values: "Always", "IfNotPresent", "Never"]
+            spec.volumes[0].image: Forbidden: may not specify more than 1 volume type
             spec.volumes[0].emptyDir.sizeLimit: Forbidden: SizeLimit field must be a valid resource quantity
             [spec.volumes[0].configMap.defaultMode: Invalid value: 1000: must be a number between 0 and 0777 (octal), both inclusive, spec.volumes[0].configMap.items[0].key: Required value, spec.volumes[0].configMap.items[0].path: Invalid value: "../x": must not contain '..', spec.volumes[0].configMap.items[1].path: Invalid value: "..x": must not start with '..', spec.volumes[0].configMap.items[2].path: Invalid value: "/x": must be a relative path, spec.volumes[0].configMap.items[2].mode: Invalid value: -1: must be a number between 0 and 0777 (octal), both inclusive]
             [spec.volumes[0].downwardAPI.items[0]: Required value: one of fieldRef and resourceFieldRef is required, spec.volumes[0].downwardAPI.items[1].fieldRef.fieldPath: Unsupported value: "spec.nodeName": supported values: "metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid", spec.volumes[0].downwardAPI.items[2].resourceFieldRef.containerName: Required value]

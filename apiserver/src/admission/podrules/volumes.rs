@@ -37,6 +37,13 @@ pub(super) fn source(volume: &Value, field: &str, causes: &mut Causes) {
             causes.not_supported(format!("{field}.hostPath.type"), &kind.into(), HOST_PATH_TYPES);
         }
     }
+    if let Some(image) = volume.get("image") {
+        // Templates may leave it to whoever makes pods from them.
+        if text(image, "reference").is_empty() && field.starts_with("spec.volumes[") {
+            causes.required(format!("{field}.image.reference"), "");
+        }
+        super::one_of(image, "pullPolicy", &format!("{field}.image"), super::PULL_POLICIES, causes);
+    }
     let limit = volume["emptyDir"]["sizeLimit"].as_str().and_then(|text| Quantity::parse(text).ok());
     if limit.is_some_and(|limit| limit.milli() < 0) {
         let detail = "SizeLimit field must be a valid resource quantity";
