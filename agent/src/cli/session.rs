@@ -92,7 +92,11 @@ fn running(target: &TargetArgs, dirs: &DirArgs) -> Result<(String, Container)> {
 
 fn block_on(work: impl Future<Output = Result<i32>>) -> Result<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("start the async runtime")?.block_on(work)
+    let runtime = runtime.context("start the async runtime")?;
+    let result = runtime.block_on(work);
+    // Dropped, it would wait for the thread that reads standard input: until the next key.
+    runtime.shutdown_background();
+    result
 }
 
 /// What the command wrote last is still shown; a process that it left behind may hold its output for ever.
