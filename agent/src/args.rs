@@ -339,8 +339,14 @@ flags! {
     preloaded_images_verification_allowlist: String, "ORLOP_PRELOADED_IMAGES_VERIFICATION_ALLOWLIST";
     /// Images that are pulled at once [default: 4].
     max_parallel_image_pulls: usize, "ORLOP_MAX_PARALLEL_IMAGE_PULLS";
+    /// Image pulls that may begin per second; 0 is no limit [default: 5].
+    registry_qps: u32, "ORLOP_REGISTRY_QPS";
+    /// Image pulls that may begin at once, where there is a limit [default: 10].
+    registry_burst: u32, "ORLOP_REGISTRY_BURST";
     /// Directory whose image archives are imported, and kept while they lie there [default: STATE_DIR/images.d].
     image_dir: PathBuf, "ORLOP_IMAGE_DIR";
+    /// Between two looks at the disk of the images [default: 5m].
+    image_gc_period: String, "ORLOP_IMAGE_GC_PERIOD";
     /// Disk use (per cent) from which unused images are removed [default: 85].
     image_gc_high_threshold_percent: u8, "ORLOP_IMAGE_GC_HIGH_THRESHOLD_PERCENT";
     /// Disk use down to which they are removed [default: 80].

@@ -19,6 +19,7 @@ use orlop_runtime::{
 
 use crate::{
     args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags, ModeArgs},
+    images::{collect, rate::Rate},
     pod::settings::{Reserved, ResourcePolicy},
 };
 
@@ -84,10 +85,14 @@ pub struct Config {
     pub verification: Verification,
     /// Images pulled at once.
     pub max_parallel_image_pulls: usize,
+    /// How many pulls may begin in which time.
+    pub pull_rate: Option<Rate>,
     /// Archives that are imported.
     pub image_dir: PathBuf,
     /// When images are removed.
     pub image_gc: Thresholds,
+    /// How often it is looked whether any have to be.
+    pub image_gc_period: Duration,
     /// When a container's log is put aside.
     pub container_logs: LogLimits,
     /// DNS servers of the cluster.
@@ -279,6 +284,12 @@ fn parse_age(flag: &'static str, text: &str) -> Result<Duration, ConfigError> {
     Duration::try_from(parsed).map_err(|_| value(flag, text, "must not be negative"))
 }
 
+fn period(flag: &'static str, text: Option<String>, default: Duration) -> Result<Duration, ConfigError> {
+    let Some(text) = text else { return Ok(default) };
+    let period = parse_age(flag, &text)?;
+    if period.is_zero() { Err(value(flag, text, "must be positive")) } else { Ok(period) }
+}
+
 impl TryFrom<Flags> for Config {
     type Error = ConfigError;
 
@@ -320,7 +331,10 @@ impl TryFrom<Flags> for Config {
             image_pull_credentials_verification_policy,
             preloaded_images_verification_allowlist,
             max_parallel_image_pulls,
+            registry_qps,
+            registry_burst,
             image_dir,
+            image_gc_period,
             image_gc_high_threshold_percent,
             image_gc_low_threshold_percent,
             image_minimum_gc_age,
@@ -395,7 +409,9 @@ impl TryFrom<Flags> for Config {
                 allowlist: words(preloaded_images_verification_allowlist),
             },
             max_parallel_image_pulls: max_parallel_image_pulls.unwrap_or(4).max(1),
+            pull_rate: Rate::new(registry_qps.unwrap_or(5), registry_burst.unwrap_or(10)),
             image_dir: absolute("image-dir", image_dir.unwrap_or_else(|| state_dir.join("images.d")))?,
+            image_gc_period: period("image-gc-period", image_gc_period, collect::PERIOD)?,
             image_gc: thresholds(
                 image_gc_high_threshold_percent,
                 image_gc_low_threshold_percent,
@@ -578,8 +594,9 @@ mod tests {
             "imageMaximumGcAge: -2h",
             expect_test::expect![[r#"--image-maximum-gc-age "-2h": must not be negative"#]],
         );
+        check("imageGcPeriod: 0s", expect_test::expect![[r#"--image-gc-period "0s": must be positive"#]]);
         check(
-            "imageMaximumGcAge: 1h30m, imageMinimumGcAge: 5m",
+            "imageMaximumGcAge: 1h30m, imageMinimumGcAge: 5m, registryQps: 0, imageGcPeriod: 1m",
             expect_test::expect!["n1 10.0.0.3 orlop 10.42.0.0/16 0.0.0.0:6443"],
         );
         check(

@@ -99,6 +99,7 @@ const PURE: &[&str] = &[
     "agent/src/pod/",
     "agent/src/config/subids",
     "agent/src/credential/cache",
+    "agent/src/images/rate",
     "agent/src/cri/words/",
     "agent/src/server/stream/handshake",
     "agent/src/server/stream/spdy/frame",

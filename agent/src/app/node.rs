@@ -8,7 +8,11 @@
 //!  facts, health ─▶ Registration, Lease     kubelet API ◀─ API server
 //! ```
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
@@ -35,6 +39,7 @@ use orlop::{
     images::{
         collect::{Collector, NodeEvents},
         import::Importer,
+        rate::Bucket,
     },
     node::{
         facts, lease,
@@ -168,6 +173,7 @@ pub(super) async fn run(
     let collector = Collector {
         images: image_store,
         thresholds: config.image_gc,
+        period: config.image_gc_period,
         needed: manager.needed(),
         runtime,
         events,
@@ -219,6 +225,7 @@ pub(super) fn image_store(config: &Config, images: Images) -> Result<Store> {
         credentials: Arc::new(credentials),
         verification: Arc::new(config.verification.clone()),
         turns: Arc::new(Semaphore::new(config.max_parallel_image_pulls)),
+        rate: config.pull_rate.map(|rate| Arc::new(Mutex::new(Bucket::new(rate, Instant::now())))),
     })
 }
 

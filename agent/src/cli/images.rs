@@ -1,6 +1,12 @@
 //! `orlop image …`: the image store of a node, with or without a running agent.
 
-use std::{collections::BTreeMap, fs, io::Write, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    io::Write,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -46,7 +52,7 @@ pub(crate) fn images(command: ImageCommand, dirs: &DirArgs) -> Result<()> {
             let options = PullOptions {
                 plain_http,
                 registries: Arc::new(registries),
-                progress: Some(Arc::new(show)),
+                progress: Some(Arc::new(Steps::default().show())),
                 ..PullOptions::default()
             };
             crate::app::tls_provider();
@@ -89,7 +95,7 @@ pub(crate) fn images(command: ImageCommand, dirs: &DirArgs) -> Result<()> {
 }
 
 fn load(store: &Images, path: &Path, pin: bool, out: &mut impl Write) -> Result<()> {
-    let options = LoadOptions { progress: Some(Arc::new(show)), ..LoadOptions::default() };
+    let options = LoadOptions { progress: Some(Arc::new(Steps::default().show())), ..LoadOptions::default() };
     let loaded = store.load_with(path, &options).with_context(|| format!("load {}", path.display()))?;
     for image in &loaded {
         writeln!(out, "loaded {} {}", image.tags.join(" "), short(&image.id))?;
@@ -188,6 +194,28 @@ fn parse_credentials(pair: &str) -> Result<Auth> {
     Ok(Auth { username: username.to_owned(), password: password.to_owned() })
 }
 
+/// What was said of each layer on its way, in tenths of it.
+#[derive(Default)]
+struct Steps(HashMap<String, u64>);
+
+impl Steps {
+    /// A layer reports each quarter of a megabyte; a tenth of it is worth a line.
+    fn is_news(&mut self, progress: &Progress) -> bool {
+        let Progress::Downloading { layer, done, total } = progress else { return true };
+        let tenth = done.saturating_mul(10) / (*total).max(1);
+        self.0.insert(layer.clone(), tenth) != Some(tenth)
+    }
+
+    fn show(self) -> impl Fn(Progress) + Send + Sync {
+        let steps = Mutex::new(self);
+        move |progress| {
+            if steps.lock().unwrap_or_else(PoisonError::into_inner).is_news(&progress) {
+                show(progress);
+            }
+        }
+    }
+}
+
 /// One line per step on standard error; standard output is for the result.
 fn show(progress: Progress) {
     let line = match progress {
@@ -202,4 +230,24 @@ fn show(progress: Progress) {
         Progress::LayerDone { layer, bytes } => format!("{}: done, {}", short(&layer), human_size(bytes)),
     };
     let _nobody_reads = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_layer_is_ten_lines_and_not_thousands() {
+        let mut steps = Steps::default();
+        let total: u64 = 512 << 20;
+        let at = |layer: &str, done| Progress::Downloading { layer: layer.to_owned(), done, total };
+        let reports = (0..=total).step_by(256 << 10);
+        let news = reports.filter(|done| steps.is_news(&at("a", *done))).count();
+        assert_eq!(news, 11, "0 % and 100 % too");
+        assert!(steps.is_news(&at("b", 0)) && !steps.is_news(&at("b", 1)), "each layer for itself");
+        let empty = Progress::Downloading { layer: "c".to_owned(), done: 0, total: 0 };
+        assert!(steps.is_news(&empty) && !steps.is_news(&empty));
+        let unpacking = Progress::Unpacking { layer: "a".to_owned() };
+        assert!(steps.is_news(&unpacking) && steps.is_news(&unpacking));
+    }
 }

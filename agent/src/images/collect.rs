@@ -26,7 +26,7 @@ use crate::worker::{
 };
 
 /// Between two looks, as upstream.
-const PERIOD: Duration = Duration::from_secs(300);
+pub const PERIOD: Duration = Duration::from_secs(300);
 /// A burst of changes is written down once.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -46,6 +46,8 @@ pub struct Collector {
     pub images: Images,
     /// When to remove, and how much.
     pub thresholds: Thresholds,
+    /// Between two looks.
+    pub period: Duration,
     /// What pods need.
     pub needed: watch::Receiver<Needed>,
     /// What runs.
@@ -59,7 +61,7 @@ pub struct Collector {
 impl Collector {
     /// Until the manager is gone.
     pub async fn run(mut self) {
-        let mut tick = tokio::time::interval_at(Instant::now() + PERIOD, PERIOD);
+        let mut tick = tokio::time::interval_at(Instant::now() + self.period, self.period);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed_before = false;
         loop {
@@ -227,6 +229,7 @@ mod tests {
         let collector = Collector {
             images,
             thresholds,
+            period: PERIOD,
             needed,
             runtime: Arc::clone(&fake) as _,
             clock: fake,

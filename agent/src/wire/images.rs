@@ -1,7 +1,7 @@
 //! [`ports::Images`] over the image store: disk work on the blocking pool, a few pulls at a time, the node's own
 //! credentials after the pod's.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use orlop_runtime::image::{Images, PullError, PullOptions, Reference, StoreError, Verification};
@@ -10,6 +10,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::chain;
 use crate::{
     credential::NodeCredentials,
+    images::rate::Bucket,
     pod::machine::{Image, Keyring},
     worker::ports::{self, ImageFailure, Pulled},
 };
@@ -27,6 +28,8 @@ pub struct Store {
     pub verification: Arc<Verification>,
     /// Pulls at a time.
     pub turns: Arc<Semaphore>,
+    /// How fast they may follow each other.
+    pub rate: Option<Arc<Mutex<Bucket>>>,
 }
 
 impl Store {
@@ -37,6 +40,11 @@ impl Store {
             self.credentials.add(&mut all, &reference.name()).await;
         }
         all
+    }
+
+    fn may_begin(&self) -> bool {
+        let now = Instant::now().into_std();
+        self.rate.as_ref().is_none_or(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).take(now))
     }
 }
 
@@ -78,6 +86,9 @@ impl ports::Images for Store {
         async move {
             let all = self.all_credentials(reference, credentials).await;
             let _turn = self.turns.acquire().await;
+            if !self.may_begin() {
+                return Err(ImageFailure::Pull("pull QPS exceeded".into()));
+            }
             let began = Instant::now();
             let image = self.images.pull(reference, all, &self.options).await;
             let image = image.map_err(|error| failure(&error))?;
@@ -91,5 +102,36 @@ fn failure(error: &PullError) -> ImageFailure {
     match error {
         PullError::Reference { .. } => ImageFailure::InvalidName(chain(error)),
         other => ImageFailure::Pull(chain(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{images::rate::Rate, worker::ports::Images as _};
+
+    #[tokio::test]
+    async fn pulls_that_follow_too_fast_fail_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let rate = Rate::new(1, 2).unwrap();
+        let store = Store {
+            images: Images::open(dir.path()).unwrap(),
+            options: Arc::default(),
+            credentials: Arc::new(NodeCredentials::open(dir.path().join("config.json"), None).unwrap()),
+            verification: Arc::default(),
+            turns: Arc::new(Semaphore::new(1)),
+            rate: Some(Arc::new(Mutex::new(Bucket::new(rate, std::time::Instant::now())))),
+        };
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            // Fails before anything is asked: this is no name of an image.
+            let failed = store.pull("registry.invalid/UPPER", &Keyring::default()).await.err().unwrap();
+            said.push(match failed {
+                ImageFailure::Pull(text) => text,
+                ImageFailure::InvalidName(_) => "began".to_owned(),
+                ImageFailure::Inspect(text) => panic!("{text}"),
+            });
+        }
+        assert_eq!(said, ["began", "began", "pull QPS exceeded"]);
     }
 }
