@@ -84,8 +84,15 @@ impl Playground {
     /// The same with environment variables for the node.
     #[must_use]
     pub fn with(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::prepared(args, env, |_| ())
+    }
+
+    /// The same in a directory that was made ready for it.
+    #[must_use]
+    pub fn prepared(args: &[&str], env: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         let temp = tempfile::Builder::new().prefix("orlop-e2e-").tempdir().expect("make a directory");
         let dir = temp.path().canonicalize().expect("resolve the directory");
+        prepare(&dir);
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
         let env = env.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
         let mut playground = Self { dir, json: Value::Null, args, env, _temp: temp };
