@@ -129,6 +129,20 @@ fn last_words_reach_the_status(p: &Playground) {
     }
 }
 
+/// Two settings that only a whole node shows to reach the runtime: `tty` and `shareProcessNamespace`.
+fn a_terminal_and_shared_processes(p: &Playground) {
+    p.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: shared}, spec: {shareProcessNamespace: true, containers: [\
+         {name: t, image: 'orlop.dev/example/busybox:v1', tty: true, stdin: true, command: [sh, -c, 'tty; exec sleep 601']}, \
+         {name: other, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, 'sleep 1; exec ps']}], restartPolicy: Never}}",
+    )
+    .text();
+    p.wait_for(&["logs", "shared", "-c", "t"], |log| log.contains("/dev/pts/0"));
+    p.wait_for(&["logs", "shared", "-c", "other"], |log| {
+        log.contains("65535    orlop-init") && log.contains("sleep 601")
+    });
+}
+
 #[test]
 #[ignore = "e2e tier"]
 fn corners() {
@@ -138,4 +152,5 @@ fn corners() {
     a_node_tells_its_images_and_its_start(&p);
     a_namespace_says_what_keeps_it(&p);
     last_words_reach_the_status(&p);
+    a_terminal_and_shared_processes(&p);
 }
