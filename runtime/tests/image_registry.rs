@@ -18,7 +18,7 @@ use fake_registry::{Answer, Ask, FakeRegistry};
 use image_support::{Layer, Tar, With, assert_nothing_remains, chain, layer, layout, write_blob};
 use orlop_runtime::image::{
     Auth, Capability, Digest, HostSettings, Image, Images, Keyring, PullError, PullOptions, Registries,
-    RegistryHosts, Source, Verification, VerificationPolicy,
+    RegistryHosts, Source, Verification, VerificationPolicy, parse_docker_config,
 };
 use tempfile::TempDir;
 
@@ -90,7 +90,7 @@ fn behind(
 ) -> impl Fn(&Ask) -> Answer + Send + Sync + 'static {
     move |ask| {
         let path = ask.path.replace("?ns=r.test", "");
-        honest(&Ask { path, headers: ask.headers.clone(), before: ask.before })
+        honest(&Ask { path, headers: ask.headers.clone(), body: String::new(), before: ask.before })
     }
 }
 
@@ -142,6 +142,77 @@ async fn a_token_is_asked_for_once_and_with_the_registrys_scope() {
     bench.pull(&registry.address, keyring()).await.unwrap();
     bench.pull(&registry.address, keyring()).await.unwrap();
     assert_eq!(asked(&registry, "/token?service=s+p&scope=repository%3Alib%2Ftest%3Apull"), 1);
+}
+
+/// A registry whose token server takes the identity token `id` and nothing else; `moved` is where it says it is instead.
+fn with_identity(
+    honest: impl Fn(&Ask) -> Answer + Send + Sync + 'static,
+    moved: Option<String>,
+) -> FakeRegistry {
+    let address = Arc::new(Mutex::new(String::new()));
+    let realm = Arc::clone(&address);
+    let registry = FakeRegistry::start(move |ask| {
+        match (ask.path.as_str(), &moved) {
+            ("/token", Some(to)) => return Answer::new(307, "").header("Location", to),
+            ("/token", None) => {
+                let expected = "grant_type=refresh_token&client_id=orlop&service=s+p\
+                                &scope=repository%3Alib%2Ftest%3Apull&refresh_token=id";
+                let good = ask.body == expected && !ask.headers.contains_key("authorization");
+                let answer = if good { (200, r#"{"access_token":"t"}"#) } else { (401, "{}") };
+                return Answer::new(answer.0, answer.1);
+            }
+            _ => {}
+        }
+        if ask.headers.get("authorization").is_some_and(|sent| sent == "Bearer t") {
+            return honest(ask);
+        }
+        let realm = realm.lock().unwrap();
+        let challenge =
+            format!(r#"Bearer realm="http://{realm}/token",service="s p",scope="repository:lib/test:pull""#);
+        Answer::new(401, "{}").header("WWW-Authenticate", &challenge)
+    });
+    *address.lock().unwrap() = registry.address.clone();
+    registry
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_token_is_turned_into_one_of_the_registry() {
+    let bench = Bench::new();
+    let registry = with_identity(bench.honest(), None);
+    let config = |token: &str| {
+        let address = &registry.address;
+        let json = format!(r#"{{"auths":{{"{address}":{{"auth":"dXNlcjo=","identitytoken":"{token}"}}}}}}"#);
+        let mut keyring = Keyring::default();
+        keyring.add(parse_docker_config(json.as_bytes()).unwrap(), &Source::Node);
+        keyring
+    };
+    assert!(bench.pull(&registry.address, config("other")).await.unwrap_err().is_unauthorized());
+    bench.pull(&registry.address, config("id")).await.unwrap();
+    bench.pull(&registry.address, config("id")).await.unwrap();
+    // Without a secret its server is asked by GET, with a query.
+    let sent = registry.asked.lock().unwrap().iter().filter(|path| *path == "/token").count();
+    assert_eq!(sent, 2, "one was refused; the other's answer is kept as long as it holds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_token_goes_nowhere_else() {
+    let bench = Bench::new();
+    let secrets = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&secrets);
+    let elsewhere = FakeRegistry::start(move |ask| {
+        heard.lock().unwrap().push(format!("{}{:?}", ask.body, ask.headers));
+        Answer::new(200, r#"{"access_token":"t"}"#)
+    });
+    let registry = with_identity(bench.honest(), Some(format!("http://{}/token", elsewhere.address)));
+    let keyring = Keyring::from(Some(Auth::identity_token("id-of-mine".into())));
+    bench.pull(&registry.address, keyring).await.unwrap_err();
+    let secrets = std::mem::take(&mut *secrets.lock().unwrap());
+    assert!(!secrets.iter().any(|said| said.contains("id-of-mine")), "{secrets:?}");
+    // Nor is it a password.
+    let basic =
+        FakeRegistry::start(|_| Answer::new(401, "{}").header("WWW-Authenticate", r#"Basic realm="r""#));
+    let keyring = Keyring::from(Some(Auth::identity_token("id-of-mine".into())));
+    assert!(bench.pull(&basic.address, keyring).await.unwrap_err().is_unauthorized());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +286,7 @@ async fn mirrors_are_tried_in_order_and_get_only_their_own_credentials() {
         if !path.starts_with("/v2/cache/all/lib/test/") {
             return Answer::new(404, "");
         }
-        honest(&Ask { path, headers: ask.headers.clone(), before: ask.before })
+        honest(&Ask { path, headers: ask.headers.clone(), body: String::new(), before: ask.before })
     });
     let settings = HostSettings {
         url: Some(format!("http://{}/v2/cache", working.address)),
@@ -395,7 +466,8 @@ async fn a_registry_that_gives_more_and_less_in_turn_is_given_up() {
             return honest(ask);
         }
         // No ranges, and every other time nearly nothing.
-        let whole = honest(&Ask { path: ask.path.clone(), headers: BTreeMap::new(), before: 0 });
+        let whole =
+            honest(&Ask { path: ask.path.clone(), headers: BTreeMap::new(), body: String::new(), before: 0 });
         Answer { cut: Some(if ask.before % 2 == 0 { 3 << 20 } else { 1000 }), ..whole }
     });
     bench.refused(&registry, "broke off after ").await;

@@ -47,8 +47,10 @@ fn keyring(auth: AuthConfig) -> Result<Keyring, Status> {
         username: username.to_owned(),
         password: password.to_owned(),
     };
-    let shown = if !username.is_empty() || !password.is_empty() {
+    let shown = if !username.is_empty() {
         Some(pair(&username, &password))
+    } else if !identity_token.is_empty() {
+        Some(Auth::identity_token(identity_token))
     } else if !auth.is_empty() {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         let broken = || Status::invalid_argument("auth is not base64 of user:password");
@@ -56,9 +58,9 @@ fn keyring(auth: AuthConfig) -> Result<Keyring, Status> {
         let text = text.map_err(|_| broken())?;
         let (username, password) = text.split_once(':').ok_or_else(broken)?;
         Some(pair(username, password.trim_end_matches('\0')))
-    } else if !registry_token.is_empty() || !identity_token.is_empty() {
+    } else if !registry_token.is_empty() {
         return Err(Status::unimplemented(
-            "identity and registry tokens are not supported; use user and password",
+            "registry tokens are not supported; use user and password, or an identity token",
         ));
     } else {
         None

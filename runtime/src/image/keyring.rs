@@ -16,13 +16,30 @@ const DEFAULT_LOCATION: &str = "index.docker.io";
 /// Matches every image; not reachable from files.
 const ANYWHERE: &str = "";
 
-/// A user name and password or token for one registry.
+/// What `docker login` writes in place of a user where the secret is an identity token.
+const TOKEN_USER: &str = "<token>";
+
+/// A user name and password or token for one registry. Without a user name the secret is an identity token, for which
+/// the registry's token server gives tokens of its own.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Auth {
     /// User.
     pub username: String,
     /// Password or token; never printed.
     pub password: String,
+}
+
+impl Auth {
+    /// An identity token (a refresh token in the words of OAuth 2).
+    #[must_use]
+    pub fn identity_token(token: String) -> Auth {
+        Auth { username: String::new(), password: token }
+    }
+
+    /// Whether it is one.
+    pub(crate) fn is_identity_token(&self) -> bool {
+        self.username.is_empty()
+    }
 }
 
 impl fmt::Debug for Auth {
@@ -99,6 +116,7 @@ struct Entry {
     username: Option<String>,
     password: Option<String>,
     auth: Option<String>,
+    identitytoken: Option<String>,
 }
 
 /// Locations and credentials of a `config.json` / `.dockerconfigjson` (`{"auths": {…}}`). Entries without a usable
@@ -116,11 +134,28 @@ fn entries(auths: BTreeMap<String, Entry>) -> Vec<(String, Auth)> {
     auths.into_iter().filter_map(|(location, entry)| Some((location, auth_of(entry)?))).collect()
 }
 
+/// A password counts before an identity token: beside a token `docker login` writes a user without one.
 fn auth_of(entry: Entry) -> Option<Auth> {
-    if let (Some(username), Some(password)) = (entry.username, entry.password) {
-        return Some(Auth { username, password });
+    let Entry { username, password, auth, identitytoken } = entry;
+    let token = identitytoken.filter(|token| !token.is_empty()).map(Auth::identity_token);
+    let pair = match (username, password) {
+        (Some(username), Some(password)) => Some(Auth { username, password }),
+        _ => auth.as_deref().and_then(decoded),
+    };
+    match (pair, token) {
+        (Some(Auth { username, password }), None) if username == TOKEN_USER => {
+            Some(Auth::identity_token(password))
+        }
+        // Without a user it would be taken for a token.
+        (Some(pair), None) => Some(pair).filter(|pair| !pair.username.is_empty()),
+        (Some(pair), Some(token)) if pair.password.is_empty() => Some(token),
+        (Some(pair), Some(_)) => Some(pair),
+        (None, token) => token,
     }
-    let decoded = String::from_utf8(STANDARD.decode(entry.auth?.trim()).ok()?).ok()?;
+}
+
+fn decoded(auth: &str) -> Option<Auth> {
+    let decoded = String::from_utf8(STANDARD.decode(auth.trim()).ok()?).ok()?;
     let (username, password) = decoded.split_once(':')?;
     Some(Auth { username: username.into(), password: password.trim_end_matches('\0').into() })
 }
@@ -289,6 +324,23 @@ mod tests {
             Keyring::from(Some(Auth { username: "u".into(), password: "p".into() })).lookup("a/b").len(),
             1
         );
+    }
+
+    #[test]
+    fn identity_tokens_stand_where_no_password_does() {
+        let check = |entry: &str, expected: Option<(&str, &str)>| {
+            let found =
+                parse_docker_config(format!(r#"{{"auths":{{"r":{{{entry}}}}}}}"#).as_bytes()).unwrap();
+            let found = found.first().map(|(_, auth)| (auth.username.as_str(), auth.password.as_str()));
+            assert_eq!(found, expected, "{entry}");
+        };
+        check(r#""identitytoken":"t""#, Some(("", "t")));
+        // "user:" and "user:pass"
+        check(r#""auth":"dXNlcjo=","identitytoken":"t""#, Some(("", "t")));
+        check(r#""auth":"dXNlcjpwYXNz","identitytoken":"t""#, Some(("user", "pass")));
+        check(r#""username":"<token>","password":"t""#, Some(("", "t")));
+        check(r#""identitytoken":"""#, None);
+        check(r#""username":"","password":"p""#, None);
     }
 
     #[test]

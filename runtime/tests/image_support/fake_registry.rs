@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     sync::{
@@ -17,6 +17,7 @@ use std::{
 pub(crate) struct Ask {
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
     /// How often this path was asked for before.
     pub(crate) before: usize,
 }
@@ -64,7 +65,7 @@ impl FakeRegistry {
                 let (most, now) = (Arc::clone(&most), Arc::clone(&now));
                 std::thread::spawn(move || {
                     let mut stream = stream;
-                    let Some((path, headers)) = read_request(&stream) else { return };
+                    let Some((path, headers, body)) = read_request(&stream) else { return };
                     let before = {
                         let mut log = log.lock().unwrap();
                         let before = log.iter().filter(|p| **p == path).count();
@@ -72,7 +73,7 @@ impl FakeRegistry {
                         before
                     };
                     most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    let answer = handler(&Ask { path, headers, before });
+                    let answer = handler(&Ask { path, headers, body, before });
                     now.fetch_sub(1, Ordering::SeqCst);
                     drop(write_answer(&mut stream, &answer));
                 });
@@ -113,15 +114,19 @@ fn manifest_of(dir: &Path) -> String {
     index["manifests"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned()
 }
 
-fn read_request(stream: &TcpStream) -> Option<(String, BTreeMap<String, String>)> {
-    let mut lines = BufReader::new(stream).lines();
+fn read_request(stream: &TcpStream) -> Option<(String, BTreeMap<String, String>, String)> {
+    let mut reader = BufReader::new(stream);
+    let mut lines = reader.by_ref().lines();
     let path = lines.next()?.ok()?.split(' ').nth(1)?.to_owned();
-    let headers = lines
+    let headers: BTreeMap<String, String> = lines
         .map_while(Result::ok)
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_once(": ").map(|(k, v)| (k.to_lowercase(), v.to_owned())))
         .collect();
-    Some((path, headers))
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = String::new();
+    reader.take(length).read_to_string(&mut body).ok()?;
+    Some((path, headers, body))
 }
 
 fn write_answer(stream: &mut TcpStream, answer: &Answer) -> std::io::Result<()> {

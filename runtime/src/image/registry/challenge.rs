@@ -68,6 +68,20 @@ struct Answer {
     expires_in: Option<u64>,
 }
 
+/// What is sent to the token server by whoever has an identity token: the same, and the token, in the words of OAuth 2.
+pub(super) fn refresh(
+    query: Vec<(&'static str, String)>,
+    identity_token: &str,
+) -> Vec<(&'static str, String)> {
+    let (scopes, rest): (Vec<_>, Vec<_>) = query.into_iter().partition(|(key, _)| *key == "scope");
+    let scopes: Vec<_> = scopes.into_iter().map(|(_, scope)| scope).collect();
+    let mut form = vec![("grant_type", "refresh_token".to_owned()), ("client_id", "orlop".to_owned())];
+    form.extend(rest);
+    form.push(("scope", scopes.join(" ")));
+    form.push(("refresh_token", identity_token.to_owned()));
+    form
+}
+
 /// A token and how long it may be used.
 pub(super) fn token(answer: &[u8]) -> Option<(String, Duration)> {
     let Answer { token, access_token, expires_in } = serde_json::from_slice(answer).ok()?;

@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use reqwest::{
     Certificate, Client, Identity, Response, Url,
-    header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER},
     redirect,
 };
 
@@ -152,6 +152,21 @@ pub(super) async fn get(client: &Client, ask: &Ask<'_>) -> Result<Response, Regi
     if let Some(from) = from {
         request = request.header(RANGE, format!("bytes={from}-"));
     }
+    request.send().await.map_err(failed)
+}
+
+/// Sends a form. It may hold a secret: a redirect is not followed with it.
+pub(super) async fn post(
+    client: &Client,
+    url: &str,
+    form: &[(&str, String)],
+) -> Result<Response, RegistryError> {
+    let encoded = url_with("form:", form)?.query().unwrap_or_default().to_owned();
+    let length = encoded.len();
+    // A stream cannot be sent twice.
+    let body = futures::stream::once(std::future::ready(Ok::<_, std::io::Error>(encoded)));
+    let request = client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    let request = request.header(CONTENT_LENGTH, length).body(reqwest::Body::wrap_stream(body));
     request.send().await.map_err(failed)
 }
 

@@ -19,7 +19,7 @@ use super::{
     challenge::{self, Challenge},
     error::RegistryError,
     hosts::Host,
-    http::{Ask, body, checked, get, url_with},
+    http::{Ask, body, checked, get, post, url_with},
 };
 use crate::image::keyring::Auth;
 
@@ -86,14 +86,22 @@ impl Tokens {
         let headers = refused.headers().get_all(WWW_AUTHENTICATE);
         let challenge = challenge::choose(headers.iter().filter_map(|value| value.to_str().ok()));
         let learnt = match (challenge, &key.auth) {
-            (Some(Challenge::Basic), Some(auth)) => Learnt { header: basic(auth)?, until: None },
+            (Some(Challenge::Basic), Some(auth)) if !auth.is_identity_token() => {
+                Learnt { header: basic(auth)?, until: None }
+            }
             (Some(Challenge::Bearer { realm, service, scope }), auth) => {
                 // A registry behind TLS does not send passwords into the open.
                 if !host.tls.plain && !realm.starts_with("https://") {
                     return Err(RegistryError::Other("the registry wants passwords sent without TLS".into()));
                 }
                 let query = challenge::query(service.as_deref(), scope.as_deref(), &host.repository);
-                fetch(client, url_with(&realm, &query)?.as_str(), auth.as_ref()).await?
+                match auth.as_ref().filter(|auth| auth.is_identity_token()) {
+                    Some(token) => {
+                        let form = challenge::refresh(query, &token.password);
+                        learn(post(client, &realm, &form)).await?
+                    }
+                    None => fetch(client, url_with(&realm, &query)?.as_str(), auth.as_ref()).await?,
+                }
             }
             (Some(Challenge::Basic) | None, _) => return Err(RegistryError::Unauthorized),
         };
@@ -106,8 +114,13 @@ impl Tokens {
 async fn fetch(client: &Client, url: &str, auth: Option<&Auth>) -> Result<Learnt, RegistryError> {
     let authorization = auth.map(basic).transpose()?;
     let ask = Ask { url, accept: None, authorization: authorization.as_ref(), from: None };
+    learn(get(client, &ask)).await
+}
+
+/// What a token server answers.
+async fn learn(ask: impl Future<Output = Result<Response, RegistryError>>) -> Result<Learnt, RegistryError> {
     let asked_at = Instant::now();
-    let answer = checked(get(client, &ask).await?, false).await.map_err(|error| match error {
+    let answer = checked(ask.await?, false).await.map_err(|error| match error {
         // Some token servers say it so.
         RegistryError::NotFound => RegistryError::Unauthorized,
         other => other,
