@@ -199,6 +199,47 @@ fn a_replaced_agent_restarts_nothing_and_loses_no_line() {
 }
 
 /// All that a pod's container wrote, from its log files, put-aside ones too, oldest first.
+/// A shim that stands still sees no end, and is killed before it could.
+#[test]
+#[ignore = "e2e tier"]
+fn a_lost_shim_is_told_and_the_pod_goes_on() {
+    let p = Playground::start();
+    let script = "if [ -e /e/again ]; then sleep 1000; fi; touch /e/again; while [ ! -e /e/end ]; do sleep 0.02; done; \
+                  echo words > /dev/termination-log; exit 42";
+    p.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: bereft}}, spec: {{terminationGracePeriodSeconds: 0, \
+         volumes: [{{name: e, emptyDir: {{}}}}], containers: [{{name: c, image: 'orlop.dev/example/busybox:v1', \
+         command: [sh, -c, '{script}'], volumeMounts: [{{name: e, mountPath: /e}}]}}]}}}}"
+    ))
+    .text();
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/bereft", "--timeout=60s"]).text();
+    let uid = p.get(&["pod", "bereft"])["metadata"]["uid"].as_str().unwrap().to_owned();
+    let dir = p.dir.join("run/pods").join(uid);
+    let pid = |file: std::path::PathBuf| {
+        fs::read_to_string(file).unwrap().split(' ').next().unwrap().parse::<i32>().unwrap()
+    };
+    let shim = rustix::process::Pid::from_raw(pid(dir.join("pid"))).unwrap();
+    let container = fs::read_dir(dir.join("c")).unwrap().next().unwrap().unwrap().path();
+    let process = pid(container.join("pid"));
+    rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
+    fs::write(format!("/proc/{process}/root/e/end"), "").unwrap();
+    until("the container has ended", Duration::from_secs(10), || {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        if stat.contains(") Z ") { Ok(()) } else { Err(stat) }
+    });
+    rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+    let last = "jsonpath={.status.containerStatuses[0].restartCount} \
+                {.status.containerStatuses[0].lastState.terminated.exitCode} \
+                {.status.containerStatuses[0].lastState.terminated.message}";
+    p.wait_for(&["get", "pod", "bereft", "-o", last], |text| text.trim_end() == "1 42 words");
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/bereft", "--timeout=60s"]).text();
+    p.wait_for(&["describe", "pod", "bereft"], |text| {
+        text.contains("ShimLost")
+            && text.contains("The shim of the pod is gone")
+            && text.contains("SandboxChanged")
+    });
+}
+
 fn log_lines(p: &Playground, pod: &str) -> Vec<String> {
     let uid = p.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]).text();
     let dir = p.dir.join(format!("state/log/pods/default_{pod}_{uid}/c"));
