@@ -92,6 +92,7 @@ impl Node {
             allocatable: Allocatable::default(),
             memory_capacity: 1 << 30,
             swap_capacity: 0,
+            apparmor: false,
             hugepages: Vec::new(),
             policy: orlop::pod::settings::ResourcePolicy::default(),
             allowed_unsafe_sysctls: Vec::new(),

@@ -159,6 +159,9 @@ pub struct ContainerSpec {
     pub read_only_rootfs: bool,
     /// System call filter.
     pub seccomp: Seccomp,
+    /// AppArmor profile.
+    #[serde(default)]
+    pub apparmor: AppArmor,
     /// Limits of the container's cgroup.
     pub resources: Resources,
     /// A terminal for all three standard streams, the controlling one of its session.
@@ -263,6 +266,20 @@ pub enum Seccomp {
     Unconfined,
     /// An OCI/Docker JSON profile on the host.
     Localhost(PathBuf),
+}
+
+/// By which AppArmor profile a container is confined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmor {
+    /// The default one where the machine has it, and none for privileged containers.
+    #[default]
+    Usual,
+    /// The default one.
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One that is loaded into the kernel, by its name.
+    Localhost(String),
 }
 
 /// A container as it is on this machine.

@@ -4,7 +4,9 @@ use std::{io, path::PathBuf};
 
 use orlop_shim::protocol::{Response, Step};
 
-use crate::{cgroup::CgroupError, seccomp::SeccompError, spec::SpecError, sysctl::NotThePods};
+use crate::{
+    apparmor::AppArmorError, cgroup::CgroupError, seccomp::SeccompError, spec::SpecError, sysctl::NotThePods,
+};
 
 /// An error of somebody else's type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -156,6 +158,9 @@ pub enum StartError {
     /// The system call filter.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    /// The AppArmor profile.
+    #[error(transparent)]
+    AppArmor(#[from] AppArmorError),
     /// A limit that this machine has no controller for.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -207,6 +212,7 @@ impl StartError {
             | StartError::ImageVolume { .. }
             | StartError::Spec(_)
             | StartError::Seccomp(_)
+            | StartError::AppArmor(_)
             | StartError::Cgroup(_)
             | StartError::Rootfs(_)
             | StartError::VolumeSource { .. }

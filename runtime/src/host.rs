@@ -30,6 +30,15 @@ pub(crate) fn limits() -> Limits {
     Limits { capabilities, known: Capabilities::all(last), oom_floor }
 }
 
+/// The kernel's list of AppArmor profiles; `None` where there is no AppArmor, or it is switched off.
+pub(crate) fn apparmor() -> Option<String> {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").ok()?;
+    enabled.starts_with('Y').then(|| {
+        // Where the list cannot be read no profile can be relied on.
+        fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default()
+    })
+}
+
 /// Device nodes of the host, for privileged containers. Terminals and what every container has anyway are left out.
 pub(crate) fn devices() -> io::Result<Vec<DeviceNode>> {
     let mut found = Vec::new();

@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+mod apparmor;
 mod bundle;
 pub mod cgroup;
 mod client;
@@ -43,9 +44,11 @@ mod userns;
 mod view;
 
 pub use api::{
-    Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, ImageVolume, Mount, PodRef,
-    Propagation, Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User, UserRequest,
+    AppArmor, Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, ImageVolume, Mount,
+    PodRef, Propagation, Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
+    UserRequest,
 };
+pub use apparmor::AppArmorError;
 pub use bundle::container_id;
 pub use client::{Layers, Runtime};
 pub use errors::{

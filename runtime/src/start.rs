@@ -21,6 +21,7 @@ use orlop_shim::{
 
 use crate::{
     api::{Container, ContainerSpec, ContainerState, ImageVolume},
+    apparmor,
     bundle::{self, container_id},
     client::{Inner, Runtime, blocking},
     errors::{ShimError, StartError},
@@ -252,6 +253,7 @@ impl Runtime {
         let kept = spec::capabilities(spec, capabilities).map_err(spec::SpecError::from)?;
         let filter =
             if spec.privileged { None } else { seccomp::prepare(&layout.seccomp(), &spec.seccomp, kept)? };
+        let apparmor = apparmor::choose(&spec.apparmor, spec.privileged, host::apparmor().as_deref())?;
         let devices = if spec.privileged { host::devices() } else { Ok(Vec::new()) };
         let cgroup = format!("{}/{id}", pod.cgroup);
         let mut files = hierarchies.container_rules(&cgroup, spec.privileged);
@@ -273,6 +275,7 @@ impl Runtime {
             images: Vec::new(),
             accounts: rootfs::accounts(root).map_err(StartError::Rootfs)?,
             seccomp: filter.map(|path| bundle::text(&path)).unwrap_or_default(),
+            apparmor,
             capabilities,
             oom_floor: limits.oom_floor,
             devices: devices.map_err(StartError::Rootfs)?,

@@ -30,9 +30,9 @@ fn an_image_that_is_not_there_holds_back_who_mounts_it(p: &Playground) {
     p.apply(
         "{apiVersion: v1, kind: Pod, metadata: {name: missing}, spec: {terminationGracePeriodSeconds: 1, \
          volumes: [{name: v, image: {reference: 'registry.invalid/data:v1', pullPolicy: IfNotPresent}}, \
-           {name: n, image: {reference: 'registry.invalid/never:v1', pullPolicy: Never}}], containers: [\
+           {name: w, image: {reference: 'registry.invalid/never:v1', pullPolicy: Never}}], containers: [\
          {name: with, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000'], volumeMounts: [{name: v, mountPath: /v}]}, \
-         {name: never, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000'], volumeMounts: [{name: n, mountPath: /v}]}, \
+         {name: never, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000'], volumeMounts: [{name: w, mountPath: /v}]}, \
          {name: without, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000']}]}}",
     )
     .text();

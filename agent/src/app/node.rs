@@ -301,6 +301,7 @@ fn settings(config: &Config, identity: &Identity, facts: &Facts) -> Settings {
         },
         memory_capacity: bytes(facts.memory_bytes),
         swap_capacity: bytes(facts.swap_bytes),
+        apparmor: facts.apparmor,
         hugepages: facts.hugepages.iter().map(|(size, _)| bytes(*size)).collect(),
         policy: config.resources,
         allowed_unsafe_sysctls: Vec::new(),

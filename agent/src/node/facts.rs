@@ -15,6 +15,7 @@ pub fn read(state_dir: &Path) -> Facts {
         swap_bytes: meminfo("SwapTotal"),
         storage_bytes: rustix::fs::statvfs(state_dir).map_or(0, |stat| stat.f_blocks * stat.f_frsize),
         hugepages: hugepages(),
+        apparmor: first_line("/sys/module/apparmor/parameters/enabled") == "Y",
         machine_id: first_line("/etc/machine-id"),
         system_uuid: first_line("/sys/class/dmi/id/product_uuid"),
         boot_id: first_line("/proc/sys/kernel/random/boot_id"),

@@ -29,6 +29,8 @@ pub struct Facts {
     pub storage_bytes: u64,
     /// Huge pages: bytes of one and bytes of all, by size; none of which there are no pages.
     pub hugepages: Vec<(u64, u64)>,
+    /// The kernel confines by AppArmor profiles.
+    pub apparmor: bool,
     pub machine_id: String,
     pub system_uuid: String,
     pub boot_id: String,
@@ -301,6 +303,7 @@ mod tests {
 
     fn facts() -> Facts {
         Facts {
+            apparmor: false,
             cpus: 2,
             memory_bytes: 4 << 30,
             storage_bytes: 10 << 30,

@@ -1,4 +1,4 @@
-//! Whether this node takes a pod at all: resources, node selection, sysctls.
+//! Whether this node takes a pod at all: resources, node selection, sysctls, AppArmor.
 //!
 //! The scheduler has asked the same before; this is for pods that came another way or met others on theirs. A refused
 //! pod stays in the API as Failed. Not for: eviction.
@@ -34,6 +34,7 @@ const SAFE_SYSCTLS: [&str; 12] = [
 /// Decides; `others` are the pods that are here already.
 pub fn admit(settings: &Settings, desired: &Desired, others: &[Desired]) -> Result<(), Refused> {
     sysctls(settings, desired)?;
+    apparmor(settings, desired)?;
     selected(settings, desired)?;
     let active = || others.iter().filter(|other| !other.told_terminal());
     let room = &settings.allocatable;
@@ -69,6 +70,7 @@ pub fn event_reason(reason: &str) -> &'static str {
         "OutOfpods" => "OutOfpods",
         "NodeAffinity" => "NodeAffinity",
         "SysctlForbidden" => "SysctlForbidden",
+        "AppArmor" => "AppArmor",
         _ => "UnexpectedAdmissionError",
     }
 }
@@ -127,6 +129,21 @@ fn wish_fits(wish: &NodeSelectorRequirement, value: Option<&String>) -> bool {
     }
 }
 
+/// Only what was asked for is missed: without a word about profiles pods go where there are none.
+fn apparmor(settings: &Settings, desired: &Desired) -> Result<(), Refused> {
+    let spec = desired.spec();
+    let pod = spec.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
+    let containers = desired.containers().filter_map(|(_, container)| container.security_context.as_ref());
+    let mut profiles = pod.into_iter().chain(containers.filter_map(|c| c.app_armor_profile.as_ref()));
+    if settings.apparmor || profiles.all(|profile| profile.type_ == "Unconfined") {
+        return Ok(());
+    }
+    Err(Refused {
+        reason: "AppArmor".into(),
+        text: "Cannot enforce AppArmor: AppArmor is not enabled on the host".into(),
+    })
+}
+
 fn sysctls(settings: &Settings, desired: &Desired) -> Result<(), Refused> {
     let context = desired.spec().security_context.as_ref();
     let wanted: &[Sysctl] = context.and_then(|context| context.sysctls.as_deref()).unwrap_or_default();
@@ -180,5 +197,27 @@ mod tests {
             pod("{containers: [], securityContext: {sysctls: [{name: kernel.msgmax, value: \"1\"}]}}");
         let refused = admit(&settings, &sysctl, &[]).unwrap_err();
         assert_eq!(refused.text, "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    }
+
+    #[test]
+    fn profiles_need_a_kernel_that_has_them() {
+        let of_pod = |profile: &str| {
+            pod(&format!("{{containers: [], securityContext: {{appArmorProfile: {profile}}}}}"))
+        };
+        let of_container = |profile: &str| {
+            pod(&format!("{{containers: [{{name: c, securityContext: {{appArmorProfile: {profile}}}}}]}}"))
+        };
+        let (without, with) = (Settings::for_tests(), Settings { apparmor: true, ..Settings::for_tests() });
+        assert_eq!(admit(&without, &pod("{containers: [{name: c}]}"), &[]), Ok(()));
+        assert_eq!(admit(&without, &of_container("{type: Unconfined}"), &[]), Ok(()));
+        for profile in ["{type: RuntimeDefault}", "{type: Localhost, localhostProfile: mine}"] {
+            for asking in [of_pod(profile), of_container(profile)] {
+                let refused = admit(&without, &asking, &[]).unwrap_err();
+                assert_eq!(refused.reason, "AppArmor");
+                assert_eq!(refused.text, "Cannot enforce AppArmor: AppArmor is not enabled on the host");
+                assert_eq!(event_reason(&refused.reason), "AppArmor");
+                assert_eq!(admit(&with, &asking, &[]), Ok(()));
+            }
+        }
     }
 }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{
-    Container, ImageVolumeSource, Pod, PodSpec, SeccompProfile, SecurityContext, Volume, VolumeMount,
+    AppArmorProfile, Container, ImageVolumeSource, Pod, PodSpec, SeccompProfile, SecurityContext, Volume,
+    VolumeMount,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -18,7 +19,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     allocation::{Allocation, Granted},
     expand::{expand, names},
-    machine::{ContainerSpec, Image, ImageVolume, PodRef, Propagation, SandboxSpec, Seccomp, UserRequest},
+    machine::{
+        AppArmor, ContainerSpec, Image, ImageVolume, PodRef, Propagation, SandboxSpec, Seccomp, UserRequest,
+    },
     names as pod_names,
     observed::{Images, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_STOP_SIGNAL, VolumeImage},
     resources,
@@ -119,6 +122,7 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         read_only_rootfs: security.read_only_root_filesystem.unwrap_or_default(),
         seccomp: seccomp(settings, pod_spec, &security, privileged),
+        apparmor: apparmor(pod_spec, &security),
         resources: resources::of_container(settings, pod_spec, container),
         tty: container.tty.unwrap_or_default(),
         stdin: container.stdin.unwrap_or_default(),
@@ -270,6 +274,18 @@ fn mounts(
     // A mount below another one has to come after it.
     mounts.sort_by_key(|mount| mount.destination.components().count());
     Ok((mounts, of_images))
+}
+
+/// Container over pod.
+fn apparmor(spec: &PodSpec, security: &SecurityContext) -> AppArmor {
+    let pod = spec.security_context.as_ref().and_then(|pod| pod.app_armor_profile.as_ref());
+    let profile: Option<&AppArmorProfile> = security.app_armor_profile.as_ref().or(pod);
+    match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_ref())) {
+        None => AppArmor::Usual,
+        Some(("Unconfined", _)) => AppArmor::Unconfined,
+        Some(("Localhost", Some(name))) => AppArmor::Localhost(name.clone()),
+        Some(_) => AppArmor::RuntimeDefault,
+    }
 }
 
 /// What the API server has checked, and nobody for pods from files.

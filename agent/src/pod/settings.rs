@@ -39,6 +39,8 @@ pub struct Settings {
     pub hugepages: Vec<i64>,
     /// What operators want of pods' resources.
     pub policy: ResourcePolicy,
+    /// The kernel confines by AppArmor profiles.
+    pub apparmor: bool,
     /// Sysctls outside the safe set that pods may ask for; a trailing `*` stands for any rest.
     pub allowed_unsafe_sysctls: Vec<String>,
 }
@@ -119,6 +121,7 @@ impl Settings {
             swap_capacity: 2 << 30,
             hugepages: Vec::new(),
             policy: ResourcePolicy::default(),
+            apparmor: false,
             allowed_unsafe_sysctls: Vec::new(),
         }
     }

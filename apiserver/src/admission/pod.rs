@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::causes::Causes;
 use super::fields::{Fields, each, items, or, text};
-use super::{Surroundings, podrules, podspec, resources};
+use super::{Surroundings, apparmor, podrules, podspec, resources};
 use crate::kinds::{self, Hooks};
 use crate::rest::object;
 use crate::rest::status::Failure;
@@ -61,6 +61,7 @@ fn prepare_create(pod: &mut Value, world: &dyn Surroundings) -> Result<(), Failu
         add_account(pod, world)?;
     }
     set_classes(pod)?;
+    apparmor::say_both_ways(pod);
     let spec = object::child(pod, "spec");
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         tolerate(spec, key);

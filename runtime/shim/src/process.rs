@@ -5,7 +5,8 @@
 
 use std::{
     ffi::{CStr, CString},
-    io::{Error, ErrorKind},
+    fs::File,
+    io::{Error, ErrorKind, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -148,6 +149,8 @@ pub fn run(spec: &ProcessSpec, program: &str, filter: &[u8]) -> Failure {
 
 fn prepare(spec: &ProcessSpec, filter: &[u8]) -> Result<(), Failure> {
     reset_signals();
+    confine(&spec.apparmor)
+        .map_err(at(Step::Start, &format!("apply the AppArmor profile {:?}", spec.apparmor)))?;
     drop_bounding(spec.capabilities).map_err(at(Step::Start, "drop capabilities"))?;
     let wanted = if spec.uid == 0 { spec.capabilities } else { 0 };
     if spec.no_new_privs {
@@ -161,6 +164,24 @@ fn prepare(spec: &ProcessSpec, filter: &[u8]) -> Result<(), Failure> {
         load_filter(filter).map_err(at(Step::Start, "load the system call filter"))?;
         set_capabilities(wanted).map_err(at(Step::Start, "set capabilities"))
     }
+}
+
+/// From the exec on. Kernels without several security modules at once have only the second file.
+fn confine(profile: &str) -> Result<(), Error> {
+    if profile.is_empty() {
+        return Ok(());
+    }
+    let open = |path: &str| File::options().write(true).open(path);
+    let mut file = open("/proc/self/attr/apparmor/exec").or_else(|_| open("/proc/self/attr/exec"))?;
+    // A volume may have been mounted there: what is written to it would confine nobody.
+    if !sys::is_proc(file.as_fd())? {
+        return Err(Error::other("/proc is not the kernel's"));
+    }
+    file.write_all(exec_word(profile).as_bytes())
+}
+
+fn exec_word(profile: &str) -> String {
+    format!("exec {profile}")
 }
 
 /// Rust's std ignores SIGPIPE, and shims ignore more: a program expects the defaults and an empty mask. By the kernel's

@@ -100,6 +100,8 @@ pub struct ProcessSpec {
     pub seccomp: String,
     /// Already clamped.
     pub oom_score_adj: Option<i32>,
+    /// AppArmor profile; empty is none.
+    pub apparmor: String,
 }
 
 impl ProcessSpec {
@@ -119,6 +121,10 @@ impl ProcessSpec {
         w.str(&self.seccomp);
         w.bool(self.oom_score_adj.is_some());
         w.i32(self.oom_score_adj.unwrap_or(0));
+        // Shims of earlier versions know of no more, and can do without it where there is none.
+        if !self.apparmor.is_empty() {
+            w.str(&self.apparmor);
+        }
         w.0
     }
 
@@ -130,6 +136,7 @@ impl ProcessSpec {
         let groups = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
         let (capabilities, no_new_privs, seccomp) = (r.u64()?, r.bool()?, r.str()?);
         let (has_score, score) = (r.bool()?, r.i32()?);
+        let apparmor = if r.end().is_ok() { String::new() } else { r.str()? };
         r.end()?;
         let oom_score_adj = has_score.then_some(score);
         Ok(ProcessSpec {
@@ -143,6 +150,7 @@ impl ProcessSpec {
             no_new_privs,
             seccomp,
             oom_score_adj,
+            apparmor,
         })
     }
 
@@ -204,6 +212,10 @@ mod tests {
         assert_eq!(spec.var("PATH"), Some("/y"));
         assert_eq!(spec.var("PAT"), None);
         assert!(ProcessSpec::from_bytes(&spec.to_bytes()[1..]).is_err());
+        let confined = ProcessSpec { apparmor: "mine".into(), ..spec.clone() };
+        assert_eq!(ProcessSpec::from_bytes(&confined.to_bytes()), Ok(confined.clone()));
+        // What a shim of an earlier version reads is as long as it knows it, unless there is a profile that it cannot set.
+        assert_eq!(confined.to_bytes().len(), spec.to_bytes().len() + 4 + "mine".len());
         let mut spec = spec;
         spec.set_var("PATH=/z");
         assert_eq!(spec.env, ["PATH=/z"]);

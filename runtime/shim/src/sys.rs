@@ -449,3 +449,12 @@ pub fn monotonic_ms() -> u64 {
     let (secs, nanos) = clock(libc::CLOCK_MONOTONIC);
     secs * 1000 + nanos / 1_000_000
 }
+
+/// Whether a file is one of the kernel's /proc.
+pub(crate) fn is_proc(file: BorrowedFd<'_>) -> Result<bool> {
+    // SAFETY: all zero is a valid value of this struct of numbers.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and the struct is ours.
+    check(unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut found) })?;
+    Ok(u32::try_from(found.f_type).is_ok_and(|kind| kind == 0x9fa0))
+}

@@ -54,6 +54,8 @@ pub struct Host {
     pub accounts: Accounts,
     /// Compiled filter; empty is none.
     pub seccomp: String,
+    /// AppArmor profile; empty is none.
+    pub apparmor: String,
     /// What this process may give away.
     pub capabilities: Capabilities,
     /// Lowest `oom_score_adj` the kernel lets us set.
@@ -143,6 +145,7 @@ pub fn bundle(spec: &ContainerSpec, host: &Host) -> Result<Bundle, SpecError> {
         capabilities: capabilities.0,
         no_new_privs: spec.no_new_privileges,
         seccomp: host.seccomp.clone(),
+        apparmor: host.apparmor.clone(),
         oom_score_adj: spec.resources.oom_score_adj.map(|score| score.max(host.oom_floor)),
     };
     Ok(Bundle { plan: plan(spec, host), process, user: resolved.user })

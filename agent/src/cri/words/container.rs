@@ -12,7 +12,7 @@ use orlop_cri_api::v1::{
     SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
 use orlop_runtime::{
-    ContainerSpec, ImageVolume, Mount, Propagation, Resources, Seccomp, UserRequest, image::Image,
+    AppArmor, ContainerSpec, ImageVolume, Mount, Propagation, Resources, Seccomp, UserRequest, image::Image,
 };
 
 use super::kept;
@@ -63,6 +63,7 @@ pub(in crate::cri) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         no_new_privileges: security.no_new_privs,
         read_only_rootfs: security.readonly_rootfs,
         seccomp: seccomp(&security)?,
+        apparmor: apparmor(&security)?,
         resources: resources(&linux.resources.unwrap_or_default()),
         tty: container.tty,
         stdin: container.stdin,
@@ -119,6 +120,27 @@ fn seccomp(security: &LinuxContainerSecurityContext) -> Result<Seccomp, String> 
                 Some(path) => Ok(Seccomp::Localhost(path.into())),
                 None => Err(format!("unknown seccomp profile {other:?}")),
             },
+        },
+    }
+}
+
+fn apparmor(security: &LinuxContainerSecurityContext) -> Result<AppArmor, String> {
+    if let Some(profile) = &security.apparmor {
+        return Ok(match profile.profile_type() {
+            ProfileType::RuntimeDefault => AppArmor::RuntimeDefault,
+            ProfileType::Unconfined => AppArmor::Unconfined,
+            ProfileType::Localhost => AppArmor::Localhost(profile.localhost_ref.clone()),
+        });
+    }
+    #[expect(deprecated, reason = "older clients say nothing else")]
+    let word = security.apparmor_profile.as_str();
+    match word {
+        "" => Ok(AppArmor::Usual),
+        "runtime/default" => Ok(AppArmor::RuntimeDefault),
+        "unconfined" => Ok(AppArmor::Unconfined),
+        other => match other.strip_prefix("localhost/") {
+            Some(name) => Ok(AppArmor::Localhost(name.to_owned())),
+            None => Err(format!("unknown AppArmor profile {other:?}")),
         },
     }
 }

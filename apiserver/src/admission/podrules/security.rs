@@ -7,7 +7,9 @@ use super::super::fields::{items, text};
 use super::volumes::descending;
 
 const IDS: &str = "must be between 0 and 2147483647, inclusive";
-const SECCOMP_TYPES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
+const PROFILE_TYPES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
+const APPARMOR_MISSING: &str = "must be set when AppArmor type is Localhost";
+const APPARMOR_LONGEST: usize = 4095;
 const PROC_MOUNTS: &[&str] = &["Default", "Unmasked"];
 const SYSCTL: &str = r"must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 
@@ -19,6 +21,7 @@ pub(super) fn of_container(container: &Value, spec: &Value, at: &str, causes: &m
         id(&context[key], &format!("{at}.{key}"), causes);
     }
     seccomp(&context["seccompProfile"], &format!("{at}.seccompProfile"), causes);
+    apparmor(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), causes);
     let proc_mount = text(context, "procMount");
     if !proc_mount.is_empty() && !PROC_MOUNTS.contains(&proc_mount) {
         causes.not_supported(format!("{at}.procMount"), &proc_mount.into(), PROC_MOUNTS);
@@ -57,6 +60,7 @@ pub(super) fn of_pod(spec: &Value, at: &str, causes: &mut Causes) {
         id(group, &format!("{at}.supplementalGroups[{i}]"), causes);
     }
     seccomp(&context["seccompProfile"], &format!("{at}.seccompProfile"), causes);
+    apparmor(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), causes);
     let mut seen: Vec<&str> = Vec::new();
     for (i, sysctl) in items(context, "sysctls").iter().enumerate() {
         let (field, name) = (format!("{at}.sysctls[{i}].name"), text(sysctl, "name"));
@@ -107,8 +111,36 @@ fn seccomp(profile: &Value, at: &str, causes: &mut Causes) {
     }
     if kind.is_empty() {
         causes.required(format!("{at}.type"), "type is required when seccompProfile is set");
-    } else if !SECCOMP_TYPES.contains(&kind) {
-        causes.not_supported(format!("{at}.type"), &kind.into(), SECCOMP_TYPES);
+    } else if !PROFILE_TYPES.contains(&kind) {
+        causes.not_supported(format!("{at}.type"), &kind.into(), PROFILE_TYPES);
+    }
+}
+
+fn apparmor(profile: &Value, at: &str, causes: &mut Causes) {
+    if profile.is_null() {
+        return;
+    }
+    let (kind, local) = (text(profile, "type"), &profile["localhostProfile"]);
+    let field = format!("{at}.localhostProfile");
+    let name = local.as_str();
+    match (kind, name) {
+        ("Localhost", None) => causes.required(field, APPARMOR_MISSING),
+        ("Localhost", Some(name)) if name.trim() != name => {
+            causes.invalid(field, local, "must not be padded with whitespace");
+        }
+        ("Localhost", Some("")) => causes.required(field, APPARMOR_MISSING),
+        ("Localhost", Some(name)) if name.len() > APPARMOR_LONGEST => {
+            causes.too_long(field, &format!("may not be more than {APPARMOR_LONGEST} bytes"));
+        }
+        ("RuntimeDefault" | "Unconfined", Some(_)) => {
+            causes.invalid(field, local, "can only be set when AppArmor type is Localhost");
+        }
+        _ => {}
+    }
+    if kind.is_empty() {
+        causes.required(format!("{at}.type"), "type is required when appArmorProfile is set");
+    } else if !PROFILE_TYPES.contains(&kind) {
+        causes.not_supported(format!("{at}.type"), &kind.into(), PROFILE_TYPES);
     }
 }
 

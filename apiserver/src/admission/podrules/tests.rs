@@ -219,6 +219,12 @@ fn security() {
             ),
             ("c", "{securityContext: {seccompProfile: {type: Foo}, procMount: Unmasked}}"),
             ("c", "{securityContext: {seccompProfile: {type: Localhost}}}"),
+            ("c", "{securityContext: {appArmorProfile: {type: Localhost}}}"),
+            ("c", "{securityContext: {appArmorProfile: {type: Localhost, localhostProfile: ' a'}}}"),
+            ("c", "{securityContext: {appArmorProfile: {type: Localhost, localhostProfile: a}}}"),
+            ("spec", "{securityContext: {appArmorProfile: {type: Unconfined, localhostProfile: a}}}"),
+            ("spec", "{securityContext: {appArmorProfile: {type: Foo}}}"),
+            ("spec", "{securityContext: {appArmorProfile: {}}}"),
             (
                 "spec",
                 "{securityContext: {fsGroup: -1, supplementalGroups: [1, -1], seccompProfile: {type: Unconfined, localhostProfile: x}}}",
@@ -237,6 +243,12 @@ fn security() {
             spec.containers[0].securityContext: Invalid value: {"allowPrivilegeEscalation":false,"capabilities":{"add":["CAP_SYS_ADMIN"]}}: cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN
             [spec.containers[0].securityContext.seccompProfile.type: Unsupported value: "Foo": supported values: "Localhost", "RuntimeDefault", "Unconfined", spec.containers[0].securityContext.procMount: Invalid value: "Unmasked": `hostUsers` must be false to use `Unmasked`]
             spec.containers[0].securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp type is Localhost 
+            spec.containers[0].securityContext.appArmorProfile.localhostProfile: Required value: must be set when AppArmor type is Localhost
+            spec.containers[0].securityContext.appArmorProfile.localhostProfile: Invalid value: " a": must not be padded with whitespace
+            -
+            spec.securityContext.appArmorProfile.localhostProfile: Invalid value: "a": can only be set when AppArmor type is Localhost
+            spec.securityContext.appArmorProfile.type: Unsupported value: "Foo": supported values: "Localhost", "RuntimeDefault", "Unconfined"
+            spec.securityContext.appArmorProfile.type: Required value: type is required when appArmorProfile is set
             [spec.securityContext.fsGroup: Invalid value: -1: must be between 0 and 2147483647, inclusive, spec.securityContext.supplementalGroups[1]: Invalid value: -1: must be between 0 and 2147483647, inclusive, spec.securityContext.seccompProfile.localhostProfile: Invalid value: "x": can only be set when seccomp type is Localhost]
             [spec.securityContext.sysctls[0].name: Invalid value: "BAD NAME": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$, spec.securityContext.sysctls[2].name: Duplicate value: "a", spec.securityContext.sysctls[3].name: Required value]
             spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled
