@@ -147,6 +147,9 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// Nothing below `/proc` and `/sys` is masked or made read-only (`procMount: Unmasked`).
     pub unmasked_proc: bool,
+    /// Devices of the host that it may use.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// Names with or without `CAP_`; `ALL` is understood.
     pub add_capabilities: Vec<String>,
     /// Names with or without `CAP_`; `ALL` is understood. Applied before `add`.
@@ -231,6 +234,17 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// Which way later mounts travel.
     pub propagation: Propagation,
+}
+
+/// A device of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its node on the host, or a directory with several.
+    pub host_path: PathBuf,
+    /// Where the node, or the directory, is in the container.
+    pub container_path: PathBuf,
+    /// Of `r`, `w` and `m`: what may be done with it.
+    pub permissions: String,
 }
 
 /// An image, or a part of it, to be read by a container: nothing of it can be written or executed.

@@ -3,14 +3,34 @@
 //! v2 has no such controller. The program is attached in both cases: a container that may make device nodes (CAP_MKNOD
 //! is in the default set) must not open them.
 
+use serde::{Deserialize, Serialize};
+
+use crate::spec::DeviceNode;
+
 /// Letters of the kernel's `BPF_DEVCG_ACC_*`.
 const MKNOD: u32 = 1;
+const LETTERS: [(char, u32); 3] = [('r', 2), ('w', 4), ('m', MKNOD)];
 const ALL: u32 = 7;
 const BLOCK: u32 = 1;
 const CHAR: u32 = 2;
 
-/// One thing that is allowed; `None` is any number.
-struct Rule(u32, u32, Option<u32>, Option<u32>);
+/// One thing that is allowed: kind, access, major and minor number; `None` is any number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule(u32, u32, Option<u32>, Option<u32>);
+
+impl Rule {
+    /// For one device. `None`: its permissions are no letters of `r`, `w` and `m`, or its kind is none.
+    pub(crate) fn of(node: &DeviceNode, permissions: &str) -> Option<Rule> {
+        let kind = match node.kind {
+            'c' => CHAR,
+            'b' => BLOCK,
+            _ => return None,
+        };
+        let bit = |letter| LETTERS.iter().find(|(known, _)| *known == letter).map(|(_, bit)| bit);
+        let access = permissions.chars().map(bit).try_fold(0, |all, bit| Some(all | bit?))?;
+        (access != 0).then_some(Rule(kind, access, Some(node.major), Some(node.minor)))
+    }
+}
 
 /// What every container gets (null, zero, full, tty, random, urandom, console, ptmx, terminals), and making nodes.
 const DEFAULT: [Rule; 11] = [
@@ -27,19 +47,20 @@ const DEFAULT: [Rule; 11] = [
     Rule(CHAR, ALL, Some(136), None),
 ];
 
-/// Files of v1's devices controller and what is written to them.
-pub(crate) fn v1(privileged: bool) -> Vec<(&'static str, String)> {
+/// Files of v1's devices controller and what is written to them. `more` is allowed besides the usual.
+pub(crate) fn v1(privileged: bool, more: &[Rule]) -> Vec<(&'static str, String)> {
     let all = "a *:* rwm".to_owned();
     if privileged {
         return vec![("devices.allow", all)];
     }
     let number = |number: &Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
     let rule = |Rule(kind, access, major, minor): &Rule| {
-        let (kind, access) =
-            (if *kind == BLOCK { 'b' } else { 'c' }, if *access == ALL { "rwm" } else { "m" });
+        let kind = if *kind == BLOCK { 'b' } else { 'c' };
+        let letters = LETTERS.iter().filter(|(_, bit)| access & bit != 0);
+        let access: String = letters.map(|(letter, _)| letter).collect();
         ("devices.allow", format!("{kind} {}:{} {access}", number(major), number(minor)))
     };
-    [("devices.deny", all)].into_iter().chain(DEFAULT.iter().map(rule)).collect()
+    [("devices.deny", all)].into_iter().chain(DEFAULT.iter().chain(more).map(rule)).collect()
 }
 
 // Registers: 1 context, 2 type, 3 access, 4 major, 5 minor.
@@ -58,8 +79,8 @@ fn instruction(code: u8, dst: u8, src: u8, offset: i16, immediate: u32) -> [u8; 
     [code, registers, a, b, c, d, e, f]
 }
 
-/// The program, as instructions of eight bytes: 1 for allowed, 0 for not.
-pub(crate) fn program() -> Vec<[u8; 8]> {
+/// The program, as instructions of eight bytes: 1 for allowed, 0 for not. `more` is allowed besides the usual.
+pub(crate) fn program(more: &[Rule]) -> Vec<[u8; 8]> {
     let mut out = vec![
         instruction(LOAD_WORD, 2, 1, 0, 0),
         instruction(MOVE, 3, 2, 0, 0),
@@ -68,7 +89,7 @@ pub(crate) fn program() -> Vec<[u8; 8]> {
         instruction(LOAD_WORD, 4, 1, 4, 0),
         instruction(LOAD_WORD, 5, 1, 8, 0),
     ];
-    for Rule(kind, access, major, minor) in &DEFAULT {
+    for Rule(kind, access, major, minor) in DEFAULT.iter().chain(more) {
         // Each test of (register, mask, value) goes on when it holds, and else to the next rule.
         let mut tests = vec![(2, None, *kind)];
         if *access != ALL {
@@ -103,9 +124,8 @@ pub(crate) fn program() -> Vec<[u8; 8]> {
 mod tests {
     use super::*;
 
-    fn run(access: u32, kind: u32, major: u32, minor: u32) -> u64 {
+    fn run(program: &[[u8; 8]], access: u32, kind: u32, major: u32, minor: u32) -> u64 {
         let context = [access << 16 | kind, major, minor];
-        let program = program();
         let mut r = [0_u64; 11];
         let mut pc = 0;
         loop {
@@ -129,7 +149,8 @@ mod tests {
 
     #[test]
     fn both_say_the_same() {
-        let words = v1(false).into_iter().map(|(file, value)| format!("{file} {value}")).collect::<Vec<_>>();
+        let words =
+            v1(false, &[]).into_iter().map(|(file, value)| format!("{file} {value}")).collect::<Vec<_>>();
         expect_test::expect![[r#"
             devices.deny a *:* rwm
             devices.allow c *:* m
@@ -144,7 +165,41 @@ mod tests {
             devices.allow c 5:2 rwm
             devices.allow c 136:* rwm"#]]
         .assert_eq(&words.join("\n"));
-        assert_eq!(v1(true), [("devices.allow", "a *:* rwm".to_owned())]);
+        assert_eq!(v1(true, &[]), [("devices.allow", "a *:* rwm".to_owned())]);
+    }
+
+    #[test]
+    fn a_device_is_allowed_what_it_is_given_for() {
+        let node = |kind, major, minor| {
+            let path = "/dev/x".into();
+            DeviceNode { path, kind, major, minor, mode: 0o600, uid: 0, gid: 0 }
+        };
+        let more = [("r", 'c', 10, 229), ("mrw", 'b', 7, 3)]
+            .map(|(access, kind, major, minor)| Rule::of(&node(kind, major, minor), access).unwrap());
+        let words = v1(false, &more);
+        let last: Vec<_> = words.iter().rev().take(2).map(|(_, value)| value.as_str()).collect();
+        assert_eq!(last, ["b 7:3 rwm", "c 10:229 r"]);
+        let program = program(&more);
+        for (access, kind, major, minor, expected) in [
+            (2, CHAR, 10, 229, 1),
+            (4, CHAR, 10, 229, 0),
+            (6, CHAR, 10, 229, 0),
+            (2, CHAR, 10, 228, 0),
+            (2, BLOCK, 10, 229, 0),
+            (6, BLOCK, 7, 3, 1),
+            (7, BLOCK, 7, 3, 1),
+            (2, BLOCK, 7, 4, 0),
+            (6, CHAR, 1, 3, 1),
+        ] {
+            assert_eq!(
+                run(&program, access, kind, major, minor),
+                expected,
+                "{access} {kind} {major}:{minor}"
+            );
+        }
+        for wrong in ["", "x", "rx"] {
+            assert_eq!(Rule::of(&node('c', 1, 1), wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]
@@ -162,7 +217,11 @@ mod tests {
             (2, BLOCK, 1, 3, 0),
             (6, CHAR, 10, 229, 0),
         ] {
-            assert_eq!(run(access, kind, major, minor), expected, "{access} {kind} {major}:{minor}");
+            assert_eq!(
+                run(&program(&[]), access, kind, major, minor),
+                expected,
+                "{access} {kind} {major}:{minor}"
+            );
         }
     }
 }

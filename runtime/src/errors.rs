@@ -158,6 +158,14 @@ pub enum StartError {
     /// The system call filter.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    /// A device of the host.
+    #[error("device {}", path.display())]
+    Device {
+        /// Its path on the host.
+        path: PathBuf,
+        /// Why it cannot be given to a container.
+        source: io::Error,
+    },
     /// The AppArmor profile.
     #[error(transparent)]
     AppArmor(#[from] AppArmorError),
@@ -213,6 +221,7 @@ impl StartError {
             | StartError::Spec(_)
             | StartError::Seccomp(_)
             | StartError::AppArmor(_)
+            | StartError::Device { .. }
             | StartError::Cgroup(_)
             | StartError::Rootfs(_)
             | StartError::VolumeSource { .. }

@@ -3,10 +3,14 @@
 use std::{
     fs, io,
     os::unix::fs::{FileTypeExt, MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use crate::spec::{DeviceNode, capabilities::Capabilities};
+use crate::{
+    api::Device,
+    devices::Rule,
+    spec::{AskedDevice, DeviceNode, capabilities::Capabilities},
+};
 
 /// Capabilities of this process, and the lowest `oom_score_adj` it may set.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +50,56 @@ pub(crate) fn devices() -> io::Result<Vec<DeviceNode>> {
     Ok(found)
 }
 
+/// What a container asked for: a node, or all those in a directory.
+pub(crate) fn asked(device: &Device) -> io::Result<Vec<AskedDevice>> {
+    let Device { host_path, container_path, permissions } = device;
+    // Links are followed: names of devices are often links to the node.
+    let source = fs::canonicalize(host_path)?;
+    let meta = fs::metadata(&source)?;
+    let mut nodes = Vec::new();
+    if meta.is_dir() {
+        scan(&source, &mut nodes)?;
+    } else {
+        nodes.extend(node(&source, &meta));
+    }
+    let refused = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+    if nodes.is_empty() {
+        return Err(refused("no device, and no directory with devices".to_owned()));
+    }
+    let asked = |mut node: DeviceNode| {
+        let rule = Rule::of(&node, permissions);
+        let rule =
+            rule.ok_or_else(|| refused(format!("permissions {permissions:?} are not of r, w and m")))?;
+        let host = PathBuf::from(&node.path);
+        let inside = match host.strip_prefix(&source) {
+            Ok(rest) if !rest.as_os_str().is_empty() => container_path.join(rest),
+            _ => container_path.clone(),
+        };
+        let text = inside.into_os_string().into_string();
+        node.path = text.map_err(|path| refused(format!("{} is no text", path.display())))?;
+        Ok(AskedDevice { source: host, node, rule })
+    };
+    nodes.into_iter().map(asked).collect()
+}
+
+/// `None` for what is no device.
+fn node(path: &Path, meta: &fs::Metadata) -> Option<DeviceNode> {
+    let kind = match (meta.file_type().is_char_device(), meta.file_type().is_block_device()) {
+        (true, _) => 'c',
+        (_, true) => 'b',
+        _ => return None,
+    };
+    Some(DeviceNode {
+        path: path.to_str()?.to_owned(),
+        kind,
+        major: rustix::fs::major(meta.rdev()),
+        minor: rustix::fs::minor(meta.rdev()),
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    })
+}
+
 fn scan(dir: &Path, found: &mut Vec<DeviceNode>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -59,25 +113,11 @@ fn scan(dir: &Path, found: &mut Vec<DeviceNode>) -> io::Result<()> {
             }
             continue;
         }
-        let Some(text) = path.to_str() else { continue };
-        let kind = match (kind.is_char_device(), kind.is_block_device()) {
-            (true, _) => 'c',
-            (_, true) => 'b',
-            _ => continue,
-        };
         if ["console", "ptmx", "tty"].iter().any(|skip| name == *skip) {
             continue;
         }
         let Ok(meta) = entry.metadata() else { continue };
-        found.push(DeviceNode {
-            path: text.to_owned(),
-            kind,
-            major: rustix::fs::major(meta.rdev()),
-            minor: rustix::fs::minor(meta.rdev()),
-            mode: meta.mode() & 0o7777,
-            uid: meta.uid(),
-            gid: meta.gid(),
-        });
+        found.extend(node(&path, &meta));
     }
     Ok(())
 }

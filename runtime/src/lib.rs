@@ -44,8 +44,8 @@ mod userns;
 mod view;
 
 pub use api::{
-    AppArmor, Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, ImageVolume, Mount,
-    PodRef, Propagation, Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
+    AppArmor, Container, ContainerSpec, ContainerState, Device, ExecOutput, ExecRequest, Exit, ImageVolume,
+    Mount, PodRef, Propagation, Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
     UserRequest,
 };
 pub use apparmor::AppArmorError;

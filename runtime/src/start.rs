@@ -256,7 +256,13 @@ impl Runtime {
         let apparmor = apparmor::choose(&spec.apparmor, spec.privileged, host::apparmor().as_deref())?;
         let devices = if spec.privileged { host::devices() } else { Ok(Vec::new()) };
         let cgroup = format!("{}/{id}", pod.cgroup);
-        let mut files = hierarchies.container_rules(&cgroup, spec.privileged);
+        let mut asked = Vec::new();
+        for device in &spec.devices {
+            let failed = |source| StartError::Device { path: device.host_path.clone(), source };
+            asked.extend(host::asked(device).map_err(failed)?);
+        }
+        let rules: Vec<_> = asked.iter().map(|device| device.rule.clone()).collect();
+        let mut files = hierarchies.container_rules(&cgroup, spec.privileged, &rules);
         hierarchies.switch_on(&pod.cgroup, &spec.resources)?;
         files.extend(hierarchies.container_files(&cgroup, &spec.resources)?);
         Ok(Host {
@@ -279,6 +285,7 @@ impl Runtime {
             capabilities,
             oom_floor: limits.oom_floor,
             devices: devices.map_err(StartError::Rootfs)?,
+            asked,
         })
     }
 }

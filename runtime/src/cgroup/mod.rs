@@ -22,7 +22,7 @@ pub use stats::Stats;
 use self::limits::{Level, Now, Setting};
 use crate::{
     api::Resources,
-    devices,
+    devices::{self, Rule},
     spec::plan::{Hierarchy, Whose},
 };
 
@@ -161,11 +161,16 @@ impl Hierarchies {
     }
 
     /// What a new container's cgroups get besides its limits.
-    pub(crate) fn container_rules(&self, path: &str, privileged: bool) -> Vec<(PathBuf, String)> {
+    pub(crate) fn container_rules(
+        &self,
+        path: &str,
+        privileged: bool,
+        devices: &[Rule],
+    ) -> Vec<(PathBuf, String)> {
         let path = path.trim_start_matches('/');
         if let Some(root) = self.controller("devices") {
             let file = |(name, value): (&str, String)| (root.join(path).join(name), value);
-            return devices::v1(privileged).into_iter().map(file).collect();
+            return devices::v1(privileged, devices).into_iter().map(file).collect();
         }
         // Out of memory ends the container as a whole, as Kubernetes has it on v2.
         let group = self.unified.as_ref().filter(|_| self.is_v2() && self.limits_in_v2("memory"));

@@ -37,7 +37,7 @@ pub(super) fn enter(cgroups: &str, plan: &Plan) -> std::result::Result<Cgroups, 
     let hybrid = dirs.iter().any(|(name, _)| *name != "unified");
     for (name, dir) in &dirs {
         let joined = match *name {
-            "unified" => join_unified(dir, &own, hybrid, plan.usual_devices),
+            "unified" => join_unified(dir, &own, hybrid, plan),
             _ => fs::write(dir.join("tasks"), "0"),
         };
         joined.map_err(failed(format_args!("join cgroup {}", dir.display())))?;
@@ -88,9 +88,9 @@ fn inherit(dir: &Path, file: &str) -> Result<()> {
 }
 
 /// On a hybrid machine v1 decides over devices, and a kernel that cannot do it by program is fine.
-fn join_unified(dir: &Path, own: &str, hybrid: bool, usual_devices: bool) -> Result<()> {
-    if usual_devices {
-        match sys::attach_device_program(&File::open(dir)?.into(), &devices::program()) {
+fn join_unified(dir: &Path, own: &str, hybrid: bool, plan: &Plan) -> Result<()> {
+    if plan.usual_devices {
+        match sys::attach_device_program(&File::open(dir)?.into(), &devices::program(&plan.allowed)) {
             Err(error) if !hybrid => return Err(error),
             Ok(()) | Err(_) => {}
         }

@@ -19,7 +19,10 @@ use self::{
     plan::{Hierarchy, Plan, Users},
     user::{Accounts, UserError},
 };
-use crate::api::{ContainerSpec, Propagation, User};
+use crate::{
+    api::{ContainerSpec, Propagation, User},
+    devices::Rule,
+};
 
 /// What the machine and the sandbox bring.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +65,8 @@ pub struct Host {
     pub oom_floor: i32,
     /// Devices of the host, for privileged containers.
     pub devices: Vec<DeviceNode>,
+    /// Those that the container asked for.
+    pub asked: Vec<AskedDevice>,
 }
 
 /// A device node of the host.
@@ -81,6 +86,30 @@ pub struct DeviceNode {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+/// A device of the host that a container asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskedDevice {
+    /// Its node on the host.
+    pub source: PathBuf,
+    /// What it is; the path is the container's.
+    pub node: DeviceNode,
+    /// What may be done with it.
+    pub rule: Rule,
+}
+
+/// Nodes that every container has.
+const USUAL: [&str; 7] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/random", "/dev/urandom", "/dev/console"];
+
+impl AskedDevice {
+    /// Whether the host's node is bound in place of one of its own: who has users of its own can make none, and only below
+    /// `/dev` is it certain that no link of the image leads elsewhere.
+    fn is_bound(&self, host: &Host) -> bool {
+        let at = self.node.path.as_str();
+        host.users.is_some() || !at.starts_with("/dev/") || USUAL.contains(&at)
+    }
 }
 
 /// What is written into the bundle directory.
@@ -177,14 +206,28 @@ fn plan(spec: &ContainerSpec, host: &Host) -> Plan {
         limits: host.limits.clone(),
         hierarchies: host.hierarchies.clone(),
         usual_devices: !spec.privileged,
-        devices: if spec.privileged { host.devices.clone() } else { Vec::new() },
-        mounts: mounts::table(spec, host.shm.as_deref(), &host.images),
+        allowed: host.asked.iter().map(|device| device.rule.clone()).collect(),
+        devices: devices(spec, host),
+        mounts: mounts::table(spec, host.shm.as_deref(), &host.images, &bound(host)),
         shared_root: spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional),
         masked: paths(&spec.masked_paths, &mounts::MASKED),
         read_only: paths(&spec.read_only_paths, &mounts::READ_ONLY),
         read_only_root: spec.read_only_rootfs,
         terminal: spec.tty,
     }
+}
+
+/// One node at each path: what was asked for takes the place of what is there anyway.
+fn devices(spec: &ContainerSpec, host: &Host) -> Vec<DeviceNode> {
+    let asked = |path: &String| host.asked.iter().any(|device| device.node.path == *path);
+    let all = host.devices.iter().filter(|node| spec.privileged && !asked(&node.path));
+    let own = host.asked.iter().filter(|device| !device.is_bound(host)).map(|device| &device.node);
+    all.chain(own).cloned().collect()
+}
+
+fn bound(host: &Host) -> Vec<(String, PathBuf)> {
+    let bound = host.asked.iter().filter(|device| device.is_bound(host));
+    bound.map(|device| (device.node.path.clone(), device.source.clone())).collect()
 }
 
 #[cfg(test)]

@@ -34,8 +34,13 @@ fn new(at: &str, kind: &str, parameters: &[(&str, &str)], flags: &[Flag]) -> Mou
 /// The usual ones and the container's own in the order of depth, so that none hides another. A destination that the
 /// container mounts itself is left to it. `/dev` is there already: libcontainer fills it.
 ///
-/// `images` are the places where the container's image volumes are.
-pub(crate) fn table(spec: &ContainerSpec, shm: Option<&Path>, images: &[PathBuf]) -> Vec<Mount> {
+/// `images` are the places where the container's image volumes are; `devices` are nodes of the host with their places.
+pub(crate) fn table(
+    spec: &ContainerSpec,
+    shm: Option<&Path>,
+    images: &[PathBuf],
+    devices: &[(String, PathBuf)],
+) -> Vec<Mount> {
     let guarded = if spec.privileged { KERNEL.to_vec() } else { [&KERNEL[..], &[Flag::ReadOnly]].concat() };
     let terminals = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     let mut mounts = vec![
@@ -60,6 +65,11 @@ pub(crate) fn table(spec: &ContainerSpec, shm: Option<&Path>, images: &[PathBuf]
         at: volume.destination.to_string_lossy().into_owned(),
         what: What::AsIs(place.clone()),
         flags: [&KERNEL[..], &[Flag::ReadOnly]].concat(),
+    }));
+    mounts.extend(devices.iter().map(|(at, node)| Mount {
+        at: at.clone(),
+        what: What::AsIs(node.clone()),
+        flags: vec![Flag::NoSuid, Flag::NoExec],
     }));
     mounts.sort_by_key(|mount| Path::new(&mount.at).components().count());
     mounts

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::DeviceNode;
-use crate::{api::Propagation, ids::IdRange};
+use crate::{api::Propagation, devices::Rule, ids::IdRange};
 
 /// Everything about one container but its program (that is `process`) and the list of its cgroup directories.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +27,11 @@ pub struct Plan {
     pub limits: Vec<(PathBuf, String)>,
     /// What the container sees of its cgroups.
     pub hierarchies: Vec<Hierarchy>,
-    /// Only the usual devices may be opened.
+    /// Only the usual devices may be opened, and those below.
     pub usual_devices: bool,
+    /// What is allowed besides.
+    #[serde(default)]
+    pub allowed: Vec<Rule>,
     /// Nodes of the host's devices.
     pub devices: Vec<DeviceNode>,
     /// Mounted one after the other.

@@ -7,12 +7,13 @@ use std::{
 
 use jiff::Timestamp;
 use orlop_cri_api::v1::{
-    ContainerConfig, ContainerMetadata, HugepageLimit, LinuxContainerResources,
+    ContainerConfig, ContainerMetadata, Device as CriDevice, HugepageLimit, LinuxContainerResources,
     LinuxContainerSecurityContext, Mount as CriMount, MountPropagation, NamespaceMode, PodSandboxConfig,
     SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
 use orlop_runtime::{
-    AppArmor, ContainerSpec, ImageVolume, Mount, Propagation, Resources, Seccomp, UserRequest, image::Image,
+    AppArmor, ContainerSpec, Device, ImageVolume, Mount, Propagation, Resources, Seccomp, UserRequest,
+    image::Image,
 };
 
 use super::kept;
@@ -64,6 +65,7 @@ pub(in crate::cri) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         read_only_rootfs: security.readonly_rootfs,
         seccomp: seccomp(&security)?,
         apparmor: apparmor(&security)?,
+        devices: devices(container)?,
         resources: resources(&linux.resources.unwrap_or_default()),
         tty: container.tty,
         stdin: container.stdin,
@@ -143,6 +145,14 @@ fn apparmor(security: &LinuxContainerSecurityContext) -> Result<AppArmor, String
             None => Err(format!("unknown AppArmor profile {other:?}")),
         },
     }
+}
+
+fn devices(container: &ContainerConfig) -> Result<Vec<Device>, String> {
+    let device = |CriDevice { container_path, host_path, permissions }: &CriDevice| {
+        let permissions = permissions.clone();
+        Ok(Device { host_path: absolute(host_path)?, container_path: absolute(container_path)?, permissions })
+    };
+    container.devices.iter().map(device).collect()
 }
 
 fn profile_of(profile: &SecurityProfile) -> Result<Seccomp, String> {
