@@ -44,6 +44,7 @@ pub(crate) fn serve(bundle: &Path) -> Result<()> {
     let plan: Plan = serde_json::from_slice(&fs::read(bundle.join("plan.json"))?)?;
     let spec = ProcessSpec::from_bytes(&fs::read(bundle.join("process"))?).map_err(|e| e.to_string())?;
     let filter = if spec.seccomp.is_empty() { Vec::new() } else { fs::read(&spec.seccomp)? };
+    let mut unified = None;
     for line in fs::read_to_string(bundle.join("cgroups"))?.lines() {
         let Some((name, dir)) = line.split_once(' ') else { continue };
         fs::create_dir_all(dir)?;
@@ -53,14 +54,22 @@ pub(crate) fn serve(bundle: &Path) -> Result<()> {
                 fs::write(Path::new(dir).join(file), fs::read(Path::new(dir).join("..").join(file))?)?;
             }
         }
-        fs::write(Path::new(dir).join(if name == "unified" { "cgroup.procs" } else { "tasks" }), "0")?;
+        // To move into v2 is to wait for a grace period of the kernel: the child is born there.
+        match name {
+            "unified" => unified = Some(File::open(dir)?),
+            _ => fs::write(Path::new(dir).join("tasks"), "0")?,
+        }
     }
     plan.limits.iter().try_for_each(|(path, value)| fs::write(path, value))?;
     for path in &plan.namespaces {
         sys::join_namespaces(&File::open(path)?.into(), 0)?;
     }
     sys::unshare(NEWPID | NEWNS | NEWCGROUP)?;
-    if let Fork::Parent(pid) = sys::fork()? {
+    let forked = match unified {
+        Some(dir) => sys::fork_into(dir.as_fd())?,
+        None => sys::fork()?,
+    };
+    if let Fork::Parent(pid) = forked {
         // The output ends with the child; so does this process.
         let child = rustix::process::Pid::from_raw(i32::try_from(pid)?);
         rustix::process::waitpid(child, rustix::process::WaitOptions::empty())?;
