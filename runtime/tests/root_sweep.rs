@@ -257,18 +257,22 @@ async fn a_shim_killed_at_any_call_takes_its_pod_alone_and_is_reported() {
     let mut node = Node::new().await;
     node.runtime.create_sandbox(&node.sandbox("bystander")).await.unwrap();
     let bystander = node.runtime.start_container("bystander", &node.shell("b", "sleep 1000")).await.unwrap();
-    let trace = node.dir.path().join("trace");
-    let watched = one_life(&mut node, "watched", &["-o", trace.to_str().unwrap()]).await;
-    assert!(watched, "it lives when it is spared");
+    // How often the shim looks around differs from life to life: what counts is what it does in each of them.
+    let mut moments = BTreeSet::new();
+    for life in 0..3 {
+        let trace = node.dir.path().join(format!("trace{life}"));
+        let spared = one_life(&mut node, &format!("watched{life}"), &["-o", trace.to_str().unwrap()]).await;
+        assert!(spared, "it lives when it is spared");
+        let seen = self::moments(&trace);
+        moments = if life == 0 { seen } else { &moments & &seen };
+    }
     let mut killed = 0;
-    let moments = moments(&trace);
     for (round, moment) in moments.iter().enumerate() {
         let kill = ["-o", "/dev/null", "-e", &kill_with(moment)];
         killed += usize::from(!one_life(&mut node, &format!("u{round}"), &kill).await);
     }
     eprintln!("{killed} of {} shims died", moments.len());
-    // How often a call is made differs from life to life: a moment that does not come again kills nobody.
-    assert!(killed * 3 > moments.len() * 2, "{killed} of {}", moments.len());
+    assert!(killed * 10 > moments.len() * 9, "{killed} of {}", moments.len());
     let state = node.runtime.container("bystander", &bystander.id).await.unwrap().state;
     assert_eq!(state, bystander.state, "it never knew");
     node.finish(&["bystander"]).await;
