@@ -1,8 +1,7 @@
 //! Messages, server and client of the Kubernetes Container Runtime Interface, `runtime.v1`.
 //!
-//! `proto/api.proto` is upstream's file as a crate carries it (see NOTICE); `runtime.v1.rs` is made from it, by
-//! `cargo run -p orlop-cri-api --features generate --example generate`, and kept here so that building needs neither
-//! protoc nor the generator. Not for: anything written by hand.
+//! Made from `proto/api.proto`, upstream's file as a crate carries it (see NOTICE), whenever this is built; that needs no
+//! protoc. Not for: anything written by hand.
 
 #![forbid(unsafe_code)]
 
@@ -17,5 +16,5 @@
     reason = "generated from upstream's file"
 )]
 pub mod v1 {
-    include!("runtime.v1.rs");
+    tonic::include_proto!("runtime.v1");
 }
