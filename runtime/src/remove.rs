@@ -127,6 +127,7 @@ impl Runtime {
     }
 
     fn write_lost_ends(&self, uid: &str) {
+        let _alone = self.0.ends.writing();
         let containers = self.0.layout.pod_containers(uid);
         let open =
             containers.iter().filter(|container| !matches!(container.state, ContainerState::Exited(_)));

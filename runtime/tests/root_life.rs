@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Node, chain};
+use common::{Node, chain, until};
 use orlop_runtime::{
     ContainerState, ExecError, ExecOutput, ExecRequest, RemoveError, Resources, RuntimeEvent, User,
     stream::StreamedCommand,
@@ -111,16 +111,6 @@ async fn exec_is_the_container_over_again() {
     let error = node.runtime.exec("u1", "unknown", request(&["true"])).await.unwrap_err();
     assert!(matches!(error, ExecError::NotRunning(_)), "{error:?}");
     node.finish(&["u1"]).await;
-}
-
-async fn until(what: &str, mut true_at_last: impl AsyncFnMut() -> bool) {
-    for _ in 0..100 {
-        if true_at_last().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("{what}: not within ten seconds");
 }
 
 /// Directories of commands below a container's cgroup, in every hierarchy.

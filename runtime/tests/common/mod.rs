@@ -284,6 +284,16 @@ async fn open(dir: &Path, shim: &Path, creator: &Path) -> (Runtime, UnboundedRec
     Runtime::open_with(config, OneLayer(dir.to_owned())).await.unwrap()
 }
 
+pub async fn until(what: &str, mut true_at_last: impl AsyncFnMut() -> bool) {
+    for _ in 0..100 {
+        if true_at_last().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{what}: not within ten seconds");
+}
+
 pub fn chain(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", chain(cause)))
 }
