@@ -28,6 +28,7 @@ pub mod image;
 pub mod log;
 mod records;
 mod remove;
+pub mod resolve;
 mod rootfs;
 mod sandbox;
 pub mod seccomp;

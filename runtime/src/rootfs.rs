@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
         fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
@@ -17,6 +17,7 @@ use rustix::{
 
 use crate::{
     create::tree,
+    resolve,
     spec::{
         plan::{Mount, Users, What},
         user::Accounts,
@@ -173,8 +174,7 @@ pub(crate) fn unmount_all(path: &Path) -> Result<()> {
 }
 
 fn open_in(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    Ok(resolve::open(root, path, flags, ResolveFlags::IN_ROOT)?)
 }
 
 fn open_root(root: &Path) -> Result<OwnedFd> {

@@ -3,9 +3,10 @@
 
 use std::{fs, io, path::Path};
 
+use orlop_runtime::resolve;
 use rustix::{
     fd::{AsFd as _, OwnedFd},
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, mkdirat, openat2, statx},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, mkdirat, statx},
     io::Errno,
     mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
 };
@@ -27,9 +28,8 @@ pub(super) fn prepare(volume: &Path, sub_path: &str, target: &Path) -> io::Resul
 /// The part of the volume, made if it is not there; never anything outside.
 fn open(volume: &Path, sub_path: &str) -> io::Result<OwnedFd> {
     let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    match openat2(&root, sub_path, flags, Mode::empty(), inside) {
+    let inside = ResolveFlags::BENEATH;
+    match resolve::open(&root, sub_path, OFlags::PATH, inside) {
         Err(Errno::NOENT) => {}
         result => return Ok(result?),
     }
@@ -39,17 +39,12 @@ fn open(volume: &Path, sub_path: &str) -> io::Result<OwnedFd> {
         if part == ".." {
             return Err(Errno::XDEV.into());
         }
-        let step = |at: &OwnedFd| openat2(at, part, flags, Mode::empty(), inside);
+        let step = |at: &OwnedFd| resolve::open(at, part, OFlags::PATH, inside);
         at = match step(&at) {
             Err(Errno::NOENT) => {
                 mkdirat(&at, part, mode)?;
-                let made = openat2(
-                    &at,
-                    part,
-                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                    Mode::empty(),
-                    inside | ResolveFlags::NO_SYMLINKS,
-                )?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                let made = resolve::open(&at, part, flags, inside | ResolveFlags::NO_SYMLINKS)?;
                 // The umask has no say.
                 rustix::fs::fchmod(&made, mode)?;
                 made

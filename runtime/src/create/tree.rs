@@ -16,7 +16,7 @@ use rustix::{
     },
 };
 
-use crate::{api::Propagation, spec::plan::Flag, sys};
+use crate::{api::Propagation, resolve, spec::plan::Flag, sys};
 
 /// As the kernel has them.
 pub(super) fn attributes(flags: &[Flag]) -> MountAttrFlags {
@@ -115,16 +115,7 @@ pub(crate) fn attach(tree: &OwnedFd, place: &OwnedFd) -> Result<()> {
 
 /// What is at a path inside a root: links lead to nowhere else, and the links of /proc lead nowhere at all.
 pub(super) fn find(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC | flags;
-    // Renames elsewhere may make the kernel ask for another try.
-    for _ in 0..16 {
-        match openat2(root, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) => {}
-            other => return Ok(other?),
-        }
-    }
-    Err(Errno::AGAIN.into())
+    Ok(resolve::open(root, path, OFlags::PATH | flags, ResolveFlags::IN_ROOT)?)
 }
 
 /// A directory inside a root; what is missing of it is made, for `owner`.

@@ -17,6 +17,8 @@ use rustix::{
     io::Errno,
 };
 
+use crate::resolve;
+
 use super::{
     lower::{self, Below},
     path::{Step, steps},
@@ -24,7 +26,6 @@ use super::{
 
 /// As many as the kernel follows.
 const LINKS_MAX: usize = 40;
-const AGAIN_MAX: usize = 1000;
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// A directory being filled, and where to throw what a later entry replaces.
@@ -66,14 +67,7 @@ impl<'a> Root<'a> {
     /// An existing directory, for use as the base of `*at` calls and for its metadata.
     pub(crate) fn directory(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        for _ in 0..AGAIN_MAX {
-            match rustix::fs::openat2(&self.fd, path, DIRECTORY, Mode::empty(), IN_ROOT) {
-                // A rename anywhere on the machine raced with a `..` in a symlink: the kernel asks to try again.
-                Err(Errno::AGAIN) => {}
-                other => return other,
-            }
-        }
-        Err(Errno::AGAIN)
+        resolve::open(&self.fd, path, DIRECTORY, ResolveFlags::IN_ROOT)
     }
 
     /// The directory for an entry; what is missing of it is made.
@@ -172,7 +166,6 @@ impl<'a> Root<'a> {
 }
 
 pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 const CHILD: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 
 /// A directory directly inside another, never through a symlink.

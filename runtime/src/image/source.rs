@@ -11,7 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{OFlags, ResolveFlags};
+
+use crate::resolve;
 
 use super::{
     digest::Digest,
@@ -67,9 +69,8 @@ impl Source {
         match self {
             Self::Directory(dir) => {
                 let dir = File::open(dir)?;
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-                let file = File::from(rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve)?);
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                let file = File::from(resolve::open(dir, name, flags, ResolveFlags::BENEATH)?);
                 if !file.metadata()?.is_file() {
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
                 }
