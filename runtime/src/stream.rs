@@ -98,7 +98,8 @@ impl Runtime {
     /// # Errors
     /// The container does not run, the shim is gone or too old; for a terminal also that the command is not there.
     pub async fn stream(&self, uid: &str, id: &str, command: StreamedCommand) -> Result<Session, ExecError> {
-        stream_in(&self.layout().pod(uid), uid, id, command).await
+        let connection = self.conversation(uid).await?;
+        stream_in(connection, id, command).await
     }
 
     /// Looks at a container's streams from now on.
@@ -106,7 +107,7 @@ impl Runtime {
     /// # Errors
     /// The container does not run, the shim is gone or too old.
     pub async fn attach(&self, uid: &str, id: &str, streams: Streams) -> Result<Session, ExecError> {
-        attach_in(&self.layout().pod(uid), uid, id, streams).await
+        attach_in(self.conversation(uid).await?, id, streams).await
     }
 
     /// Sets the size of a container's terminal.
@@ -114,7 +115,15 @@ impl Runtime {
     /// # Errors
     /// The container does not run or has no terminal; the shim is gone or too old.
     pub async fn resize(&self, uid: &str, id: &str, window: Window) -> Result<(), ExecError> {
-        resize_in(&self.layout().pod(uid), uid, id, window).await
+        resize_in(self.conversation(uid).await?, id, window).await
+    }
+
+    /// With a shim that has greeted before.
+    async fn conversation(&self, uid: &str) -> Result<Connection, ExecError> {
+        if self.shim(uid).map_err(ExecError::Shim)?.version < STREAMS {
+            return Err(ExecError::Shim(ShimError::TooOld));
+        }
+        Connection::open(&self.layout().pod(uid), uid).await
     }
 }
 
@@ -128,7 +137,7 @@ pub async fn stream(
     id: &str,
     command: StreamedCommand,
 ) -> Result<Session, ExecError> {
-    stream_in(&layout(run_dir).pod(uid), uid, id, command).await
+    stream_in(Connection::greet(&layout(run_dir).pod(uid), uid).await?, id, command).await
 }
 
 /// [`Runtime::attach`] for commands that must not disturb a running agent.
@@ -136,7 +145,7 @@ pub async fn stream(
 /// # Errors
 /// As there.
 pub async fn attach(run_dir: &Path, uid: &str, id: &str, streams: Streams) -> Result<Session, ExecError> {
-    attach_in(&layout(run_dir).pod(uid), uid, id, streams).await
+    attach_in(Connection::greet(&layout(run_dir).pod(uid), uid).await?, id, streams).await
 }
 
 /// [`Runtime::resize`] for commands that must not disturb a running agent.
@@ -144,16 +153,19 @@ pub async fn attach(run_dir: &Path, uid: &str, id: &str, streams: Streams) -> Re
 /// # Errors
 /// As there.
 pub async fn resize(run_dir: &Path, uid: &str, id: &str, window: Window) -> Result<(), ExecError> {
-    resize_in(&layout(run_dir).pod(uid), uid, id, window).await
+    resize_in(Connection::greet(&layout(run_dir).pod(uid), uid).await?, id, window).await
 }
 
 fn layout(run_dir: &Path) -> Layout {
     Layout { state_dir: std::path::PathBuf::new(), run_dir: run_dir.to_owned() }
 }
 
-async fn stream_in(pod: &Path, uid: &str, id: &str, command: StreamedCommand) -> Result<Session, ExecError> {
+async fn stream_in(
+    mut connection: Connection,
+    id: &str,
+    command: StreamedCommand,
+) -> Result<Session, ExecError> {
     let StreamedCommand { command: args, env, timeout, terminal, streams } = command;
-    let mut connection = Connection::open(pod, uid).await?;
     let request = Request::Stream(StreamRequest {
         id: id.to_owned(),
         args,
@@ -184,15 +196,13 @@ async fn stream_in(pod: &Path, uid: &str, id: &str, command: StreamedCommand) ->
     }
 }
 
-async fn attach_in(pod: &Path, uid: &str, id: &str, streams: Streams) -> Result<Session, ExecError> {
-    let mut connection = Connection::open(pod, uid).await?;
+async fn attach_in(mut connection: Connection, id: &str, streams: Streams) -> Result<Session, ExecError> {
     let (ends, far) = pipes(streams).map_err(local)?;
     connection.send(&Request::Attach { id: id.to_owned(), streams }, &far).await?;
     Ok(Session { ends, connection })
 }
 
-async fn resize_in(pod: &Path, uid: &str, id: &str, window: Window) -> Result<(), ExecError> {
-    let mut connection = Connection::open(pod, uid).await?;
+async fn resize_in(mut connection: Connection, id: &str, window: Window) -> Result<(), ExecError> {
     connection.send(&Request::Resize { id: id.to_owned(), window }, &[]).await?;
     connection.answer().await.map(drop)
 }
@@ -248,7 +258,7 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     Ok(rights)
 }
 
-/// One conversation with a shim: a greeting, one request, one answer.
+/// One conversation with a shim: one request, one answer.
 #[derive(Debug)]
 struct Connection {
     uid: String,
@@ -260,7 +270,12 @@ impl Connection {
     async fn open(pod: &Path, uid: &str) -> Result<Connection, ExecError> {
         let failed = |source| ShimError::Connect { dir: pod.to_owned(), source };
         let stream = shim::open(pod).await.map_err(failed).map_err(ExecError::Shim)?;
-        let mut connection = Connection { uid: uid.to_owned(), stream, input: Vec::new() };
+        Ok(Connection { uid: uid.to_owned(), stream, input: Vec::new() })
+    }
+
+    /// For who does not know yet what the shim can do.
+    async fn greet(pod: &Path, uid: &str) -> Result<Connection, ExecError> {
+        let mut connection = Connection::open(pod, uid).await?;
         connection.send(&Request::Hello { version: VERSION }, &[]).await?;
         match connection.answer().await? {
             Response::Hello { version: STREAMS.., .. } => Ok(connection),

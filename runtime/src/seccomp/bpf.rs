@@ -54,19 +54,83 @@ pub(crate) fn compile(profile: &Profile, arches: &[Arch]) -> Result<Vec<u8>, Too
 }
 
 pub(crate) fn program(profile: &Profile, arches: &[Arch]) -> Vec<Instruction> {
-    let mut out = vec![(LOAD, 0, 0, ARCH)];
-    for arch in arches {
-        let section = section(profile, *arch);
-        out.push((JUMP_EQ, 1, 0, arch.audit()));
-        out.push((JUMP, 0, 0, length(&section)));
-        out.extend(section);
+    let mut code = Code::default();
+    let mut next = code.done(Action::KillProcess);
+    for arch in arches.iter().rev() {
+        // What a section shares is within reach of most of it.
+        code.ends.clear();
+        let here = section(&mut code, profile, *arch);
+        next = code.decide(JUMP_EQ, arch.audit(), here, next);
     }
-    out.push((RETURN, 0, 0, value(Action::KillProcess)));
-    out
+    code.push((LOAD, 0, 0, ARCH));
+    code.reversed.reverse();
+    code.reversed
 }
 
-fn length(block: &[Instruction]) -> u32 {
-    u32::try_from(block.len()).unwrap_or(u32::MAX)
+/// A program as it grows, from its end to its beginning: all jumps of BPF lead forward.
+#[derive(Default)]
+struct Code {
+    reversed: Vec<Instruction>,
+    /// Where each outcome is: few, and most of a program leads to one of them.
+    ends: BTreeMap<u32, Label>,
+}
+
+/// An instruction: how many there are from it to the end.
+type Label = usize;
+
+impl Code {
+    fn push(&mut self, instruction: Instruction) -> Label {
+        self.reversed.push(instruction);
+        self.reversed.len()
+    }
+
+    /// How far it is from the next instruction that is pushed.
+    fn distance(&self, to: Label) -> usize {
+        self.reversed.len() - to
+    }
+
+    fn done(&mut self, action: Action) -> Label {
+        let value = value(action);
+        match self.ends.get(&value) {
+            // With room for a jump more.
+            Some(label) if self.distance(*label) < usize::from(u8::MAX) => *label,
+            _ => {
+                let label = self.push((RETURN, 0, 0, value));
+                self.ends.insert(value, label);
+                label
+            }
+        }
+    }
+
+    /// What is pushed next goes on there.
+    fn go_to(&mut self, label: Label) -> Label {
+        match u32::try_from(self.distance(label)).unwrap_or(u32::MAX) {
+            0 => label,
+            distance => self.push((JUMP, 0, 0, distance)),
+        }
+    }
+
+    /// Conditional jumps have eight bits: what is farther away is reached by a jump that has more.
+    fn near(&mut self, label: Label) -> Label {
+        if self.distance(label) < usize::from(u8::MAX) {
+            return label;
+        }
+        self.go_to(label)
+    }
+
+    fn decide(&mut self, code: u16, k: u32, yes: Label, no: Label) -> Label {
+        let yes = self.near(yes);
+        let no = self.near(no);
+        let offset = |label| u8::try_from(self.distance(label)).unwrap_or(u8::MAX);
+        let instruction = (code, offset(yes), offset(no), k);
+        self.push(instruction)
+    }
+
+    /// The same after loading a part of an argument.
+    fn decide_on(&mut self, at: u32, code: u16, k: u32, (yes, no): (Label, Label)) -> Label {
+        self.decide(code, k, yes, no);
+        self.push((LOAD, 0, 0, at))
+    }
 }
 
 pub(super) fn value(action: Action) -> u32 {
@@ -80,15 +144,15 @@ pub(super) fn value(action: Action) -> u32 {
     }
 }
 
-fn section(profile: &Profile, arch: Arch) -> Vec<Instruction> {
+fn section(code: &mut Code, profile: &Profile, arch: Arch) -> Label {
     let mut intervals = intervals(profile, arch);
     if arch == Arch::X86_64 {
         intervals.retain(|(start, _)| *start < X32_BIT);
         intervals.push((X32_BIT, Outcome::Always(Action::Errno(ENOSYS))));
     }
-    let mut out = vec![(LOAD, 0, 0, NUMBER)];
-    out.extend(search(&intervals, profile.default));
-    out
+    let search = search(code, &intervals, profile.default);
+    code.go_to(search);
+    code.push((LOAD, 0, 0, NUMBER))
 }
 
 /// Starts of intervals and what happens from there on, neighbours merged.
@@ -124,93 +188,63 @@ fn outcome(rules: &[&Rule]) -> Outcome {
     }
 }
 
-fn search(intervals: &[(u32, Outcome)], default: Action) -> Vec<Instruction> {
+fn search(code: &mut Code, intervals: &[(u32, Outcome)], default: Action) -> Label {
     match intervals {
-        [] => vec![(RETURN, 0, 0, value(default))],
-        [(_, Outcome::Always(action))] => vec![(RETURN, 0, 0, value(*action))],
-        [(_, Outcome::Depends(alternatives))] => leaf(alternatives, default),
+        [] => code.done(default),
+        [(_, Outcome::Always(action))] => code.done(*action),
+        [(_, Outcome::Depends(alternatives))] => leaf(code, alternatives, default),
         _ => {
             let (left, right) = intervals.split_at(intervals.len() / 2);
-            let (start, left, right) = (right[0].0, search(left, default), search(right, default));
-            let mut out = match u8::try_from(left.len()) {
-                Ok(skip) => vec![(JUMP_GE, skip, 0, start)],
-                Err(_) => vec![(JUMP_GE, 0, 1, start), (JUMP, 0, 0, length(&left))],
-            };
-            out.extend(left);
-            out.extend(right);
-            out
+            let yes = search(code, right, default);
+            let no = search(code, left, default);
+            code.decide(JUMP_GE, right[0].0, yes, no)
         }
     }
 }
 
-fn leaf(alternatives: &[(Vec<Condition>, Action)], default: Action) -> Vec<Instruction> {
-    let mut out = Vec::new();
-    for (conditions, action) in alternatives {
-        // Built from the end: each condition falls through when it holds and else jumps behind this alternative.
-        let mut block = vec![(RETURN, 0, 0, value(*action))];
+fn leaf(code: &mut Code, alternatives: &[(Vec<Condition>, Action)], default: Action) -> Label {
+    let mut miss = code.done(default);
+    for (conditions, action) in alternatives.iter().rev() {
+        let mut hit = code.done(*action);
         for condition in conditions.iter().rev() {
-            let miss = u8::try_from(block.len()).unwrap_or(u8::MAX);
-            let mut test = test(condition, miss);
-            test.append(&mut block);
-            block = test;
+            hit = test(code, condition, hit, miss);
         }
-        out.extend(block);
+        miss = hit;
     }
-    out.push((RETURN, 0, 0, value(default)));
-    out
+    miss
 }
 
-/// Code that falls through when the condition holds and else jumps over the `miss` instructions that follow it.
 /// Arguments have 64 bits: the upper half (at the higher address, on little-endian) decides first.
-fn test(condition: &Condition, miss: u8) -> Vec<Instruction> {
-    let offset = ARGS + 8 * u32::from(condition.arg);
-    let (low, high) = (offset, offset + 4);
+fn test(code: &mut Code, condition: &Condition, hit: Label, miss: Label) -> Label {
+    let low = ARGS + 8 * u32::from(condition.arg);
+    let high = low + 4;
     let (k_low, k_high) = halves(condition.value);
-    let after = |skipped: u8| miss.saturating_add(skipped);
+    let equal = |code: &mut Code, hit, miss| {
+        let lower = code.decide_on(low, JUMP_EQ, k_low, (hit, miss));
+        code.decide_on(high, JUMP_EQ, k_high, (lower, miss))
+    };
+    let mut ordered = |comparison, hit, miss| {
+        let lower = code.decide_on(low, comparison, k_low, (hit, miss));
+        let not_greater = code.decide(JUMP_EQ, k_high, lower, miss);
+        code.decide_on(high, JUMP_GT, k_high, (hit, not_greater))
+    };
     match condition.op {
-        Op::Eq => vec![
-            (LOAD, 0, 0, high),
-            (JUMP_EQ, 0, after(2), k_high),
-            (LOAD, 0, 0, low),
-            (JUMP_EQ, 0, after(0), k_low),
-        ],
-        Op::Ne => vec![
-            (LOAD, 0, 0, high),
-            (JUMP_EQ, 0, 2, k_high),
-            (LOAD, 0, 0, low),
-            (JUMP_EQ, after(0), 0, k_low),
-        ],
+        Op::Gt => ordered(JUMP_GT, hit, miss),
+        Op::Ge => ordered(JUMP_GE, hit, miss),
+        Op::Le => ordered(JUMP_GT, miss, hit),
+        Op::Lt => ordered(JUMP_GE, miss, hit),
+        Op::Eq => equal(code, hit, miss),
+        Op::Ne => equal(code, miss, hit),
         Op::Masked(mask) => {
             let (m_low, m_high) = halves(mask);
-            vec![
-                (LOAD, 0, 0, high),
-                (AND, 0, 0, m_high),
-                (JUMP_EQ, 0, after(3), k_high),
-                (LOAD, 0, 0, low),
-                (AND, 0, 0, m_low),
-                (JUMP_EQ, 0, after(0), k_low),
-            ]
+            code.decide(JUMP_EQ, k_low, hit, miss);
+            code.push((AND, 0, 0, m_low));
+            let lower = code.push((LOAD, 0, 0, low));
+            code.decide(JUMP_EQ, k_high, lower, miss);
+            code.push((AND, 0, 0, m_high));
+            code.push((LOAD, 0, 0, high))
         }
-        Op::Gt => ordered((high, low), (k_high, k_low), JUMP_GT, false, miss),
-        Op::Ge => ordered((high, low), (k_high, k_low), JUMP_GE, false, miss),
-        Op::Le => ordered((high, low), (k_high, k_low), JUMP_GT, true, miss),
-        Op::Lt => ordered((high, low), (k_high, k_low), JUMP_GE, true, miss),
     }
-}
-
-/// `code` compares the lower halves when the upper are equal; `not` turns the answer round.
-fn ordered(at: (u32, u32), k: (u32, u32), code: u16, not: bool, miss: u8) -> Vec<Instruction> {
-    let after = |skipped: u8| miss.saturating_add(skipped);
-    let (greater, smaller) = if not { (after(3), 3) } else { (3, after(3)) };
-    // After the load: greater → decided; equal → look at the lower half; else decided the other way.
-    let (last_true, last_false) = if not { (after(0), 0) } else { (0, after(0)) };
-    vec![
-        (LOAD, 0, 0, at.0),
-        (JUMP_GT, greater, 0, k.0),
-        (JUMP_EQ, 0, smaller - 1, k.0),
-        (LOAD, 0, 0, at.1),
-        (code, last_true, last_false, k.1),
-    ]
 }
 
 pub(super) fn halves(value: u64) -> (u32, u32) {

@@ -72,7 +72,7 @@ fn other_architectures_and_x32_get_nowhere() {
     assert_eq!(word(run(&program, Arch::Aarch64.audit(), 0, first(0))), "kill");
     assert_eq!(word(run(&program, Arch::X86_64.audit(), 0x4000_0000, first(0))), "errno 38");
     assert_eq!(word(run(&program, Arch::X86_64.audit(), 5000, first(0))), "errno 1");
-    assert!(program.len() < 1000, "{} instructions", program.len());
+    assert!(program.len() < 400, "{} instructions", program.len());
 }
 
 #[test]
