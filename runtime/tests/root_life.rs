@@ -22,6 +22,35 @@ fn request(command: &[&str]) -> ExecRequest {
     }
 }
 
+/// On its way in a command is more than the container: root of the host, with descriptors of the shim.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn a_container_cannot_look_into_a_command_on_its_way_in() {
+    let node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let look = r#"while [ ! -e /tmp/end ]; do for p in /proc/[0-9]*; do
+        is() { n=; read -r n < $p/comm; [ "$n" = orlop-shim ]; } 2> /dev/null
+        if is; then if [ -e $p/exe ] || [ -e $p/root/bin ] || [ -e $p/fd/0 ]; then is && echo open; else echo shut; fi; fi
+        done; done; [ -e /proc/self/fd/0 ] && [ -e /proc/$$/root/bin ] && echo able"#;
+    let mut specs = ["ordinary", "tracer"].map(|name| node.shell(name, look));
+    specs[1].add_capabilities = vec!["SYS_PTRACE".to_owned()];
+    for spec in &specs {
+        let container = node.runtime.start_container("u1", spec).await.unwrap();
+        let seen = |word: &str| node.log(spec).lines().filter(|line| *line == word).count();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let wanted = if spec.name == "tracer" { "open" } else { "shut" };
+        while seen(wanted) < 20 {
+            assert!(Instant::now() < deadline, "{}: {:?}", spec.name, node.log(spec));
+            node.runtime.exec("u1", &container.id, request(&["true"])).await.unwrap();
+        }
+        node.runtime.exec("u1", &container.id, request(&["touch", "/tmp/end"])).await.unwrap();
+        node.wait_for_log(spec, "able").await;
+        // Who may trace all of the host's root may trace this too, as under other runtimes: the look is one that sees.
+        assert!(spec.name == "tracer" || seen("open") == 0, "{}", node.log(spec));
+    }
+    node.finish(&["u1"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "root tier"]
 async fn stop_asks_and_then_kills() {

@@ -2,7 +2,12 @@
 //!
 //! Not for: making or removing those of containers (the creator and the client do).
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::{Result, Write},
+    path::Path,
+    rc::Rc,
+};
 
 use crate::sys;
 
@@ -18,6 +23,32 @@ pub(crate) fn parse(text: &str) -> Dirs {
 pub(crate) fn memory(dirs: &Dirs) -> Option<&str> {
     let named = |name: &str| dirs.iter().find(|(is, _)| is == name).map(|(_, dir)| dir.as_str());
     named("memory").or_else(|| named("unified"))
+}
+
+/// A v1 cgroup, open for those who are to join it when there is no way to it any more.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) dir: String,
+    tasks: File,
+}
+
+impl Door {
+    /// Of all these but cgroup v2. Opening one costs more than to join it: those at hand are used again.
+    pub(crate) fn open(dirs: &Dirs, at_hand: &[Rc<Door>]) -> Result<Vec<Rc<Door>>> {
+        let door = |dir: &String| match at_hand.iter().find(|door| door.dir == *dir) {
+            Some(door) => Ok(Rc::clone(door)),
+            None => {
+                let tasks = File::options().write(true).open(format!("{dir}/tasks"))?;
+                Ok(Rc::new(Door { dir: dir.clone(), tasks }))
+            }
+        };
+        dirs.iter().filter(|(name, _)| name != "unified").map(|(_, dir)| door(dir)).collect()
+    }
+
+    /// Moves this process, which has one thread.
+    pub(crate) fn enter(&self) -> Result<()> {
+        (&self.tasks).write_all(b"0")
+    }
 }
 
 /// The directory in cgroup v2: a process can be born there.

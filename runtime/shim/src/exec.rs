@@ -1,21 +1,25 @@
-//! Runs a command inside a running container: joins its cgroups and namespaces, forks into its pid namespace.
+//! Runs a command inside a running container.
 //!
 //! ```text
-//!  shim ── fork ──▶ A: cgroups, setns ── fork ──▶ B: user, filter, exec
-//!                   └ tells B's pid, ends        └ becomes the shim's child (subreaper)
+//!  shim ── setns: file systems, pids of children ── fork ──▶ command: cgroups, other namespaces, user, filter, exec
+//!   └ setns: back home                                        └ the shim's own child
 //! ```
-//! It has a cgroup of its own below the container's, for the case that it has to be killed with all its children.
-//! Its streams are those of whoever asked: descriptors that the shim hands on and closes. No byte of them passes here.
+//! What can see the command from its first moment on, the container, cannot look into it or trace it: it has no other
+//! file systems than its own, and is not dumpable. It has a cgroup of its own below the container's, for the case that
+//! it has to be killed with all its children. Its streams are those of whoever asked: descriptors that the shim hands on
+//! and closes. No byte of them passes here.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{Error, Write},
     os::fd::{AsFd, OwnedFd},
+    rc::Rc,
 };
 
 use crate::{
-    cgroup::{Dirs, Nest},
+    cgroup::{Dirs, Door, Nest},
+    home::Home,
     process::{self, Failure},
     protocol::{Step, Window},
     records::ProcessSpec,
@@ -33,13 +37,10 @@ pub(crate) struct Running {
     pub(crate) max_output: usize,
     pub(crate) deadline: Option<u64>,
     pub(crate) timed_out: bool,
-    /// The process that enters the container; it ends when there is a pid.
-    pub(crate) entering: u32,
-    pub(crate) pid: Option<u32>,
+    pub(crate) pid: u32,
     pub(crate) exit: Option<i32>,
     /// `None`: no hierarchy will do, sessions and parents have to tell who belongs to it.
     pub(crate) nest: Option<Nest>,
-    pub(crate) since: u64,
     pub(crate) client: u64,
     pub(crate) number: u32,
 }
@@ -57,22 +58,45 @@ pub(crate) enum Stdio {
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) spec: ProcessSpec,
-    pub(crate) filter: Vec<u8>,
-    pub(crate) cgroups: Dirs,
+    /// The unified cgroup's directory: it is born there.
+    pub(crate) birthplace: Option<OwnedFd>,
     pub(crate) init: OwnedFd,
-    /// The container has a user namespace of its own; its root is this user of the host.
-    pub(crate) root: Option<u32>,
+    pub(crate) entry: Entry,
 }
 
-const NAMESPACES: i32 = libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
+/// What was found out about a container when it was entered, and is the same for the next command. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Its first process.
+    pub(crate) pid: u32,
+    /// The container has a user namespace of its own; its root is this user of the host.
+    pub(crate) root: Option<u32>,
+    /// File of the compiled filter, and its content.
+    pub(crate) filter: (String, Rc<[u8]>),
+    /// Cgroups but the unified one.
+    pub(crate) doors: Vec<Rc<Door>>,
+}
+
+impl Entry {
+    /// `last` is that of the command before.
+    pub(crate) fn find(pid: u32, seccomp: &str, dirs: &Dirs, last: Option<&Entry>) -> Result<Entry, Error> {
+        let last = last.filter(|last| last.pid == pid);
+        let root = last.map_or_else(|| root_of(pid), |last| Ok(last.root))?;
+        let filter = match last.map(|last| &last.filter).filter(|(path, _)| path == seccomp) {
+            Some((_, bytes)) => Rc::clone(bytes),
+            None if seccomp.is_empty() => Rc::default(),
+            None => fs::read(seccomp)?.into(),
+        };
+        let doors = Door::open(dirs, last.map_or(&[], |last| &last.doors))?;
+        Ok(Entry { pid, root, filter: (seccomp.to_owned(), filter), doors })
+    }
+}
+
+/// Beside those that it is born into.
+const NAMESPACES: i32 = libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 
 /// The user that is root in the user namespace of a process; `None` if that is our own.
-pub(crate) fn root_of(pid: u32) -> Result<Option<u32>, Error> {
+fn root_of(pid: u32) -> Result<Option<u32>, Error> {
     let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/user"));
     if namespace(&pid.to_string())? == namespace("self")? {
         return Ok(None);
@@ -84,61 +108,61 @@ pub(crate) fn root_of(pid: u32) -> Result<Option<u32>, Error> {
 }
 
 /// Forks; gives the child and the read end of its status.
-pub(crate) fn start(plan: &Plan, stdio: &Stdio) -> Result<(u32, OwnedFd), Error> {
+pub(crate) fn start(plan: &Plan, home: &Home, stdio: &Stdio) -> Result<(u32, OwnedFd), Error> {
     let (status, status_end) = sys::pipe()?;
     sys::set_nonblocking(&status)?;
-    let null = File::options().read(true).write(true).open("/dev/null")?.into();
-    let unified = plan.cgroups.iter().find(|(name, _)| name == "unified");
-    let unified = unified.and_then(|(_, dir)| File::open(dir).ok());
-    let born_there = unified.and_then(|dir| sys::fork_into(dir.as_fd()).ok());
+    home.leave_for(&plan.init)
+        .map_err(|error| Error::new(error.kind(), format!("join namespaces: {error}")))?;
+    let born_there = plan.birthplace.as_ref().and_then(|dir| sys::fork_into(dir.as_fd()).ok());
     let is_born_there = born_there.is_some();
-    let forked = match born_there {
-        Some(forked) => forked,
-        None => sys::fork()?,
-    };
-    if let Fork::Parent(child) = forked {
-        return Ok((child, status));
+    let forked = born_there.map_or_else(sys::fork, Ok);
+    if let Ok(Fork::Child) = forked {
+        let failure = match enter(plan, home, stdio, is_born_there) {
+            Ok(()) => inside(plan, stdio, home.null()),
+            Err(failure) => failure,
+        };
+        drop(File::from(status_end).write_all(report::error_line(failure.step, &failure.text).as_bytes()));
+        sys::exit_now(255)
     }
-    let mut status = File::from(status_end);
-    let failure = match enter(plan, stdio, is_born_there) {
-        Ok(Fork::Parent(pid)) => {
-            drop(status.write_all(report::pid_line(pid).as_bytes()));
-            sys::exit_now(0)
-        }
-        Ok(Fork::Child) => inside(plan, stdio, &null),
-        Err(failure) => failure,
-    };
-    drop(status.write_all(report::error_line(failure.step, &failure.text).as_bytes()));
-    sys::exit_now(255)
+    if home.come_back().is_err() {
+        // With a container's file systems nothing that a shim does would be what it means. Its end is noticed.
+        sys::exit_now(1)
+    }
+    match forked? {
+        Fork::Parent(child) => Ok((child, status)),
+        Fork::Child => Err(Error::other("a child that goes on as its parent")),
+    }
 }
 
 /// `cgroup.procs` makes its writer wait for a grace period of the kernel. A single thread may move itself through v1's
-/// `tasks`, which does not.
-fn enter(plan: &Plan, stdio: &Stdio, in_unified: bool) -> Result<Fork, Failure> {
+/// `tasks`, which does not. All paths lead into the container already.
+fn enter(plan: &Plan, home: &Home, stdio: &Stdio, is_born_there: bool) -> Result<(), Failure> {
     let at =
         |what: String| move |error: Error| Failure { step: Step::Create, text: format!("{what}: {error}") };
-    for (name, dir) in plan.cgroups.iter().filter(|(name, _)| name != "unified" || !in_unified) {
-        let file = if name == "unified" { "cgroup.procs" } else { "tasks" };
-        fs::write(format!("{dir}/{file}"), "0").map_err(at(format!("join cgroup {dir}")))?;
+    for door in &plan.entry.doors {
+        door.enter().map_err(at(format!("join cgroup {}", door.dir)))?;
+    }
+    if let Some(dir) = plan.birthplace.as_ref().filter(|_| !is_born_there) {
+        sys::write_at(dir.as_fd(), "cgroup.procs", b"0").map_err(at("join the cgroup".to_owned()))?;
     }
     if let Some(score) = plan.spec.oom_score_adj {
-        fs::write("/proc/self/oom_score_adj", score.to_string())
+        let score = score.to_string();
+        sys::write_at(home.proc(), "self/oom_score_adj", score.as_bytes())
             .map_err(at("set oom_score_adj".to_owned()))?;
     }
     if let Stdio::Files(files) = stdio {
-        let uid = plan.root.unwrap_or(0).saturating_add(plan.spec.uid);
+        let uid = plan.entry.root.unwrap_or(0).saturating_add(plan.spec.uid);
         files.iter().flatten().for_each(|file| process::own(file.as_fd(), uid));
     }
-    sys::set_undumpable().map_err(at("set dumpable".to_owned()))?;
-    let user = if plan.root.is_some() { libc::CLONE_NEWUSER } else { 0 };
+    let user = if plan.entry.root.is_some() { libc::CLONE_NEWUSER } else { 0 };
     sys::join_namespaces(&plan.init, NAMESPACES | user).map_err(at("join namespaces".to_owned()))?;
-    if plan.root.is_some() {
+    if plan.entry.root.is_some() {
         sys::become_root().map_err(at("become root of the user namespace".to_owned()))?;
     }
     // Programs look for their limits where /proc/self/cgroup says: at the root they find the container's, the mounts
     // are the same. Without it they only see a directory more.
     drop(sys::unshare(libc::CLONE_NEWCGROUP));
-    sys::fork().map_err(at("fork".to_owned()))
+    Ok(())
 }
 
 fn inside(plan: &Plan, stdio: &Stdio, null: &OwnedFd) -> Failure {
@@ -160,22 +184,21 @@ fn inside(plan: &Plan, stdio: &Stdio, null: &OwnedFd) -> Failure {
         Ok(program) => program,
         Err(failure) => return failure,
     };
-    process::run(&plan.spec, &program, &plan.filter)
+    process::run(&plan.spec, &program, &plan.entry.filter.1)
 }
 
 impl Running {
     /// KILL to the command and to all that came of it.
     pub(crate) fn kill(&self) {
-        let pid = self.pid.unwrap_or(self.entering);
         match &self.nest {
             Some(nest) => {
                 // It may be on its way in.
                 if self.exit.is_none() {
-                    drop(sys::kill(pid, libc::SIGKILL));
+                    drop(sys::kill(self.pid, libc::SIGKILL));
                 }
                 nest.kill();
             }
-            None => kill_tree(pid),
+            None => kill_tree(self.pid),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  client ── frames over a unix socket ──▶ serve (one poll loop, one thread)
 //!                                            ├── create: fork + exec of the creator, status pipe
-//!                                            ├── exec: fork, setns, fork, exec
+//!                                            ├── exec: setns, fork, setns, exec
 //!                                            ├── stdout/stderr pipes ──▶ cri ──▶ log files
 //!                                            └── waitpid(-1) ──▶ state ──▶ exit records, events
 //! ```
@@ -25,6 +25,7 @@ mod cgroup;
 mod client;
 mod create;
 mod exec;
+mod home;
 mod logs;
 mod oom;
 pub mod serve;

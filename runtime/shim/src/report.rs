@@ -36,12 +36,17 @@ pub fn has_failed(told: &[u8]) -> bool {
 
 /// The pipe is closed: what happened? The first error counts: later ones follow from it.
 pub fn outcome(told: &[u8]) -> Outcome {
-    let error = lines(told).find_map(|line| {
-        let (step, text) = line.strip_prefix("E ")?.split_once(' ')?;
-        Some(Outcome::Failed(Step::from_number(step.parse().ok()?), text.to_owned()))
-    });
+    let error = failure(told).map(|(step, text)| Outcome::Failed(step, text));
     let silent = || Outcome::Failed(Step::Shim, "the child ended without a word".to_owned());
     error.or_else(|| pid(told).map(Outcome::Runs)).unwrap_or_else(silent)
+}
+
+/// The first error that was told.
+pub fn failure(told: &[u8]) -> Option<(Step, String)> {
+    lines(told).find_map(|line| {
+        let (step, text) = line.strip_prefix("E ")?.split_once(' ')?;
+        Some((Step::from_number(step.parse().ok()?), text.to_owned()))
+    })
 }
 
 fn lines(told: &[u8]) -> impl Iterator<Item = &str> {

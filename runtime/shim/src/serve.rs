@@ -23,7 +23,9 @@ use creations::{CREATE_MS, Creation};
 use crate::{
     cgroup::{self, Dirs, Nest},
     client::Client,
-    create, exec,
+    create,
+    exec::{self, Entry},
+    home::Home,
     init::Init,
     logs::Logs,
     oom::Watch,
@@ -81,6 +83,9 @@ struct Server {
     execs: BTreeMap<u64, exec::Running>,
     /// Cgroups of commands that are over.
     leaving: Vec<Nest>,
+    home: Home,
+    /// Of the container that was entered last: what it holds open is little for one.
+    entry: Option<Entry>,
     attached: Attached,
     clients: BTreeMap<u64, Client>,
     next_key: u64,
@@ -105,6 +110,8 @@ pub fn run(config: Config, listener: UnixListener, signals: OwnedFd) -> Result<(
         creations: Vec::new(),
         execs: BTreeMap::new(),
         leaving: Vec::new(),
+        home: Home::here()?,
+        entry: None,
         attached: Attached::new(),
         clients: BTreeMap::new(),
         next_key: 1,
@@ -313,6 +320,7 @@ impl Server {
                 self.read_exec(key);
             } else {
                 if let Some(id) = self.table.owner(pid).map(str::to_owned) {
+                    self.entry = None;
                     self.look_for_oom(&id);
                     if let Some(live) = self.live.get_mut(&id) {
                         let attached = &mut self.attached;

@@ -162,11 +162,6 @@ impl Table {
         vec![Action::KillAll { id: id.clone() }, Action::Exited { id, exit }]
     }
 
-    /// The status of a kept end. Pids come round again: what ended before `since` was another process.
-    pub fn ended_early(&mut self, pid: u32, since: u64) -> Option<i32> {
-        self.take_early(pid, since).map(|early| early.status)
-    }
-
     fn take_early(&mut self, pid: u32, since: u64) -> Option<Early> {
         let at = self.early.iter().position(|early| early.pid == pid && early.finished >= since)?;
         Some(self.early.swap_remove(at))
@@ -281,9 +276,10 @@ mod tests {
         let mut table = Table::default();
         (0..200).for_each(|pid| drop(table.reaped(pid, 0, 1)));
         assert_eq!(table.early.len(), EARLY);
-        assert_eq!(table.ended_early(199, 2), None, "another process of that pid");
-        assert_eq!(table.ended_early(199, 1), Some(0));
-        assert_eq!(table.ended_early(1, 0), None);
+        let mut status = |pid, since| table.take_early(pid, since).map(|early| early.status);
+        assert_eq!(status(199, 2), None, "another process of that pid");
+        assert_eq!(status(199, 1), Some(0));
+        assert_eq!(status(1, 0), None);
     }
 
     #[test]

@@ -281,6 +281,25 @@ pub fn join_namespaces(process: &OwnedFd, flags: libc::c_int) -> Result<()> {
     check(unsafe { libc::setns(process.as_raw_fd(), flags) }).map(drop)
 }
 
+/// Root and working directory, after the mount namespace was changed.
+pub fn use_root(root: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fchdir(root.as_raw_fd()) })?;
+    // SAFETY: a C string.
+    check(unsafe { libc::chroot(c".".as_ptr()) })?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::fchdir(dir.as_raw_fd()) }).map(drop)
+}
+
+/// Write to a file of the kernel's below a directory.
+pub fn write_at(dir: BorrowedFd<'_>, path: &str, bytes: &[u8]) -> Result<()> {
+    let path = c_string(path)?;
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    // SAFETY: a C string that lives until after the call.
+    let fd = check(unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), flags) })?;
+    std::io::Write::write_all(&mut std::fs::File::from(own(fd)), bytes)
+}
+
 /// What this process is called in lists.
 pub fn set_name(name: &CString) -> Result<()> {
     // SAFETY: a C string; the kernel takes sixteen bytes at most.

@@ -8,12 +8,11 @@ use std::{
 
 use super::{Server, drain, error, not_running};
 use crate::{
-    cgroup::Nest,
-    exec::{self, Stdio},
+    cgroup::{self, Nest},
+    exec::{self, Entry, Stdio},
     protocol::{ExecRequest, Response, Step, StreamRequest, Streams},
     records::{ExitRecord, ProcessSpec},
-    report::{self, Outcome},
-    sys,
+    report, sys,
 };
 
 /// Who asked, and where the answer goes.
@@ -47,7 +46,6 @@ impl Server {
         fds: Vec<OwnedFd>,
     ) -> std::result::Result<(), Response> {
         let StreamRequest { id, args, env, timeout_ms, terminal, streams } = request;
-        let plan = self.plan(id, args, env)?;
         let stdio = match terminal {
             None => Stdio::Files(assign(*streams, fds)?),
             Some(window) => match <[OwnedFd; 1]>::try_from(fds) {
@@ -55,41 +53,59 @@ impl Server {
                 Err(_) => return Err(error(Step::Protocol, "a terminal needs one socket".to_owned())),
             },
         };
+        let plan = self.plan(id, args, env)?;
         self.start_command(asked, plan, &stdio, *timeout_ms).map(drop)
     }
 
-    /// Everything a command inside this container has to be like.
-    fn plan(&self, id: &str, args: &[String], env: &[String]) -> std::result::Result<exec::Plan, Response> {
+    /// Everything a command inside this container has to be like, and its nest.
+    fn plan(
+        &mut self,
+        id: &str,
+        args: &[String],
+        env: &[String],
+    ) -> std::result::Result<(exec::Plan, Option<Nest>), Response> {
         let (pid, live) = self.table.pid(id).zip(self.live.get(id)).ok_or_else(|| not_running(id))?;
-        let plan = || -> Result<exec::Plan> {
+        let mut dirs = live.dirs.clone();
+        let read = || -> Result<_> {
             let bytes = fs::read(format!("{}/process", live.bundle))?;
             let mut spec = ProcessSpec::from_bytes(&bytes).map_err(Error::other)?;
             args.clone_into(&mut spec.args);
             env.iter().for_each(|pair| spec.set_var(pair));
-            let filter = if spec.seccomp.is_empty() { Vec::new() } else { fs::read(&spec.seccomp)? };
-            let (init, root) = (sys::pidfd(pid)?, exec::root_of(pid)?);
-            Ok(exec::Plan { spec, filter, cgroups: live.dirs.clone(), init, root })
+            Ok((spec, sys::pidfd(pid)?))
         };
-        plan().map_err(|cause| broken(&cause))
+        let (spec, init) = read().map_err(|cause| broken(&cause))?;
+        let nest = Nest::make(&mut dirs, self.key());
+        let open = || -> Result<_> {
+            let birthplace = cgroup::unified(&dirs).map(fs::File::open).transpose()?;
+            Ok((birthplace.map(OwnedFd::from), Entry::find(pid, &spec.seccomp, &dirs, self.entry.as_ref())?))
+        };
+        match open() {
+            Ok((birthplace, entry)) => {
+                self.entry = Some(entry.clone());
+                Ok((exec::Plan { spec, birthplace, init, entry }, nest))
+            }
+            Err(cause) => {
+                self.leaving.extend(nest);
+                Err(broken(&cause))
+            }
+        }
     }
 
     fn start_command(
         &mut self,
         Asked { client, number }: Asked,
-        mut plan: exec::Plan,
+        (plan, nest): (exec::Plan, Option<Nest>),
         stdio: &Stdio,
         timeout_ms: u64,
     ) -> std::result::Result<u64, Response> {
-        let since = sys::now_ns();
-        let key = self.key();
-        let nest = Nest::make(&mut plan.cgroups, key);
-        let (entering, status) = match exec::start(&plan, stdio) {
+        let (pid, status) = match exec::start(&plan, &self.home, stdio) {
             Ok(started) => started,
             Err(cause) => {
                 self.leaving.extend(nest);
                 return Err(broken(&cause));
             }
         };
+        let key = self.key();
         let limit = Some(timeout_ms).filter(|limit| *limit > 0);
         let running = exec::Running {
             output: None,
@@ -99,11 +115,9 @@ impl Server {
             max_output: 0,
             deadline: limit.map(|limit| sys::monotonic_ms().saturating_add(limit)),
             timed_out: false,
-            entering,
-            pid: None,
+            pid,
             exit: None,
             nest,
-            since,
             client,
             number,
         };
@@ -120,17 +134,13 @@ impl Server {
         if running.status.as_ref().is_some_and(|fd| drain(fd, &mut running.told, usize::MAX)) {
             running.status = None;
         }
-        if running.pid.is_none() {
-            running.pid = report::pid(&running.told);
-            running.exit = running.pid.and_then(|pid| self.table.ended_early(pid, running.since));
-        }
         if running.status.is_some() {
             return;
         }
-        let answer = match (report::outcome(&running.told), running.exit) {
-            (Outcome::Failed(step, text), _) => error(step, text),
-            (Outcome::Runs(_), None) => return,
-            (Outcome::Runs(_), Some(status)) => Response::Exec {
+        let answer = match (report::failure(&running.told), running.exit) {
+            (Some((step, text)), _) => error(step, text),
+            (None, None) => return,
+            (None, Some(status)) => Response::Exec {
                 code: ExitRecord::from_wait(status, false, 0, 0).code,
                 timed_out: running.timed_out,
                 output: std::mem::take(&mut running.kept),
@@ -151,7 +161,7 @@ impl Server {
     }
 
     pub(super) fn exec_of(&self, pid: u32) -> Option<u64> {
-        self.execs.iter().find(|(_, running)| running.pid == Some(pid)).map(|(key, _)| *key)
+        self.execs.iter().find(|(_, running)| running.pid == pid).map(|(key, _)| *key)
     }
 }
 
