@@ -299,6 +299,8 @@ flags! {
     /// Memory is guaranteed and throttled by requests and limits, on cgroup v2: upstream's alpha feature MemoryQoS
     /// [default: false].
     memory_qos: bool, "ORLOP_MEMORY_QOS";
+    /// Resource limits of containers, as in `nofile=1024:524288,core=0` [default: those this program is started with].
+    default_ulimits: String, "ORLOP_DEFAULT_ULIMITS";
     /// Port of the kubelet API, on the node's address [default: 10250].
     kubelet_port: u16, "ORLOP_KUBELET_PORT";
     /// Cgroup subtree of this node, below each hierarchy's mount point [default: orlop].

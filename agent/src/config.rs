@@ -15,6 +15,7 @@ use orlop_runtime::{
     ids::IdRange,
     image::{Registries, Thresholds, Verification},
     log::Limits as LogLimits,
+    rlimits::Rlimit,
 };
 
 use crate::{
@@ -47,6 +48,8 @@ pub struct Config {
     pub max_pods: u32,
     /// Ids of the host for pods with a user namespace of their own.
     pub user_namespace_ids: IdRange,
+    /// Resource limits of containers.
+    pub rlimits: Vec<Rlimit>,
     /// What operators want of pods' resources.
     pub resources: ResourcePolicy,
     /// Port of the kubelet API.
@@ -311,6 +314,7 @@ impl TryFrom<Flags> for Config {
             memory_swap_behavior,
             single_process_oom_kill,
             memory_qos,
+            default_ulimits,
             kubelet_port,
             cgroup_root,
             bpffs,
@@ -388,6 +392,10 @@ impl TryFrom<Flags> for Config {
                 single_process_oom_kill: single_process_oom_kill.unwrap_or(false),
                 memory_qos: memory_qos.unwrap_or(false),
             },
+            rlimits: words(default_ulimits)
+                .into_iter()
+                .map(|text| parse("default-ulimits", text))
+                .collect::<Result<_, _>>()?,
             kubelet_port: kubelet_port.unwrap_or(10250),
             cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
             mtu: parse_mtu(mtu.unwrap_or(1500))?,
@@ -547,6 +555,14 @@ mod tests {
         check(
             "{nodeName: n1, nodeIp: 10.0.0.300, shim: /s}",
             expect_test::expect![[r#"--node-ip "10.0.0.300": invalid IPv4 address syntax"#]],
+        );
+    }
+
+    #[test]
+    fn ulimits_are_checked() {
+        check(
+            "{nodeName: n1, nodeIp: 10.0.0.1, shim: /s, defaultUlimits: 'core=0,nofile=5:1'}",
+            expect_test::expect![[r#"--default-ulimits "nofile=5:1": the soft limit is above the hard one"#]],
         );
     }
 

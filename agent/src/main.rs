@@ -72,8 +72,9 @@ fn serve<F>(args: ModeArgs, mode: impl FnOnce(Config, tokio_util::sync::Cancella
 where
     F: Future<Output = Result<()>>,
 {
-    let config = Config::load(args)?;
+    let mut config = Config::load(args)?;
     telemetry::start(&config.log)?;
+    app::allow_open_files(&mut config.rlimits);
     app::tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Work comes in short bursts; more threads than this cost memory and buy nothing on a small machine.

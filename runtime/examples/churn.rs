@@ -46,6 +46,7 @@ async fn main() -> Result<(), BoxError> {
         shim: shim.into(),
         creator: creator.into(),
         ids: IdRange::for_pods(3),
+        rlimits: Vec::new(),
     };
     let (runtime, _events) = Runtime::open_with(config, OneLayer(layer.into())).await?;
     for pod in runtime.pods().await {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::IdRange, image::Image};
+use crate::{ids::IdRange, image::Image, rlimits::Rlimit};
 
 /// Where the runtime keeps its things and which programs it starts.
 #[derive(Clone, Debug)]
@@ -22,6 +22,9 @@ pub struct RuntimeConfig {
     pub creator: PathBuf,
     /// Ids of the host for pods with a user namespace of their own; each gets a part.
     pub ids: IdRange,
+    /// What processes of containers get, in place of this process's own. A hard limit above ours needs CAP_SYS_RESOURCE
+    /// here and no user namespace of the pod's own; else it becomes ours.
+    pub rlimits: Vec<Rlimit>,
 }
 
 /// Which pod a sandbox belongs to.

@@ -29,6 +29,7 @@ pub mod log;
 mod records;
 mod remove;
 pub mod resolve;
+pub mod rlimits;
 mod rootfs;
 mod sandbox;
 pub mod seccomp;

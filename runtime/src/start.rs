@@ -15,7 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 use orlop_shim::{
-    protocol::{Request, Response, Stdio, TERMINALS},
+    protocol::{RLIMITS, Request, Response, Stdio, TERMINALS},
     records::PidRecord,
 };
 
@@ -247,7 +247,7 @@ impl Runtime {
         spec: &ContainerSpec,
         root: &Path,
     ) -> Result<Host, StartError> {
-        let Inner { layout, hierarchies, limits, .. } = &*self.0;
+        let Inner { config, layout, hierarchies, limits, .. } = &*self.0;
         // In a user namespace of its own even what this process has not can be given: it counts for nothing outside.
         let capabilities = if users.is_some() { limits.known } else { limits.capabilities };
         let kept = spec::capabilities(spec, capabilities).map_err(spec::SpecError::from)?;
@@ -284,6 +284,13 @@ impl Runtime {
             apparmor,
             capabilities,
             oom_floor: limits.oom_floor,
+            // The shim reads what it is to set for commands: an older one would not understand.
+            rlimits: match self.shim(&pod.pod.uid) {
+                Ok(shim) if shim.version >= RLIMITS => {
+                    config.rlimits.iter().map(|limit| (limit.resource, limit.soft, limit.hard)).collect()
+                }
+                _ => Vec::new(),
+            },
             devices: devices.map_err(StartError::Rootfs)?,
             asked,
         })

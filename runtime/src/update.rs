@@ -11,6 +11,7 @@ use crate::{
     client::{Runtime, blocking},
     errors::UpdateError,
     records::{self, ContainerRecord, SandboxRecord},
+    rlimits::Rlimit,
 };
 
 impl Runtime {
@@ -65,6 +66,17 @@ impl Runtime {
     /// Lower scores that containers ask for become this one: the kernel refuses them to this process.
     pub fn lowest_oom_score_adj(&self) -> i32 {
         self.0.limits.oom_floor
+    }
+
+    /// The configured resource limits that this process may not give: their hard value is above our own.
+    pub fn clamped_rlimits(&self) -> Vec<Rlimit> {
+        if self.0.limits.capabilities.has("SYS_RESOURCE") {
+            return Vec::new();
+        }
+        let refused = |limit: &&Rlimit| {
+            orlop_shim::sys::rlimit(limit.resource).is_ok_and(|[_, hard]| limit.hard > hard)
+        };
+        self.0.config.rlimits.iter().filter(refused).copied().collect()
     }
 
     /// Adds to a sandbox's labels, or replaces some; they are on disk when this returns.

@@ -111,6 +111,17 @@ async fn exec_is_the_container_over_again() {
         });
         assert_eq!(first, second, "{name}");
     }
+    let limits = text(run("cat /proc/1/limits; echo --; cat /proc/self/limits").await.unwrap());
+    let [first, second] = <[&str; 2]>::try_from(limits.split("--\n").collect::<Vec<_>>()).unwrap();
+    assert_eq!(first, second);
+    let locked = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("Max locked memory")).unwrap().to_owned();
+        line.split_whitespace().skip(3).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let own = locked(&fs::read_to_string("/proc/self/limits").unwrap());
+    // Without CAP_SYS_RESOURCE a hard limit cannot be raised, which is known before.
+    let raised = node.runtime.clamped_rlimits().is_empty();
+    assert_eq!(locked(first), ["4096", if raised { "unlimited" } else { &own[1] }]);
     for kind in ["net", "mnt", "pid", "ipc", "uts"] {
         let link =
             text(exec(request(&["stat", "-c", "%N", &format!("/proc/self/ns/{kind}")])).await.unwrap());

@@ -51,6 +51,12 @@ impl Host {
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
         line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
     }
+    /// Soft and hard value.
+    fn ulimit(&self, name: &str) -> String {
+        let text = self.read("limits");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+    }
     /// Whether a namespace is the host's.
     fn namespace(&self, name: &str) -> String {
         let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
@@ -173,6 +179,18 @@ fn users() -> Vec<Row> {
             |_, c| c.user = User { uid: 33, gid: 34, additional_gids: vec![] }.into(),
             ("echo y > /dev/stdout", "y\n"),
             (|h| fs::metadata(format!("/proc/{}/fd/1", h.pid)).unwrap().uid().to_string(), "33"),
+        ),
+        row(
+            "ulimits",
+            |_, _| {},
+            ("ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -Sl", "1000\n2000\n0\n4\n"),
+            (|h| h.ulimit("Max open files"), "1000 2000"),
+        ),
+        row(
+            "ulimits with hostUsers: false",
+            |s, _| s.user_namespace = true,
+            ("ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -Sl", "1000\n2000\n0\n4\n"),
+            (|h| h.ulimit("Max core file size"), "0 0"),
         ),
         row(
             "hostUsers: false",

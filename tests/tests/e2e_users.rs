@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{os::unix::fs::MetadataExt as _, process::Command};
+use std::{fs, os::unix::fs::MetadataExt as _, process::Command};
 
 use orlop_tests::{Playground, playground::run};
+use rustix::process::{Resource, getrlimit};
 
 /// One container as user 1000 with everything that a node writes for it.
 fn pod(name: &str) -> String {
@@ -103,11 +104,31 @@ fn what_cannot_be_is_said(p: &Playground) {
     assert_eq!(features, serde_json::json!({"recursiveReadOnlyMounts": true, "userNamespaces": true}));
 }
 
+/// What the node says, and for open files what the agent was started with, which it raises for itself.
+fn limits_of_processes_are_the_nodes(p: &Playground) {
+    p.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: limited}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+         {name: c, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, 'ulimit -c; ulimit -l; ulimit -Sn; ulimit -Hn; sleep 1000']}]}}",
+    )
+    .text();
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/limited", "--timeout=60s"]).text();
+    let files = getrlimit(Resource::Nofile);
+    let word = |value: Option<u64>| value.map_or("unlimited".to_owned(), |value| value.to_string());
+    let expected = format!("0\n8\n{}\n{}\n", word(files.current), word(files.maximum));
+    p.wait_for(&["logs", "limited"], |text| text == expected);
+    let agents = fs::read_to_string(format!("/proc/{}/limits", p.agent_pid(1))).unwrap();
+    let line = agents.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<_> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(words, [word(files.maximum), word(files.maximum)]);
+    p.kubectl(&["delete", "pod", "limited", "--timeout=30s"]).text();
+}
+
 #[test]
 #[ignore = "e2e tier"]
 fn users_of_their_own() {
-    let mut p = Playground::start();
+    let mut p = Playground::with(&[], &[("ORLOP_DEFAULT_ULIMITS", "core=0,memlock=8192:unlimited")]);
     volumes_fit_users_inside_and_owners_outside(&p);
     what_cannot_be_is_said(&p);
+    limits_of_processes_are_the_nodes(&p);
     an_agent_that_starts_anew_changes_nobody(&mut p);
 }

@@ -21,6 +21,8 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use orlop_runtime::rlimits::{NOFILE, Rlimit};
+use rustix::process::{Resource, Rlimit as Limit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -94,6 +96,19 @@ fn cluster_ca(kubeconfig: &Kubeconfig, path: &Path) -> Result<Vec<u8>> {
 /// Chooses ring for all TLS of the process; a second call changes nothing.
 pub(crate) fn tls_provider() {
     let _already_chosen = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// A node holds a few descriptors per pod: as many as may be are allowed, and containers get what we were started with,
+/// unless the operator says otherwise. Programs that use `select` break above 1024.
+pub(crate) fn allow_open_files(of_containers: &mut Vec<Rlimit>) {
+    let Limit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Limit { current: maximum, maximum }) {
+        tracing::warn!(%error, "raise the number of files that may be open");
+    }
+    if !of_containers.iter().any(|limit| limit.resource == NOFILE) {
+        let value = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        of_containers.push(Rlimit { resource: NOFILE, soft: value(current), hard: value(maximum) });
+    }
 }
 
 /// Cancelled by SIGTERM or SIGINT.

@@ -206,6 +206,7 @@ pub(super) fn runtime_config(config: &Config) -> Result<RuntimeConfig> {
         shim: config.shim.clone(),
         creator: std::env::current_exe().context("find the path of this program")?,
         ids: config.user_namespace_ids,
+        rlimits: config.rlimits.clone(),
     })
 }
 

@@ -72,6 +72,7 @@ async fn pods_and_network(dirs: &DirArgs) -> Vec<String> {
         shim: "/nonexistent".into(),
         creator: "/nonexistent".into(),
         ids: IdRange::for_pods(0),
+        rlimits: Vec::new(),
     };
     match Runtime::open(config).await {
         Ok((runtime, _events)) => {

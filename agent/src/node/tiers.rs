@@ -90,5 +90,12 @@ impl Tiers {
             tracing::warn!("{text}");
             self.events.tell(true, "OOMScoreAdjClamped", text).await;
         }
+        for limit in self.runtime.clamped_rlimits() {
+            let text = format!(
+                "no privilege (CAP_SYS_RESOURCE) for the ulimit {limit}: containers get the hard limit of the agent"
+            );
+            tracing::warn!("{text}");
+            self.events.tell(true, "UlimitClamped", text).await;
+        }
     }
 }

@@ -76,6 +76,7 @@ impl Ours {
             shim: shim.to_owned(),
             creator: creator.to_owned(),
             ids: IdRange::for_pods(1),
+            rlimits: Vec::new(),
         };
         let (runtime, events) = Runtime::open_with(config, OneLayer(scratch.layer())).await?;
         runtime.create_sandbox(&sandbox(scratch, UID)).await?;

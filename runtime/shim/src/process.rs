@@ -149,6 +149,7 @@ pub fn run(spec: &ProcessSpec, program: &str, filter: &[u8]) -> Failure {
 
 fn prepare(spec: &ProcessSpec, filter: &[u8]) -> Result<(), Failure> {
     reset_signals();
+    limit(&spec.rlimits).map_err(at(Step::Start, "set resource limits"))?;
     confine(&spec.apparmor)
         .map_err(at(Step::Start, &format!("apply the AppArmor profile {:?}", spec.apparmor)))?;
     drop_bounding(spec.capabilities).map_err(at(Step::Start, "drop capabilities"))?;
@@ -198,6 +199,20 @@ fn reset_signals() {
     let empty: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: the set is ours, the old one is not wanted.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut()) };
+}
+
+/// A hard limit that we may not raise stays as it is.
+fn limit(limits: &[(u32, u64, u64)]) -> Result<(), Error> {
+    for &(resource, soft, hard) in limits {
+        match sys::set_rlimit(resource, [soft, hard]) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                let [_, hard] = sys::rlimit(resource)?;
+                sys::set_rlimit(resource, [soft.min(hard), hard])?;
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// No capability, no group, no user but this, and no way back.

@@ -11,11 +11,13 @@ use crate::{
 };
 
 /// Version of this protocol.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// From this version on a shim knows [`Request::Stream`], [`Request::Attach`] and [`Request::Resize`].
 pub const STREAMS: u32 = 2;
 /// From this version on a shim gives containers a terminal ([`Stdio::terminal`]).
 pub const TERMINALS: u32 = 3;
+/// From this version on a shim knows [`crate::records::ProcessSpec::rlimits`].
+pub const RLIMITS: u32 = 4;
 /// A longer frame is a mistake, not a message.
 pub const MAX_FRAME: usize = 4 << 20;
 

@@ -102,6 +102,8 @@ pub struct ProcessSpec {
     pub oom_score_adj: Option<i32>,
     /// AppArmor profile; empty is none.
     pub apparmor: String,
+    /// Number, soft and hard value of resource limits.
+    pub rlimits: Vec<(u32, u64, u64)>,
 }
 
 impl ProcessSpec {
@@ -122,8 +124,16 @@ impl ProcessSpec {
         w.bool(self.oom_score_adj.is_some());
         w.i32(self.oom_score_adj.unwrap_or(0));
         // Shims of earlier versions know of no more, and can do without it where there is none.
-        if !self.apparmor.is_empty() {
+        if !self.apparmor.is_empty() || !self.rlimits.is_empty() {
             w.str(&self.apparmor);
+        }
+        if !self.rlimits.is_empty() {
+            w.u32(u32::try_from(self.rlimits.len()).unwrap_or(u32::MAX));
+            self.rlimits.iter().for_each(|(resource, soft, hard)| {
+                w.u32(*resource);
+                w.u64(*soft);
+                w.u64(*hard);
+            });
         }
         w.0
     }
@@ -137,6 +147,8 @@ impl ProcessSpec {
         let (capabilities, no_new_privs, seccomp) = (r.u64()?, r.bool()?, r.str()?);
         let (has_score, score) = (r.bool()?, r.i32()?);
         let apparmor = if r.end().is_ok() { String::new() } else { r.str()? };
+        let count = if r.end().is_ok() { 0 } else { r.u32()? };
+        let rlimits = (0..count).map(|_| Ok((r.u32()?, r.u64()?, r.u64()?))).collect::<Result<_, _>>()?;
         r.end()?;
         let oom_score_adj = has_score.then_some(score);
         Ok(ProcessSpec {
@@ -151,6 +163,7 @@ impl ProcessSpec {
             seccomp,
             oom_score_adj,
             apparmor,
+            rlimits,
         })
     }
 
@@ -216,6 +229,12 @@ mod tests {
         assert_eq!(ProcessSpec::from_bytes(&confined.to_bytes()), Ok(confined.clone()));
         // What a shim of an earlier version reads is as long as it knows it, unless there is a profile that it cannot set.
         assert_eq!(confined.to_bytes().len(), spec.to_bytes().len() + 4 + "mine".len());
+        for apparmor in ["", "mine"] {
+            let limits = vec![(7, 1024, u64::MAX), (4, 0, 0)];
+            let limited = ProcessSpec { apparmor: apparmor.into(), rlimits: limits, ..spec.clone() };
+            assert_eq!(ProcessSpec::from_bytes(&limited.to_bytes()), Ok(limited.clone()));
+            assert!(ProcessSpec::from_bytes(&limited.to_bytes()[..limited.to_bytes().len() - 1]).is_err());
+        }
         let mut spec = spec;
         spec.set_var("PATH=/z");
         assert_eq!(spec.env, ["PATH=/z"]);

@@ -300,6 +300,23 @@ pub fn write_at(dir: BorrowedFd<'_>, path: &str, bytes: &[u8]) -> Result<()> {
     std::io::Write::write_all(&mut std::fs::File::from(own(fd)), bytes)
 }
 
+/// Soft and hard value of a resource limit of this process.
+pub fn rlimit(resource: u32) -> Result<[u64; 2]> {
+    let mut now = [0_u64; 2];
+    let none = std::ptr::null::<u64>();
+    // SAFETY: two numbers of 64 bits, as `struct rlimit64`.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, none, now.as_mut_ptr()) };
+    check_long(result).map(|_| now)
+}
+
+/// Sets both.
+pub fn set_rlimit(resource: u32, values: [u64; 2]) -> Result<()> {
+    let none = std::ptr::null_mut::<u64>();
+    // SAFETY: two numbers of 64 bits, as `struct rlimit64`.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, values.as_ptr(), none) };
+    check_long(result).map(drop)
+}
+
 /// What this process is called in lists.
 pub fn set_name(name: &CString) -> Result<()> {
     // SAFETY: a C string; the kernel takes sixteen bytes at most.

@@ -63,6 +63,8 @@ pub struct Host {
     pub capabilities: Capabilities,
     /// Lowest `oom_score_adj` the kernel lets us set.
     pub oom_floor: i32,
+    /// Number, soft and hard value.
+    pub rlimits: Vec<(u32, u64, u64)>,
     /// Devices of the host, for privileged containers.
     pub devices: Vec<DeviceNode>,
     /// Those that the container asked for.
@@ -176,6 +178,7 @@ pub fn bundle(spec: &ContainerSpec, host: &Host) -> Result<Bundle, SpecError> {
         seccomp: host.seccomp.clone(),
         apparmor: host.apparmor.clone(),
         oom_score_adj: spec.resources.oom_score_adj.map(|score| score.max(host.oom_floor)),
+        rlimits: host.rlimits.clone(),
     };
     Ok(Bundle { plan: plan(spec, host), process, user: resolved.user })
 }

@@ -277,10 +277,14 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
     found.push(dir.to_owned());
 }
 
+/// The last one only where this process may raise its own.
+pub const ULIMITS: [&str; 3] = ["nofile=1000:2000", "core=0", "memlock=4096:unlimited"];
+
 async fn open(dir: &Path, shim: &Path, creator: &Path) -> (Runtime, UnboundedReceiver<RuntimeEvent>) {
     let (shim, creator) = (shim.to_owned(), creator.to_owned());
     let (state_dir, run_dir) = (dir.join("state"), dir.join("run"));
-    let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids: IdRange::for_pods(3) };
+    let rlimits = ULIMITS.iter().map(|text| text.parse().unwrap()).collect();
+    let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids: IdRange::for_pods(3), rlimits };
     Runtime::open_with(config, OneLayer(dir.to_owned())).await.unwrap()
 }
 
