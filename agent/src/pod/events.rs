@@ -139,7 +139,9 @@ impl Observed {
                 entry.told_backoff = false;
             }
             Action::StartContainer { container, attempt } => self.starting(container, *attempt, now),
-            Action::StopContainer { container, grace, .. } => self.of(container).stopping = Some(*grace),
+            Action::StopContainer { container, grace, .. } => {
+                self.of(container).stopping = now.checked_add(*grace).ok().or(Some(Timestamp::MAX));
+            }
             Action::RemoveContainer { container, .. } => self.of(container).removing = true,
             Action::Resize => self.resizing = true,
             Action::RemoveSandbox => self.sandbox = Step::Undoing,

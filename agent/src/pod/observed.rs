@@ -4,7 +4,7 @@
 //! After a restart of the agent it is rebuilt by [`Observed::adopt`] (in `adopt`) from what the runtime finds; decisions
 //! are never stored. Not for: anything about other pods.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -148,8 +148,8 @@ pub struct Instances {
     pub backoff: Option<BackOff>,
     /// The back-off in force was told to users.
     pub told_backoff: bool,
-    /// The grace period of the stop under way.
-    pub stopping: Option<Duration>,
+    /// When the grace period of the stop under way ends.
+    pub stopping: Option<Timestamp>,
     /// Ended instances to be removed.
     pub garbage: Vec<String>,
     /// An older instance is being removed.

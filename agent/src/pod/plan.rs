@@ -145,11 +145,18 @@ impl Plan {
         self.wake_at = self.wake_at.into_iter().chain(at).min();
     }
 
-    fn stop(&mut self, observed: &Observed, container: &str, grace: Duration, why: String) {
+    fn stop(
+        &mut self,
+        observed: &Observed,
+        container: &str,
+        (grace, now): (Duration, Timestamp),
+        why: String,
+    ) {
         let instances = observed.container(container);
         let Some(instance) = instances.running().filter(|_| !instances.starting) else { return };
         // A stop under way can be shortened, never prolonged.
-        if instances.stopping.is_some_and(|running| running <= grace) {
+        let ends = now.checked_add(grace).unwrap_or(Timestamp::MAX);
+        if instances.stopping.is_some_and(|before| before <= ends) {
             return;
         }
         self.actions.push(Action::StopContainer {

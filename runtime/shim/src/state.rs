@@ -174,7 +174,8 @@ impl Table {
         }
     }
 
-    /// Ask to end; asked again, the earlier KILL counts.
+    /// Ask to end; asked again, the earlier KILL counts, and the process hears nothing more: a handler that runs would run
+    /// again. As containerd does.
     pub fn stop(&mut self, id: &str, signal: i32, kill_at: u64) -> Vec<Action> {
         let Some(entry) = self.containers.get_mut(id) else { return Vec::new() };
         match entry.phase {
@@ -182,7 +183,11 @@ impl Table {
             // Without a pid there is nobody to ask: it is killed as soon as it is known.
             Phase::Creating { .. } => entry.kill_at = Some(kill_at),
             Phase::Running { .. } => {
-                entry.kill_at = Some(entry.kill_at.map_or(kill_at, |at| at.min(kill_at)));
+                if let Some(at) = entry.kill_at {
+                    entry.kill_at = Some(at.min(kill_at));
+                    return Vec::new();
+                }
+                entry.kill_at = Some(kill_at);
             }
         }
         self.pid(id).map(|pid| Action::Signal { pid, signal }).into_iter().collect()
@@ -297,10 +302,10 @@ mod tests {
     #[test]
     fn a_second_stop_can_only_shorten() {
         let mut table = running();
-        drop(table.stop("a", 15, 1000));
-        drop(table.stop("a", 15, 5000));
+        assert_eq!(table.stop("a", 15, 1000), [Action::Signal { pid: 10, signal: 15 }]);
+        assert_eq!(table.stop("a", 15, 5000), []);
         assert_eq!(table.next_tick(), Some(1000));
-        drop(table.stop("a", 15, 10));
+        assert_eq!(table.stop("a", 15, 10), []);
         assert_eq!(table.next_tick(), Some(10));
     }
 

@@ -26,7 +26,7 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan:
         may_start &= free;
     }
     for (kind, container) in desired.containers() {
-        kill(desired, observed, kind, container, plan);
+        kill(desired, observed, (kind, container), now, plan);
         let instances = observed.container(&container.name);
         if let Some(id) = instances.garbage.first().filter(|_| !instances.removing) {
             plan.actions.push(Action::RemoveContainer { container: container.name.clone(), id: id.clone() });
@@ -276,7 +276,13 @@ fn tell_pull_backoff(
 }
 
 /// Reasons to end a container of a pod that goes on.
-fn kill(desired: &Desired, observed: &Observed, kind: Kind, container: &Container, plan: &mut Plan) {
+fn kill(
+    desired: &Desired,
+    observed: &Observed,
+    (kind, container): (Kind, &Container),
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     let instances = observed.container(&container.name);
     let Some(instance) = instances.running() else { return };
     let name = &container.name;
@@ -299,7 +305,7 @@ fn kill(desired: &Desired, observed: &Observed, kind: Kind, container: &Containe
         }
         None => return,
     };
-    plan.stop(observed, name, grace, why);
+    plan.stop(observed, name, (grace, now), why);
 }
 
 fn needs_restart(container: &Container, instance: &Instance) -> bool {

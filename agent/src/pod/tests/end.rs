@@ -120,6 +120,56 @@ fn deletion_before_anything_ran() {
 }
 
 #[test]
+fn sidecars_are_asked_once_and_have_what_is_left() {
+    check(
+        "{restartPolicy: Never, initContainers: [{name: s, image: i, restartPolicy: Always}], containers: [{name: c, image: i}]}",
+        &[
+            "begin; up; image s; started s; image c; started c",
+            "delete 30",
+            "wait 10; exit c 0",
+            "wait 1; wait 1; wait 1",
+            "delete 5",
+            "wait 1; exit s 0",
+        ],
+        expect![[r#"
+            > begin; up; image s; started s; image c; started c
+              volumes
+              sandbox
+              image i for s
+              start s#0
+              image i for c
+              start c#0
+              = Running, ready True: 
+                s: running, ready
+                c: running, ready
+            > delete 30
+              stop c within 30s: Stopping container c
+              = Running, ready True: 
+                s: running, ready
+                c: running, ready
+            > wait 10; exit c 0
+              stop s within 20s: Stopping container s
+              = Running, ready False: containers with unready status: [c]
+                s: running, ready
+                c: terminated Completed 0
+            > wait 1; wait 1; wait 1
+              = Running, ready False: containers with unready status: [c]
+                s: running, ready
+                c: terminated Completed 0
+            > delete 5
+              stop s within 5s without hook: Stopping container s
+              = Running, ready False: containers with unready status: [c]
+                s: running, ready
+                c: terminated Completed 0
+            > wait 1; exit s 0
+              = Succeeded, ready False: PodCompleted
+                s: terminated Completed 0
+                c: terminated Completed 0
+        "#]],
+    );
+}
+
+#[test]
 fn pod_gone_from_the_api_is_taken_down_without_a_word() {
     check(
         ALWAYS,

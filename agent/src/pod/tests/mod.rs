@@ -89,10 +89,10 @@ impl Story {
                 return;
             }
             ["delete", grace] => {
-                let now = self.now;
+                let ends = self.now + Duration::from_secs(grace.parse().unwrap());
                 self.edit(|pod| {
                     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-                    pod.metadata.deletion_timestamp = Some(Time(now));
+                    pod.metadata.deletion_timestamp = Some(Time(ends));
                     pod.metadata.deletion_grace_period_seconds = Some(grace.parse().unwrap());
                 });
                 return;
