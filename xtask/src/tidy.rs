@@ -119,6 +119,7 @@ const PURE: &[&str] = &[
     "runtime/src/seccomp/",
     "runtime/src/image/access",
     "runtime/src/image/gc",
+    "runtime/src/image/glob",
     "runtime/src/image/keyring",
     "runtime/src/image/reference",
     "runtime/src/image/registry/challenge",

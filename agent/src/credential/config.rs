@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use jiff::SignedDuration;
-use orlop_runtime::image::location_matches;
+use orlop_runtime::image::{broken_pattern, location_matches};
 use serde::Deserialize;
 
 /// Versions of the protocol with plugins; their requests and answers have the same fields.
@@ -116,6 +116,11 @@ fn provider(raw: RawProvider) -> Result<Provider, String> {
     if match_images.is_empty() {
         return Err("matchImages is empty".to_owned());
     }
+    for image in &match_images {
+        if let Some(part) = broken_pattern(image) {
+            return Err(format!("matchImages: {part:?} in {image:?} is not a pattern"));
+        }
+    }
     if token_attributes.is_some() {
         return Err("tokenAttributes are not supported yet".to_owned());
     }
@@ -166,6 +171,10 @@ mod tests {
         check(&one("name: ../x"), r#"provider "../x": its name is not that of a file"#);
         check(&one("matchImages: []"), r#"provider "ecr": matchImages is empty"#);
         check(
+            &one("matchImages: ['r[0-9.example/x', b]"),
+            r#"provider "ecr": matchImages: "r[0-9" in "r[0-9.example/x" is not a pattern"#,
+        );
+        check(
             &one("defaultCacheDuration: -1s"),
             r#"provider "ecr": defaultCacheDuration "-1s" is not a duration"#,
         );
@@ -178,12 +187,18 @@ mod tests {
 
     #[test]
     fn images_are_matched_as_upstream_does() {
-        let provider = parse(&format!("{HEAD}[{}]", one("matchImages: ['*.dkr.*.example', 'r.io/team']")));
+        let provider = parse(&format!(
+            "{HEAD}[{}]",
+            one("matchImages: ['*.dkr.*.example', 'r.io/team', 'm[1-3].io:50']")
+        ));
         let provider = provider.unwrap().remove(0);
         for (repository, expected) in [
             ("1.dkr.eu.example/x", true),
             ("r.io/team/x", true),
             ("r.io/x", false),
+            ("m2.io:50/x", true),
+            ("m4.io:50/x", false),
+            ("m2.io/x", false),
             ("docker.io/library/x", false),
         ] {
             assert_eq!(provider.matches(repository), expected, "{repository}");

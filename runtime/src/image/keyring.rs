@@ -5,11 +5,13 @@
 //! (`registry.example/team`) and wildcards in parts of the host (`*.registry.example`).
 //! Not for: where the bytes come from, talking to registries.
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, net::Ipv6Addr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+
+use super::glob::Glob;
 
 /// What Docker Hub is called in files that `docker login` writes.
 const DEFAULT_LOCATION: &str = "index.docker.io";
@@ -233,34 +235,33 @@ fn split(text: &str) -> (&str, &str) {
     text.find('/').map_or((text, ""), |at| text.split_at(at))
 }
 
-/// As upstream: same port, same number of parts in the host, each part matching, and the path a prefix.
+/// As upstream: same port, same number of parts in the host, each part matching, and the path a prefix. A part that is no
+/// pattern matches nothing.
 pub fn matches(location: &str, repository: &str) -> bool {
     let ((location_host, location_path), (host, path)) = (split(location), split(repository));
     let ((pattern, pattern_port), (host, port)) = (split_port(location_host), split_port(host));
     let (patterns, parts): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), host.split('.').collect());
+    let fits = |(pattern, part): (&&str, &str)| Glob::parse(pattern).is_some_and(|glob| glob.matches(part));
     pattern_port == port
         && path.starts_with(location_path)
         && patterns.len() == parts.len()
-        && patterns.iter().zip(parts).all(|(pattern, part)| glob(pattern.as_bytes(), part.as_bytes()))
+        && patterns.iter().zip(parts).all(fits)
 }
 
+/// The first part of a location's host that is no pattern.
+pub fn broken_pattern(location: &str) -> Option<&str> {
+    let (host, _) = split_port(split(location).0);
+    host.split('.').find(|part| Glob::parse(part).is_none())
+}
+
+/// An IPv6 address loses its brackets: in a pattern they mean something else.
 fn split_port(host: &str) -> (&str, Option<&str>) {
-    match host.rsplit_once(':') {
+    let (host, port) = match host.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (host, None),
-    }
-}
-
-/// `*` is any run of characters, `?` any one.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match pattern.split_first() {
-        None => text.is_empty(),
-        Some((b'*', rest)) => (0..=text.len()).any(|skipped| glob(rest, &text[skipped..])),
-        Some((b'?', rest)) => text.split_first().is_some_and(|(_, text)| glob(rest, text)),
-        Some((byte, rest)) => {
-            text.split_first().is_some_and(|(first, text)| first == byte && glob(rest, text))
-        }
-    }
+    };
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    (bare.filter(|bare| bare.parse::<Ipv6Addr>().is_ok()).unwrap_or(host), port)
 }
 
 #[cfg(test)]
@@ -301,6 +302,9 @@ mod tests {
         check(&["r?.example", "r*.example:5000"], "r1.example:5000/x", &["r*.example:5000"]);
         check(&["*.example/team"], "r.example/team/x", &["*.example/team"]);
         check(&["*.example/team"], "r.example/other", &[]);
+        check(&["r[0-9].example", "r[^0-9].example"], "r1.example/x", &["r[0-9].example"]);
+        check(&["[fd00::1]:5000", "[fd00::1]"], "[fd00::1]:5000/x", &["[fd00::1]:5000"]);
+        check(&["r[0-9.example"], "r1.example/x", &[]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod disk;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod gc;
+mod glob;
 mod keyring;
 mod layer;
 mod layout;
@@ -47,8 +48,8 @@ pub use self::{
     digest::{Digest, DigestError, Mismatch},
     gc::{Candidate, Choice, Goal, Kept, Reason, Thresholds, Usage, choose},
     keyring::{
-        Auth, Credential, Keyring, KeyringError, Source, matches as location_matches, parse_docker_config,
-        parse_dockercfg,
+        Auth, Credential, Keyring, KeyringError, Source, broken_pattern, matches as location_matches,
+        parse_docker_config, parse_dockercfg,
     },
     layer::LayerError,
     layout::LoadError,
