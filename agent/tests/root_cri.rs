@@ -3,258 +3,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
+#[path = "cri/client.rs"]
+mod client;
+#[path = "cri/node.rs"]
+mod node;
+
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs,
     io::{Read as _, Write as _},
-    net::TcpStream,
-    os::fd::AsFd as _,
-    path::{Path, PathBuf},
-    process::{Child, Command},
-    sync::atomic::{AtomicU32, Ordering},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{FutureExt as _, SinkExt as _, StreamExt as _, future::BoxFuture};
-use hyper::client::conn::http2::{SendRequest, handshake};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use orlop_cri_api::v1::{
-    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient, *,
-};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use sha2::{Digest as _, Sha256};
+use client::{IMAGE, Runtime, container, create, exec_sync, run_pod, status};
+use futures::{SinkExt as _, StreamExt as _};
+use node::Node;
+use orlop_cri_api::v1::*;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
-use tonic::{Code, body::Body};
-
-const IMAGE: &str = "test.orlop.dev/busybox:v1";
-
-/// A server with directories, namespace and cgroup of its own; nothing of it is left.
-struct Node {
-    dir: tempfile::TempDir,
-    name: String,
-    server: Child,
-}
-
-fn run(program: &str, args: &[&str]) {
-    let out = Command::new(program).args(args).output().unwrap();
-    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// Beside the shim, or beside this test.
-fn program() -> PathBuf {
-    let beside = std::env::var_os("ORLOP_TEST_SHIM").map(PathBuf::from);
-    let ours = std::env::current_exe().unwrap();
-    let dir = beside.as_deref().and_then(Path::parent).unwrap_or_else(|| ours.ancestors().nth(2).unwrap());
-    dir.join("orlop")
-}
-
-impl Node {
-    fn new() -> Node {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("orlcri{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = tempfile::Builder::new().prefix("orlop-cri-").tempdir().unwrap();
-        run("ip", &["netns", "add", &name]);
-        run("nsenter", &[&format!("--net=/run/netns/{name}"), "ip", "link", "set", "lo", "up"]);
-        let state = format!("--state-dir={}", dir.path().join("state").display());
-        let layout = layout(dir.path());
-        let loaded = Command::new(program()).args(["image", "load", &state]).arg(layout).output().unwrap();
-        assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
-        let server = start(dir.path(), &name);
-        Node { dir, name, server }
-    }
-
-    fn kill(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.kill();
-        self.server = start(self.dir.path(), &self.name);
-    }
-
-    async fn connect(&self) -> Http {
-        let path = self.dir.path().join("run/cri.sock");
-        for _ in 0..200 {
-            if let Ok(stream) = tokio::net::UnixStream::connect(&path).await {
-                let (sender, connection) =
-                    handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-                tokio::spawn(connection);
-                return Http(sender);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("no CRI socket: {}", fs::read_to_string(self.dir.path().join("log")).unwrap());
-    }
-
-    async fn client(&self) -> RuntimeServiceClient<Http> {
-        RuntimeServiceClient::with_origin(self.connect().await, "http://cri".parse().unwrap())
-    }
-
-    async fn images(&self) -> ImageServiceClient<Http> {
-        ImageServiceClient::with_origin(self.connect().await, "http://cri".parse().unwrap())
-    }
-
-    /// To the server's loopback address, which is another than ours.
-    fn dial(&self, url: &str) -> TcpStream {
-        let address = url.split('/').nth(2).unwrap().to_owned();
-        let netns = File::open(format!("/run/netns/{}", self.name)).unwrap();
-        std::thread::spawn(move || {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            TcpStream::connect(address).unwrap()
-        })
-        .join()
-        .unwrap()
-    }
-
-    fn pod(&self) -> PodSandboxConfig {
-        PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata {
-                name: "p".into(),
-                uid: "u".into(),
-                namespace: "ns".into(),
-                attempt: 3,
-            }),
-            log_directory: self.dir.path().join("logs").to_string_lossy().into_owned(),
-            annotations: HashMap::from([("note".to_owned(), "kept".to_owned())]),
-            dns_config: Some(DnsConfig { servers: vec!["10.9.8.7".into()], ..DnsConfig::default() }),
-            ..PodSandboxConfig::default()
-        }
-    }
-}
-
-fn start(dir: &Path, name: &str) -> Child {
-    let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
-    Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{name}"))
-        .arg(program())
-        .arg("cri")
-        .arg(format!("--state-dir={}", dir.join("state").display()))
-        .arg(format!("--run-dir={}", dir.join("run").display()))
-        .arg(format!("--cgroup-root={name}"))
-        .stderr(log)
-        .spawn()
-        .unwrap()
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.server.kill().ok();
-        self.server.wait().ok();
-        let reset = ["reset", "--yes", "--cgroup-root", &self.name];
-        Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{}", self.name))
-            .arg(program())
-            .args(reset)
-            .arg(format!("--state-dir={}", self.dir.path().join("state").display()))
-            .arg(format!("--run-dir={}", self.dir.path().join("run").display()))
-            .output()
-            .ok();
-        Command::new("ip").args(["netns", "del", &self.name]).output().ok();
-    }
-}
-
-/// An OCI layout with busybox in it.
-fn layout(dir: &Path) -> PathBuf {
-    let (root, layout) = (dir.join("rootfs"), dir.join("layout"));
-    for sub in ["bin", "etc", "tmp"] {
-        fs::create_dir_all(root.join(sub)).unwrap();
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-    for applet in ["sh", "cat", "sleep", "id", "echo", "nc", "hostname"] {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:33:34::/:/bin/sh\n").unwrap();
-    let blobs = layout.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let put = |bytes: &[u8]| {
-        let digest = hex::encode(Sha256::digest(bytes));
-        fs::write(blobs.join(&digest), bytes).unwrap();
-        serde_json::json!({"digest": format!("sha256:{digest}"), "size": bytes.len()})
-    };
-    let with = |mut descriptor: serde_json::Value, kind: &str| {
-        descriptor["mediaType"] = format!("application/vnd.oci.image.{kind}").into();
-        descriptor
-    };
-    let tar = Command::new("tar").args(["-C", root.to_str().unwrap(), "-cf", "-", "."]).output().unwrap();
-    let layer = with(put(&tar.stdout), "layer.v1.tar");
-    let config = serde_json::json!({
-        "architecture": "amd64", "os": "linux", "config": {"Cmd": ["sh"], "User": "web"},
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
-    });
-    let config = with(put(config.to_string().as_bytes()), "config.v1+json");
-    let manifest = serde_json::json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": config, "layers": [layer],
-    });
-    let mut manifest = with(put(manifest.to_string().as_bytes()), "manifest.v1+json");
-    manifest["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": IMAGE});
-    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
-    fs::write(layout.join("index.json"), index.to_string()).unwrap();
-    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    layout
-}
-
-/// The transport of the generated client.
-#[derive(Clone)]
-struct Http(SendRequest<Body>);
-
-impl tower::Service<http::Request<Body>> for Http {
-    type Response = http::Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        self.0.send_request(request).boxed()
-    }
-}
-
-fn container(name: &str, script: &str) -> ContainerConfig {
-    ContainerConfig {
-        metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
-        image: Some(ImageSpec { image: IMAGE.into(), ..ImageSpec::default() }),
-        command: vec!["sh".into(), "-c".into(), script.into()],
-        envs: vec![KeyValue { key: "SECRET".into(), value: "hunter2".into() }],
-        log_path: format!("{name}.log"),
-        labels: HashMap::from([("app".to_owned(), name.to_owned())]),
-        ..ContainerConfig::default()
-    }
-}
-
-async fn create(
-    cri: &mut RuntimeServiceClient<Http>,
-    pod: &str,
-    config: ContainerConfig,
-) -> Result<String, tonic::Status> {
-    let request =
-        CreateContainerRequest { pod_sandbox_id: pod.into(), config: Some(config), sandbox_config: None };
-    Ok(cri.create_container(request).await?.into_inner().container_id)
-}
-
-async fn status(cri: &mut RuntimeServiceClient<Http>, id: &str) -> ContainerStatus {
-    let request = ContainerStatusRequest { container_id: id.into(), verbose: false };
-    cri.container_status(request).await.unwrap().into_inner().status.unwrap()
-}
-
-async fn run_pod(cri: &mut RuntimeServiceClient<Http>, config: PodSandboxConfig) -> String {
-    let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
-    cri.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id
-}
-
-async fn exec_sync(
-    cri: &mut RuntimeServiceClient<Http>,
-    id: &str,
-    script: &str,
-    timeout: i64,
-) -> Result<ExecSyncResponse, tonic::Status> {
-    let cmd = ["sh", "-c", script].map(str::to_owned).into();
-    Ok(cri.exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout }).await?.into_inner())
-}
+use tonic::Code;
 
 #[tokio::test]
 #[ignore = "root tier"]
@@ -341,11 +107,10 @@ async fn what_cannot_be_is_said_when_it_is_asked_for() {
     let node = Node::new();
     let mut cri = node.client().await;
     let pod = run_pod(&mut cri, node.pod()).await;
-    let check =
-        async |cri: &mut RuntimeServiceClient<Http>, config: ContainerConfig, code: Code, words: &str| {
-            let error = create(cri, &pod, config).await.unwrap_err();
-            assert!(error.code() == code && error.message().contains(words), "{error:?}");
-        };
+    let check = async |cri: &mut Runtime, config: ContainerConfig, code: Code, words: &str| {
+        let error = create(cri, &pod, config).await.unwrap_err();
+        assert!(error.code() == code && error.message().contains(words), "{error:?}");
+    };
     let base = || container("c", "true");
     let image = ImageSpec { image: "nowhere.example/x".into(), ..ImageSpec::default() };
     check(&mut cri, ContainerConfig { image: Some(image), ..base() }, Code::NotFound, "nowhere.example/x")

@@ -99,6 +99,7 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
         share_pid: false,
         // One of the three lanes.
         user_namespace: uid.contains("-1-"),
+        ids: None,
         sysctls: BTreeMap::new(),
         labels: BTreeMap::new(),
     }
@@ -118,6 +119,7 @@ fn container(dir: &Path, uid: &str, name: &str) -> ContainerSpec {
             read_only: false,
             recursive_read_only: false,
             propagation: Propagation::Private,
+            keep_owners: false,
         }],
         resources: Resources { memory_limit: Some(64 << 20), ..Resources::default() },
         log_path: dir.join("logs").join(uid).join(name),

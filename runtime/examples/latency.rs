@@ -118,6 +118,7 @@ fn pod(cgroup: &str, uid: &str) -> SandboxSpec {
         host_pid: false,
         share_pid: false,
         user_namespace: std::env::var_os("ORLOP_LATENCY_USER_NAMESPACE").is_some(),
+        ids: None,
         sysctls: [].into(),
         labels: [].into(),
     }

@@ -62,6 +62,9 @@ pub struct SandboxSpec {
     /// the host's namespaces above.
     #[serde(default)]
     pub user_namespace: bool,
+    /// Its ids, where the caller chooses them; else those are the first free ones of [`RuntimeConfig::ids`].
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     /// Namespaced sysctls, set once when the namespaces are made.
     pub sysctls: BTreeMap<String, String>,
     /// Kept with the sandbox and given back.
@@ -237,6 +240,9 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// Which way later mounts travel.
     pub propagation: Propagation,
+    /// In a pod with users of its own: its files keep the owners that they have on the host, who are nobody in there.
+    #[serde(default)]
+    pub keep_owners: bool,
 }
 
 /// A device of the host.

@@ -281,12 +281,13 @@ impl Runtime {
         }
         let path = dir.join(bundle::SANDBOX);
         let record = match layout.sandbox(uid).map_err(files(path.clone()))? {
+            Some(record) if record.stopped => return Err(SandboxError::Stopped),
             Some(record) => record,
             None => {
                 // Held until the record tells which ids are taken.
                 let _alone = self.pods_mount();
-                let ids = if spec.user_namespace { Some(self.free_ids(&spec)?) } else { None };
-                let record = SandboxRecord { spec, ids, created_at: Timestamp::now() };
+                let ids = if spec.user_namespace { Some(self.ids_for(&spec)?) } else { None };
+                let record = SandboxRecord { spec, ids, stopped: false, created_at: Timestamp::now() };
                 records::write_json(&path, &record).map_err(files(path))?;
                 record
             }
@@ -317,21 +318,29 @@ impl Runtime {
         Ok(())
     }
 
-    /// Ids that no pod has which is there. A record that cannot be read may hold any.
-    fn free_ids(&self, spec: &SandboxSpec) -> Result<IdRange, SandboxError> {
+    /// Ids that no pod has which is there: those it shall have, or any. A record that cannot be read may hold all of them.
+    fn ids_for(&self, spec: &SandboxSpec) -> Result<IdRange, SandboxError> {
         if spec.host_network || spec.host_ipc || spec.host_pid {
             return Err(SandboxError::HostNamespace);
         }
         self.try_user_namespaces()?;
-        let layout = &self.0.layout;
-        let taken = records::directories(&layout.pods()).into_iter().map(|uid| {
-            let path = layout.pod(&uid).join(bundle::SANDBOX);
-            let record = layout.sandbox(&uid).map_err(|source| SandboxError::Files { path, source })?;
-            Ok(record.and_then(|record| record.ids))
-        });
-        let taken = taken.filter_map(Result::transpose).collect::<Result<Vec<_>, SandboxError>>()?;
-        let pool = self.0.config.ids;
-        pool.free(&taken).ok_or(SandboxError::NoIds { pods: pool.pods() })
+        let mut taken = Vec::new();
+        for uid in records::directories(&self.0.layout.pods()) {
+            let path = self.0.layout.pod(&uid).join(bundle::SANDBOX);
+            let record = self.0.layout.sandbox(&uid);
+            let record = record.map_err(|source| SandboxError::Files { path, source })?;
+            let ids = record.filter(|record| !record.stopped).and_then(|record| record.ids);
+            taken.extend(ids.map(|ids| (uid, ids)));
+        }
+        let Some(range) = spec.ids else {
+            let (pool, taken) =
+                (self.0.config.ids, taken.into_iter().map(|(_, ids)| ids).collect::<Vec<_>>());
+            return pool.free(&taken).ok_or(SandboxError::NoIds { pods: pool.pods() });
+        };
+        match taken.into_iter().find(|(_, ids)| ids.overlaps(range)) {
+            Some((pod, _)) => Err(SandboxError::TakenIds { range, pod }),
+            None => Ok(range),
+        }
     }
 
     /// Moves a new shim out of the cgroup of this process, so that nobody who stops this one stops the pods with it.

@@ -5,7 +5,8 @@ use std::{io, path::PathBuf};
 use orlop_shim::protocol::{Response, Step};
 
 use crate::{
-    apparmor::AppArmorError, cgroup::CgroupError, seccomp::SeccompError, spec::SpecError, sysctl::NotThePods,
+    apparmor::AppArmorError, cgroup::CgroupError, ids::IdRange, seccomp::SeccompError, spec::SpecError,
+    sysctl::NotThePods,
 };
 
 /// An error of somebody else's type.
@@ -111,6 +112,17 @@ pub enum SandboxError {
         /// How many parts there are.
         pods: u32,
     },
+    /// Another pod has some of the ids that the caller chose.
+    #[error("ids {} to {} for the pod's users: some are those of pod {pod}", range.first, range.last())]
+    TakenIds {
+        /// Those asked for.
+        range: IdRange,
+        /// UID of the other one.
+        pod: String,
+    },
+    /// It was stopped, which cannot be undone.
+    #[error("the pod's sandbox was stopped, and can only be removed")]
+    Stopped,
     /// Network, IPC, UTS or user namespace.
     #[error("make the namespaces of the pod")]
     Namespaces(#[source] io::Error),

@@ -16,6 +16,11 @@ pub struct IdRange {
     pub count: u32,
 }
 
+/// A range that is none for a pod.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must have {IDS_PER_POD} ids or more, all of them above 0 and below {}", u32::MAX)]
+pub struct BadRange;
+
 /// A range that pods cannot be given parts of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -41,6 +46,15 @@ impl IdRange {
         if aligned(first) && aligned(count) && fits { Ok(IdRange { first, count }) } else { Err(BadPool) }
     }
 
+    /// A range that somebody else has chosen for a pod: with all ids that images use, and without root of the host.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn chosen(first: u32, count: u32) -> Result<IdRange, BadRange> {
+        let fits = first > 0 && count >= IDS_PER_POD && first.checked_add(count).is_some();
+        if fits { Ok(IdRange { first, count }) } else { Err(BadRange) }
+    }
+
     /// How many pods get a part of it.
     pub fn pods(self) -> u32 {
         self.count / IDS_PER_POD
@@ -57,6 +71,11 @@ impl IdRange {
     pub fn overlaps(self, other: IdRange) -> bool {
         let end = |range: IdRange| u64::from(range.first) + u64::from(range.count);
         u64::from(self.first) < end(other) && u64::from(other.first) < end(self)
+    }
+
+    /// The last id.
+    pub fn last(self) -> u32 {
+        self.first.saturating_add(self.count).saturating_sub(1)
     }
 
     /// As the kernel wants it in `uid_map` and `gid_map`.
@@ -112,6 +131,20 @@ mod tests {
             taken.push(next);
         }
         assert_eq!(taken.len(), 110);
+    }
+
+    #[test]
+    fn ranges_of_others_spare_root_and_are_long_enough() {
+        for (first, count, good) in [
+            (1000, 100_000, true),
+            (65_536, 65_536, true),
+            (0, 65_536, false),
+            (65_536, 65_535, false),
+            (u32::MAX - 65_536, 65_536, true),
+            (u32::MAX - 65_535, 65_536, false),
+        ] {
+            assert_eq!(IdRange::chosen(first, count).is_ok(), good, "{first} {count}");
+        }
     }
 
     #[test]

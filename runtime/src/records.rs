@@ -28,6 +28,9 @@ pub(crate) struct SandboxRecord {
     /// The pod's own, as long as it is there.
     #[serde(default)]
     pub(crate) ids: Option<IdRange>,
+    /// Ended for good: its ids are free, and it cannot be made again.
+    #[serde(default)]
+    pub(crate) stopped: bool,
     pub(crate) created_at: Timestamp,
 }
 

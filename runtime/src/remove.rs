@@ -24,7 +24,8 @@ use crate::{
     client::{Runtime, blocking, shims_cgroup},
     ends,
     errors::{RemoveError, SandboxError},
-    records, rootfs, sandbox,
+    records::{self, SandboxRecord},
+    rootfs, sandbox,
     shim::Shim,
     view,
 };
@@ -76,6 +77,22 @@ impl Runtime {
             self.end_shim(uid, &shim).await;
         }
         self.bury(uid).await;
+        let (runtime, pod) = (self.clone(), uid.to_owned());
+        blocking(move || runtime.keep_stopped(&pod)).await;
+    }
+
+    fn keep_stopped(&self, uid: &str) {
+        let layout = &self.0.layout;
+        let kept = match layout.sandbox(uid) {
+            Ok(Some(record)) if !record.stopped => {
+                let record = SandboxRecord { stopped: true, ..record };
+                records::write_json(&layout.pod(uid).join(bundle::SANDBOX), &record)
+            }
+            other => other.map(drop),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(uid, %error, "a pod that was stopped keeps its ids until it is removed");
+        }
     }
 
     /// Kills what the shim keeps and waits until it is gone too.

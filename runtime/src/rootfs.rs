@@ -231,7 +231,7 @@ pub(crate) fn make_places(root: &Path, mounts: &[Mount], owner: u32) {
     for (n, mount) in mounts.iter().enumerate() {
         let at = Path::new(&mount.at);
         let under = |other: &Path| at.starts_with(other);
-        let (What::Bind(source, _) | What::AsIs(source)) = &mount.what else { continue };
+        let (What::Bind(source, _) | What::AsIs(source, _)) = &mount.what else { continue };
         if KERNEL.iter().any(|name| under(&Path::new("/").join(name)))
             || mounts[..n].iter().any(|before| under(Path::new(&before.at)))
         {

@@ -36,6 +36,7 @@ fn volume(source: &Path, destination: &str, propagation: Propagation) -> Mount {
         read_only: false,
         recursive_read_only: false,
         propagation,
+        keep_owners: false,
     }
 }
 

@@ -199,6 +199,7 @@ fn mount(source: &str, destination: &str, read_only: bool) -> Mount {
         read_only,
         recursive_read_only: false,
         propagation: Propagation::Private,
+        keep_owners: false,
     }
 }
 

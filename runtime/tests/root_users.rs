@@ -53,6 +53,7 @@ fn volume(source: &Path, destination: &str) -> Mount {
         read_only: false,
         recursive_read_only: false,
         propagation: Propagation::Private,
+        keep_owners: false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::Path};
 
 use jiff::Timestamp;
 use orlop_cri_api::v1::{ContainerEventType, PodSandboxConfig, PodSandboxStatus};
-use orlop_runtime::{Sandbox, SandboxSpec};
+use orlop_runtime::{Sandbox, SandboxError, SandboxSpec};
 use tonic::Status;
 
 use super::{
@@ -92,7 +92,10 @@ impl Cri {
 
     async fn make_pod(&self, spec: &SandboxSpec, config: &PodSandboxConfig) -> Result<(), Status> {
         let made = self.runtime().create_sandbox(spec).await.map_err(|error| match error {
-            orlop_runtime::SandboxError::Sysctl(error) => Status::invalid_argument(error.to_string()),
+            SandboxError::Sysctl(_) | SandboxError::HostNamespace => {
+                Status::invalid_argument(error.to_string())
+            }
+            SandboxError::TakenIds { .. } => Status::failed_precondition(error.to_string()),
             other => internal(&other),
         })?;
         let address = match &made.netns {

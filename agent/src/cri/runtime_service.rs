@@ -110,6 +110,7 @@ impl RuntimeService for Cri {
             message: trouble.unwrap_or_default(),
         };
         let network = self.0.setup.network.ready().err().map(|failure| failure.0);
+        let user_namespaces = self.runtime().user_namespaces().await.is_ok();
         let conditions = vec![condition("RuntimeReady", None), condition("NetworkReady", network)];
         answer(StatusResponse {
             status: Some(RuntimeStatus { conditions }),
@@ -121,10 +122,7 @@ impl RuntimeService for Cri {
             }),
             runtime_handlers: vec![RuntimeHandler {
                 name: String::new(),
-                features: Some(RuntimeHandlerFeatures {
-                    recursive_read_only_mounts: true,
-                    ..RuntimeHandlerFeatures::default()
-                }),
+                features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces }),
             }],
             features: Some(RuntimeFeatures { supplemental_groups_policy: true }),
         })

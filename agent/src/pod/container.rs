@@ -42,6 +42,7 @@ pub fn sandbox(settings: &Settings, pod: &Pod, pod_ref: PodRef) -> Result<Sandbo
         host_pid: spec.host_pid.unwrap_or_default(),
         share_pid: spec.share_process_namespace.unwrap_or_default(),
         user_namespace: spec.host_users == Some(false),
+        ids: None,
         sysctls: sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
         labels: BTreeMap::from([Allocation::of(spec).to_label()]),
         pod: pod_ref,

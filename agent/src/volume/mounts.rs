@@ -99,6 +99,7 @@ impl Job {
                 read_only: plan.read_only,
                 recursive_read_only: plan.recursive_read_only,
                 propagation: plan.propagation,
+                keep_owners: false,
             });
         }
         Ok(mounts)
@@ -120,7 +121,7 @@ impl Job {
 
 fn bind(source: PathBuf, destination: PathBuf, read_only: bool) -> Mount {
     let (recursive_read_only, propagation) = (false, Propagation::Private);
-    Mount { source, destination, read_only, recursive_read_only, propagation }
+    Mount { source, destination, read_only, recursive_read_only, propagation, keep_owners: false }
 }
 
 /// In place: the file may be mounted in other containers of the pod.

@@ -76,7 +76,7 @@ fn mount(Mount { at, what, flags }: &Mount) -> Value {
             options.extend(["rbind".to_owned(), travel(*propagation).to_owned()]);
             ("bind", source.display().to_string())
         }
-        What::AsIs(source) => {
+        What::AsIs(source, _) => {
             options.push("rbind".to_owned());
             ("bind", source.display().to_string())
         }

@@ -24,10 +24,7 @@ use rustix::{
 };
 
 use super::{failed, outside::Outside, tree};
-use crate::{
-    api::Propagation,
-    spec::plan::{Flag, Mount, Plan, What},
-};
+use crate::spec::plan::{Flag, Mount, Plan, What};
 
 pub(super) fn furnish(plan: &Plan, outside: &Outside, process: &ProcessSpec) -> Result<(), Failure> {
     let open = || rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -40,13 +37,10 @@ pub(super) fn furnish(plan: &Plan, outside: &Outside, process: &ProcessSpec) -> 
                 new(root, mount, kind, parameters, made.as_ref().or(outside.proc.as_ref()))
             }
             (What::Cgroups, _) => cgroups(root, mount, plan, &outside.hierarchies),
-            (What::Bind(_, propagation), Some(source)) => {
+            (What::Bind(_, propagation) | What::AsIs(_, propagation), Some(source)) => {
                 bind(root, mount, source).and_then(|()| tree::propagate(source, *propagation))
             }
-            (What::AsIs(_), Some(source)) => {
-                bind(root, mount, source).and_then(|()| tree::propagate(source, Propagation::Private))
-            }
-            (What::Bind(..) | What::AsIs(_), None) => Err(ErrorKind::NotFound.into()),
+            (What::Bind(..) | What::AsIs(..), None) => Err(ErrorKind::NotFound.into()),
         };
         mounted.map_err(failed(format_args!("mount {}", mount.at)))?;
     }

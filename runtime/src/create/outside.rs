@@ -99,13 +99,13 @@ pub(super) fn prepare(
                 let early = shared || path.starts_with(&plan.pods);
                 if early { Some(source(path, mount, users.as_ref())?) } else { None }
             }
-            What::AsIs(path) if path.starts_with(&plan.pods) => Some(as_is(path)?),
+            What::AsIs(path, _) if path.starts_with(&plan.pods) => Some(as_is(path)?),
             // Asks for a sight of one too, but not here.
             What::New(kind, _) if kind == "sysfs" && users.is_some() => {
                 let new = tree::new(kind, &[], tree::attributes(&mount.flags));
                 Some(new.map_err(failed(format_args!("mount {}", mount.at)))?)
             }
-            What::New(..) | What::Cgroups | What::AsIs(_) => None,
+            What::New(..) | What::Cgroups | What::AsIs(..) => None,
         });
     }
     let proc = users.as_ref().map(|_| tree::copy_alone(Path::new("/proc"))).transpose();
@@ -118,7 +118,7 @@ pub(super) fn prepare(
     for (mount, source_of) in plan.mounts.iter().zip(&mut sources) {
         match (&mount.what, &source_of) {
             (What::Bind(path, _), None) => *source_of = Some(source(path, mount, users.as_ref())?),
-            (What::AsIs(path), None) => *source_of = Some(as_is(path)?),
+            (What::AsIs(path, _), None) => *source_of = Some(as_is(path)?),
             _ => {}
         }
     }

@@ -63,12 +63,12 @@ pub(crate) fn table(
     mounts.extend(spec.mounts.iter().map(volume));
     mounts.extend(spec.image_volumes.iter().zip(images).map(|(volume, place)| Mount {
         at: volume.destination.to_string_lossy().into_owned(),
-        what: What::AsIs(place.clone()),
+        what: What::AsIs(place.clone(), Propagation::Private),
         flags: [&KERNEL[..], &[Flag::ReadOnly]].concat(),
     }));
     mounts.extend(devices.iter().map(|(at, node)| Mount {
         at: at.clone(),
-        what: What::AsIs(node.clone()),
+        what: What::AsIs(node.clone(), Propagation::Private),
         flags: vec![Flag::NoSuid, Flag::NoExec],
     }));
     mounts.sort_by_key(|mount| Path::new(&mount.at).components().count());
@@ -76,7 +76,7 @@ pub(crate) fn table(
 }
 
 fn volume(mount: &api::Mount) -> Mount {
-    let api::Mount { source, destination, read_only, recursive_read_only, propagation } = mount;
+    let api::Mount { source, destination, read_only, recursive_read_only, propagation, keep_owners } = mount;
     let flag = match (read_only, recursive_read_only) {
         (_, true) => Some(Flag::RecursiveReadOnly),
         (true, false) => Some(Flag::ReadOnly),
@@ -84,7 +84,10 @@ fn volume(mount: &api::Mount) -> Mount {
     };
     Mount {
         at: destination.to_string_lossy().into_owned(),
-        what: What::Bind(source.clone(), *propagation),
+        what: match keep_owners {
+            false => What::Bind(source.clone(), *propagation),
+            true => What::AsIs(source.clone(), *propagation),
+        },
         flags: flag.into_iter().collect(),
     }
 }

@@ -101,7 +101,7 @@ pub enum What {
     /// A file or a directory of the host with all that is mounted below it.
     Bind(PathBuf, Propagation),
     /// The same with the owners that its files have, whoever the pod's users are.
-    AsIs(PathBuf),
+    AsIs(PathBuf, Propagation),
     /// The container's own cgroups, as they are laid out on the host.
     Cgroups,
 }

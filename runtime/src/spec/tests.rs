@@ -158,12 +158,14 @@ fn mount(destination: &str, propagation: Propagation) -> Mount {
         read_only: true,
         recursive_read_only: false,
         propagation,
+        keep_owners: false,
     }
 }
 
 #[test]
 fn volumes_come_after_what_they_lie_in() {
-    let list = vec![mount("/a/b", Propagation::Private), mount("/a", Propagation::HostToContainer)];
+    let as_is = Mount { keep_owners: true, ..mount("/a/b/c", Propagation::HostToContainer) };
+    let list = vec![as_is, mount("/a/b", Propagation::Private), mount("/a", Propagation::HostToContainer)];
     expect![[r#"
         shared root false
         /proc New("proc", []) [NoSuid, NoExec, NoDev]
@@ -174,6 +176,7 @@ fn volumes_come_after_what_they_lie_in() {
         /dev/shm Bind("/run/pods/u/shm", Private) [NoSuid, NoExec, NoDev]
         /a/b Bind("/host", Private) [ReadOnly]
         /sys/fs/cgroup Cgroups [NoSuid, NoExec, NoDev, ReadOnly]
+        /a/b/c AsIs("/host", HostToContainer) [ReadOnly]
     "#]]
     .assert_eq(&table(list));
 }

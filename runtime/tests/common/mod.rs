@@ -152,6 +152,7 @@ impl Node {
             host_pid: false,
             share_pid: false,
             user_namespace: false,
+            ids: None,
             sysctls: BTreeMap::new(),
             labels: BTreeMap::new(),
         }

@@ -13,10 +13,10 @@ use orlop_cri_api::v1::{
 };
 use orlop_runtime::{
     AppArmor, ContainerSpec, Device, ImageVolume, Mount, Propagation, Resources, Seccomp, UserRequest,
-    image::Image,
+    ids::IdRange, image::Image,
 };
 
-use super::kept;
+use super::{kept, users};
 
 /// What a request is built from.
 pub(in crate::cri) struct Parts<'a> {
@@ -38,13 +38,18 @@ pub(in crate::cri) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, String> {
     let Parts { pod, container, image, mounted, files, now } = parts;
     let ContainerMetadata { name, attempt } =
         container.metadata.clone().ok_or("the container has no metadata")?;
-    if !container.cdi_devices.is_empty() {
-        return Err("CDI devices are not supported".to_owned());
+    let cdi = cdi_devices(container);
+    if !cdi.is_empty() {
+        return Err(format!("CDI devices are not supported: {}", cdi.join(", ")));
     }
     let linux = container.linux.clone().unwrap_or_default();
+    // What tools send that do not think of it is no wish to see everything.
+    let thought_of = linux.security_context.is_some();
     let security = linux.security_context.unwrap_or_default();
+    let ids = users::of_pod(pod)?;
+    users::check(security.namespace_options.as_ref(), ids)?;
     let capabilities = security.capabilities.clone().unwrap_or_default();
-    let said = |paths: &Vec<String>| (!paths.is_empty() && !security.privileged).then(|| paths.clone());
+    let said = |paths: &Vec<String>| (thought_of && !security.privileged).then(|| paths.clone());
     Ok(ContainerSpec {
         name,
         attempt,
@@ -55,7 +60,7 @@ pub(in crate::cri) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         env: container.envs.iter().map(|env| (env.key.clone(), env.value.clone())).collect(),
         working_dir: Some(container.working_dir.clone()).filter(|dir| !dir.is_empty()),
         user: user(&security)?,
-        mounts: mounts(container, files, security.readonly_rootfs)?,
+        mounts: mounts(container, ids, files, security.readonly_rootfs)?,
         image_volumes: image_volumes(container, mounted)?,
         process_target: process_target(&security),
         privileged: security.privileged,
@@ -72,11 +77,17 @@ pub(in crate::cri) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         stdin_once: container.stdin_once,
         log_path: log_path(pod, container),
         labels: kept::keep_container(container, now),
-        // Not saying anything is no wish to see everything: it is what tools send that do not think of it.
         masked_paths: said(&security.masked_paths),
         read_only_paths: said(&security.readonly_paths),
         ..ContainerSpec::default()
     })
+}
+
+/// By their field, or by annotations as it was before there was one.
+fn cdi_devices(container: &ContainerConfig) -> Vec<&str> {
+    let annotated = container.annotations.iter().filter(|(name, _)| name.starts_with("cdi.k8s.io/"));
+    let named = container.cdi_devices.iter().map(|device| device.name.as_str());
+    named.chain(annotated.map(|(_, devices)| devices.as_str())).collect()
 }
 
 /// What the user wrote, where the client tells it; it may have resolved it to an id.
@@ -169,9 +180,14 @@ fn profile_of(profile: &SecurityProfile) -> Result<Seccomp, String> {
 }
 
 /// The client's, and the files that every pod has unless the client mounts them itself.
-fn mounts(container: &ContainerConfig, files: &Path, read_only: bool) -> Result<Vec<Mount>, String> {
+fn mounts(
+    container: &ContainerConfig,
+    ids: Option<IdRange>,
+    files: &Path,
+    read_only: bool,
+) -> Result<Vec<Mount>, String> {
     let of_host = container.mounts.iter().filter(|mount| mounted_image(mount).is_none());
-    let mut mounts = of_host.map(mount).collect::<Result<Vec<_>, _>>()?;
+    let mut mounts = of_host.map(|of_host| mount(of_host, ids)).collect::<Result<Vec<_>, _>>()?;
     for name in ["hosts", "hostname", "resolv.conf"] {
         let destination = Path::new("/etc").join(name);
         if !container.mounts.iter().any(|mount| Path::new(&mount.container_path) == destination) {
@@ -212,10 +228,7 @@ fn absolute(path: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn mount(mount: &CriMount) -> Result<Mount, String> {
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(format!("id mappings of the mount at {}: not supported", mount.container_path));
-    }
+fn mount(mount: &CriMount, ids: Option<IdRange>) -> Result<Mount, String> {
     let private = mount.propagation() == MountPropagation::PropagationPrivate;
     if mount.recursive_read_only && !(mount.readonly && private) {
         let at = &mount.container_path;
@@ -231,6 +244,7 @@ fn mount(mount: &CriMount) -> Result<Mount, String> {
             MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
             MountPropagation::PropagationBidirectional => Propagation::Bidirectional,
         },
+        keep_owners: users::keep_owners(mount, ids)?,
     })
 }
 
@@ -319,7 +333,7 @@ mod tests {
             none(),
             &expect![[r#"
                 UserRequest { uid: None, name: None, gid: None, additional_gids: [], strict: false }
-                Unconfined masked None ro None all false"#]],
+                Unconfined masked Some([]) ro Some([]) all false"#]],
         );
         let profile = SecurityProfile { profile_type: 2, localhost_ref: "/p.json".into() };
         security(
@@ -334,7 +348,7 @@ mod tests {
             },
             &expect![[r#"
                 UserRequest { uid: None, name: Some("web"), gid: Some(7), additional_gids: [8], strict: true }
-                Localhost("/p.json") masked Some(["/proc/x"]) ro None all false"#]],
+                Localhost("/p.json") masked Some(["/proc/x"]) ro Some([]) all false"#]],
         );
         security(
             LinuxContainerSecurityContext {

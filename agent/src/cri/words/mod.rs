@@ -6,3 +6,4 @@ pub(super) mod kept;
 pub(super) mod sandbox;
 pub(super) mod stats;
 pub(super) mod status;
+pub(super) mod users;

@@ -1,11 +1,11 @@
 //! `[p]` What a client asks for as a pod, as the runtime's request.
 
 use orlop_cri_api::v1::{
-    DnsConfig, LinuxPodSandboxConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    DnsConfig, LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata,
 };
 use orlop_runtime::{PodRef, Resources, SandboxSpec};
 
-use super::kept;
+use super::{kept, users};
 
 /// Longest host name the kernel takes.
 const MAX_HOSTNAME: usize = 63;
@@ -27,7 +27,7 @@ pub(in crate::cri) fn spec(
     let linux = config.linux.clone().unwrap_or_default();
     let LinuxPodSandboxConfig { cgroup_parent, security_context, sysctls, .. } = linux;
     let options = security_context.and_then(|context| context.namespace_options).unwrap_or_default();
-    let user_namespace = user_namespace(&options)?;
+    let ids = users::of_pod(config)?;
     let parent = cgroup_parent.trim_matches('/');
     let parent =
         if parent.is_empty() { format!("{cgroup_root}/kubepods") } else { check_cgroup(parent)?.to_owned() };
@@ -40,19 +40,11 @@ pub(in crate::cri) fn spec(
         host_ipc: options.ipc() == NamespaceMode::Node,
         host_pid: options.pid() == NamespaceMode::Node,
         share_pid: options.pid() == NamespaceMode::Pod,
-        user_namespace,
+        user_namespace: ids.is_some(),
+        ids,
         sysctls: sysctls.into_iter().collect(),
         labels: kept::keep_pod(config),
     })
-}
-
-/// The ids are the runtime's to give: a client that names others would find its files owned by nobody it knows.
-fn user_namespace(options: &NamespaceOption) -> Result<bool, String> {
-    let Some(users) = &options.userns_options else { return Ok(false) };
-    match users.mode() {
-        NamespaceMode::Node => Ok(false),
-        _ => Err("user namespaces with ids that the client chooses are not supported".to_owned()),
-    }
 }
 
 /// systemd's names do not lead to a directory of the same name.
@@ -94,7 +86,7 @@ pub(in crate::cri) fn resolv_conf(dns: Option<&DnsConfig>, of_machine: &str) -> 
 
 #[cfg(test)]
 mod tests {
-    use orlop_cri_api::v1::{LinuxSandboxSecurityContext, UserNamespace};
+    use orlop_cri_api::v1::{LinuxSandboxSecurityContext, NamespaceOption};
 
     use super::*;
 
@@ -135,9 +127,6 @@ mod tests {
         check(&config("", none.clone()), "web orlop/kubepods/cri-1 net false ipc false pid false");
         let host = NamespaceOption { network: node, ipc: node, pid: node, ..none.clone() };
         check(&config("/kubepods/podu", host), "web kubepods/podu/cri-1 net true ipc true pid true");
-        let user = UserNamespace { mode: NamespaceMode::Pod.into(), ..Default::default() };
-        let own_users = NamespaceOption { userns_options: Some(user), ..none.clone() };
-        check(&config("", own_users), "user namespaces with ids that the client chooses are not supported");
         let systemd = "cgroup parent \"kubepods-podu.slice\": the cgroup driver is cgroupfs, not systemd";
         check(&config("kubepods-podu.slice", none.clone()), systemd);
         check(&config("/a/../b", none), "cgroup parent \"a/../b\" leads elsewhere");
