@@ -1,11 +1,15 @@
 //! What a client says, and reads, besides the lives of pods and containers.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
 #[path = "cri/client.rs"]
 mod client;
 #[path = "cri/node.rs"]
 mod node;
 
-use client::{container, create, run_pod, said, start};
+use std::{fs, path::Path, process::Command};
+
+use client::{IMAGE, container, create, run_pod, said, start};
 use node::Node;
 use orlop_cri_api::v1::*;
 use tonic::Code;
@@ -41,6 +45,44 @@ async fn what_lies_over_proc_is_what_the_client_says() {
     let usual = start(&mut cri, &pod, container("usual", "sleep 600")).await;
     let usual = said(&mut cri, &usual, OVER_PROC).await;
     assert!(usual.contains("/proc/sys ro") && usual.contains("/proc/keys "), "{usual}");
+}
+
+/// Bytes and number of a directory and all that lies below it, as `find` has it.
+fn found(dir: &Path) -> (u64, u64) {
+    let out = Command::new("find").arg(dir).args(["-printf", "%b\n"]).output().unwrap();
+    let blocks: Vec<u64> =
+        String::from_utf8(out.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+    (blocks.iter().sum::<u64>() * 512, u64::try_from(blocks.len()).unwrap())
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn images_are_pinned_by_hand_and_counted_as_they_lie() {
+    let node = Node::new();
+    let mut images = node.images().await;
+    let pinned = async |images: &mut client::Images| {
+        let listed = images.list_images(ListImagesRequest::default()).await.unwrap().into_inner().images;
+        let asked = ImageStatusRequest {
+            image: Some(ImageSpec { image: IMAGE.into(), ..ImageSpec::default() }),
+            verbose: false,
+        };
+        let status = images.image_status(asked).await.unwrap().into_inner().image.unwrap();
+        assert_eq!(listed, std::slice::from_ref(&status));
+        status.pinned
+    };
+    // `orlop image load` has brought it.
+    assert!(pinned(&mut images).await);
+    node.image(&["rm", IMAGE]);
+    node.image(&["load", "--no-pin", &node.dir.path().join("layout").to_string_lossy()]);
+    assert!(!pinned(&mut images).await);
+
+    let store = node.dir.path().join("state/images");
+    let info = images.image_fs_info(ImageFsInfoRequest {}).await.unwrap().into_inner();
+    let [of_images] = &info.image_filesystems[..] else { panic!("{info:?}") };
+    assert_eq!(of_images.fs_id.as_ref().unwrap().mountpoint, store.to_string_lossy());
+    let told = (of_images.used_bytes.unwrap().value, of_images.inodes_used.unwrap().value);
+    assert_eq!(told, found(&store));
+    assert!(told.0 > fs::metadata("/bin/busybox").unwrap().len() && told.1 > 20, "{told:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! CRI's ImageService over the image store.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use orlop_cri_api::v1::{image_service_server::ImageService, *};
 use orlop_runtime::image::{Auth, Keyring, StoreError};
@@ -30,7 +30,15 @@ impl Cri {
                 blocking(move || images.list()).await?.map_err(|error| internal(&error))?
             }
         };
-        Ok(all.iter().map(|image| status::image(image, false)).collect())
+        let pinned = self.pinned().await?;
+        Ok(all.iter().map(|image| status::image(image, pinned.contains(&image.id))).collect())
+    }
+
+    /// Ids of images that a client shall not remove of itself.
+    async fn pinned(&self) -> Result<HashSet<String>, Status> {
+        let images = self.0.setup.images.images.clone();
+        let pins = blocking(move || images.pins()).await?.map_err(|error| internal(&error))?;
+        Ok(pins.into_iter().flat_map(|pin| pin.images).collect())
     }
 }
 
@@ -80,7 +88,8 @@ impl ImageService for Cri {
         let found = self.image(&named(image)?).await?;
         let info =
             found.as_ref().map(|image| info(verbose, || json!({"imageSpec": {"config": image.config}})));
-        let image = found.as_ref().map(|image| status::image(image, false));
+        let pinned = self.pinned().await?;
+        let image = found.as_ref().map(|image| status::image(image, pinned.contains(&image.id)));
         Ok(Response::new(ImageStatusResponse { image, info: info.unwrap_or_default() }))
     }
 
@@ -109,7 +118,7 @@ impl ImageService for Cri {
 
     async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {
         let images = self.0.setup.images.images.clone();
-        let all = blocking(move || images.list()).await?.map_err(|error| internal(&error))?;
+        let stored = blocking(move || images.stored()).await?.map_err(|error| internal(&error))?;
         let place = |dir: &str| -> String {
             let path: PathBuf = self.0.setup.state_dir.join(dir);
             path.to_string_lossy().into_owned()
@@ -123,11 +132,7 @@ impl ImageService for Cri {
                 containers.inodes += written.inodes;
             }
         }
-        let images = Written {
-            mount_point: place("images"),
-            bytes: all.iter().map(|image| image.size).sum(),
-            inodes: u64::try_from(all.iter().map(|image| image.layers.len()).sum::<usize>()).unwrap_or(0),
-        };
+        let images = Written { mount_point: place("images"), bytes: stored.bytes, inodes: stored.inodes };
         Ok(Response::new(ImageFsInfoResponse {
             image_filesystems: vec![filesystem(at, &images)],
             container_filesystems: vec![filesystem(at, &containers)],

@@ -50,12 +50,14 @@ impl Node {
         let dir = tempfile::Builder::new().prefix("orlop-cri-").tempdir().unwrap();
         run("ip", &["netns", "add", &name]);
         run("nsenter", &[&format!("--net=/run/netns/{name}"), "ip", "link", "set", "lo", "up"]);
-        let state = format!("--state-dir={}", dir.path().join("state").display());
-        let layout = layout(dir.path());
-        let loaded = Command::new(program()).args(["image", "load", &state]).arg(layout).output().unwrap();
-        assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+        image(dir.path(), &["load", &layout(dir.path()).to_string_lossy()]);
         let server = start(dir.path(), &name);
         Node { dir, name, server }
+    }
+
+    /// `orlop image`
+    pub fn image(&self, args: &[&str]) {
+        image(self.dir.path(), args);
     }
 
     pub fn kill(&mut self) {
@@ -109,6 +111,12 @@ impl Node {
             ..PodSandboxConfig::default()
         }
     }
+}
+
+fn image(dir: &Path, args: &[&str]) {
+    let state = format!("--state-dir={}", dir.join("state").display());
+    let out = Command::new(program()).arg("image").args(args).arg(state).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 fn start(dir: &Path, name: &str) -> Child {

@@ -10,6 +10,8 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
+    path::Path,
+    sync::PoisonError,
     time::{Duration, SystemTime},
 };
 
@@ -107,6 +109,25 @@ impl Images {
             capacity: found.f_blocks.saturating_mul(found.f_frsize),
             available: found.f_bavail.saturating_mul(found.f_frsize),
         })
+    }
+
+    /// What all of the store takes on the disk: layers, blobs, records, work in progress. Layers do not change: each is looked
+    /// through once.
+    pub fn stored(&self) -> Result<crate::Usage, StoreError> {
+        let root = &self.store.root;
+        let layers = root.join("layers");
+        let names = disk::names(&layers)?;
+        let mut known = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name, _| names.contains(name));
+        for name in names {
+            known.entry(name).or_insert_with_key(|name| crate::Usage::of(&layers.join(name)));
+        }
+        let others = disk::names(root)?.into_iter().filter(|name| name != "layers");
+        let others = others.map(|name| crate::Usage::of(&root.join(name)));
+        let alone =
+            |path: &Path| Ok(crate::Usage::from(&path.metadata().map_err(disk::io("look at", path))?));
+        let around = alone(root)? + alone(&layers)?;
+        Ok(known.values().copied().chain(others).chain([around]).sum())
     }
 
     /// All images with everything that speaks for or against them; marks as used what is needed now.

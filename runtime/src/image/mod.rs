@@ -38,7 +38,7 @@ mod words;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 pub use self::{
@@ -77,6 +77,8 @@ pub struct Images {
     limits: Limits,
     clients: Arc<Clients>,
     flights: Arc<Flights>,
+    /// What layers take on the disk.
+    measured: Arc<Mutex<BTreeMap<String, crate::Usage>>>,
 }
 
 impl Images {
@@ -87,6 +89,7 @@ impl Images {
             limits: Limits::default(),
             clients: Arc::default(),
             flights: Arc::default(),
+            measured: Arc::default(),
         })
     }
 
@@ -180,7 +183,7 @@ impl Images {
         credentials: impl Into<Keyring>,
         options: &PullOptions,
     ) -> Result<Image, PullError> {
-        let Self { store, limits, clients, flights } = self;
+        let Self { store, limits, clients, flights, .. } = self;
         let puller = Puller { store, clients, flights, limits: *limits };
         let id = puller.pull(reference, &credentials.into(), options).await?;
         let images = self.clone();
