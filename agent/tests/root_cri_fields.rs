@@ -7,7 +7,7 @@ mod client;
 #[path = "cri/node.rs"]
 mod node;
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use client::{IMAGE, container, create, run_pod, said, start};
 use node::Node;
@@ -83,6 +83,91 @@ async fn images_are_pinned_by_hand_and_counted_as_they_lie() {
     let told = (of_images.used_bytes.unwrap().value, of_images.inodes_used.unwrap().value);
     assert_eq!(told, found(&store));
     assert!(told.0 > fs::metadata("/bin/busybox").unwrap().len() && told.1 > 20, "{told:?}");
+}
+
+/// Series by name; of those with labels of their own by these too.
+fn values(metrics: &[Metric]) -> BTreeMap<String, u64> {
+    let named = |metric: &Metric| {
+        let own = metric.label_values[6..].iter().map(|value| format!(" {value}"));
+        (metric.name.clone() + &own.collect::<String>(), metric.value.unwrap().value)
+    };
+    metrics.iter().map(named).collect()
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn a_kubelet_gets_the_series_of_cadvisor() {
+    let node = Node::new();
+    let mut cri = node.client().await;
+    let pod = run_pod(&mut cri, node.pod()).await;
+    let limits = LinuxContainerResources {
+        memory_limit_in_bytes: 64 << 20,
+        cpu_quota: 30_000,
+        cpu_period: 100_000,
+        cpu_shares: 512,
+        ..Default::default()
+    };
+    let linux = LinuxContainerConfig { resources: Some(limits), security_context: None };
+    let script = "echo some >/tmp/file; sleep 600 & exec sleep 600";
+    let config = ContainerConfig { linux: Some(linux), ..container("c", script) };
+    let id = start(&mut cri, &pod, with_root(config)).await;
+    let bytes = async |cri: &mut client::Runtime| {
+        said(cri, &id, "cat /sys/class/net/eth0/statistics/rx_bytes").await.parse::<u64>().unwrap()
+    };
+    let before = bytes(&mut cri).await;
+    let listed = cri.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.unwrap().into_inner();
+    let after = bytes(&mut cri).await;
+    let [of_pod] = &listed.pod_metrics[..] else { panic!("{listed:?}") };
+    let [of_container] = &of_pod.container_metrics[..] else { panic!("{of_pod:?}") };
+    assert_eq!((&of_pod.pod_sandbox_id, &of_container.container_id), (&pod, &id));
+
+    let told = cri.list_metric_descriptors(ListMetricDescriptorsRequest {}).await.unwrap().into_inner();
+    let keys: BTreeMap<&str, &[String]> =
+        told.descriptors.iter().map(|one| (one.name.as_str(), &one.label_keys[..])).collect();
+    for metric in of_pod.metrics.iter().chain(&of_container.metrics) {
+        assert_eq!(keys[metric.name.as_str()].len(), metric.label_values.len(), "{metric:?}");
+    }
+    let labels = keys["container_processes"].iter().zip(&of_container.metrics[0].label_values);
+    let labels: BTreeMap<&str, &str> = labels.map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let said_to_be = ["container", "name", "namespace", "pod", "image"].map(|key| labels[key]);
+    assert_eq!(said_to_be, ["c", id.as_str(), "ns", "p", IMAGE]);
+    assert!(labels["id"].ends_with(&format!("/{pod}/{id}")), "{labels:?}");
+
+    let (pods, own) = (values(&of_pod.metrics), values(&of_container.metrics));
+    let started = client::status(&mut cri, &id).await.started_at / 1_000_000_000;
+    for (name, expected) in [
+        ("container_processes", 2),
+        ("container_threads", 2),
+        ("container_oom_events_total", 0),
+        ("container_start_time_seconds", u64::try_from(started).unwrap()),
+        ("container_spec_memory_limit_bytes", 64 << 20),
+        ("container_spec_cpu_quota", 30_000),
+        ("container_spec_cpu_period", 100_000),
+        ("container_spec_cpu_shares", 512),
+    ] {
+        assert_eq!(own[name], expected, "{name}: {own:?}");
+    }
+    for name in ["usage_bytes", "working_set_bytes", "rss", "max_usage_bytes"] {
+        let name = format!("container_memory_{name}");
+        assert!((1..64 << 20).contains(&own[&name]), "{name}: {own:?}");
+    }
+    assert!(own["container_memory_failures_total pgfault hierarchy"] > 0, "{own:?}");
+    assert!(
+        own["container_file_descriptors"] >= 6 && own["container_ulimits_soft max_open_files"] > 6,
+        "{own:?}"
+    );
+    let of_disk = |name: &str| own.iter().find(|(known, _)| known.starts_with(name)).unwrap().1;
+    assert!(*of_disk("container_fs_usage_bytes ") >= 4096 && *of_disk("container_fs_limit_bytes ") > 1 << 20);
+    let received = pods["container_network_receive_bytes_total eth0"];
+    assert!((before..=after).contains(&received), "{before} {received} {after}");
+    assert!(pods["container_memory_usage_bytes"] >= own["container_memory_rss"], "{pods:?}");
+}
+
+fn with_root(config: ContainerConfig) -> ContainerConfig {
+    let root =
+        LinuxContainerSecurityContext { run_as_user: Some(Int64Value { value: 0 }), ..Default::default() };
+    let linux = config.linux.clone().unwrap_or_default();
+    ContainerConfig { linux: Some(LinuxContainerConfig { security_context: Some(root), ..linux }), ..config }
 }
 
 #[tokio::test]

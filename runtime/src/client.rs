@@ -155,6 +155,10 @@ impl Runtime {
         self.0.shims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn hierarchies(&self) -> &Hierarchies {
+        &self.0.hierarchies
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.0.layout
     }
@@ -414,10 +418,14 @@ impl Runtime {
     }
 
     fn stats_of(&self, uid: &str, id: Option<&str>) -> std::io::Result<Stats> {
+        self.0.hierarchies.stats(&self.cgroup_of(uid, id)?)
+    }
+
+    /// The cgroup of a pod, or of one container of it.
+    pub(crate) fn cgroup_of(&self, uid: &str, id: Option<&str>) -> std::io::Result<String> {
         let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, "no such pod");
         let cgroup = self.0.layout.sandbox(uid)?.ok_or_else(missing)?.spec.cgroup;
-        let path = id.map_or(cgroup.clone(), |id| format!("{cgroup}/{id}"));
-        self.0.hierarchies.stats(&path)
+        Ok(id.map_or(cgroup.clone(), |id| format!("{cgroup}/{id}")))
     }
 
     /// The pods that may have containers whose id begins so, with nothing else read.

@@ -16,6 +16,7 @@ mod bundle;
 pub mod cgroup;
 mod client;
 pub mod create;
+mod details;
 mod devices;
 mod dial;
 mod ends;
@@ -53,6 +54,7 @@ pub use api::{
 pub use apparmor::AppArmorError;
 pub use bundle::container_id;
 pub use client::{Layers, Runtime};
+pub use details::{Counted, Processes};
 pub use errors::{
     BoxError, ExecError, OpenError, RemoveError, SandboxError, ShimError, StartError, StopError, UpdateError,
 };

@@ -112,6 +112,7 @@ const PURE: &[&str] = &[
     "agent/src/probe/schedule",
     "agent/src/volume/layout",
     "runtime/src/cgroup/actual",
+    "runtime/src/cgroup/details",
     "runtime/src/cgroup/limits",
     "runtime/src/ids",
     "runtime/src/cgroup/pressure",

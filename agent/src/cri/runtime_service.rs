@@ -14,7 +14,7 @@ use super::{
     pods::now,
     words::{
         filter,
-        stats::descriptors,
+        metrics::descriptors,
         status::{self, nanos},
     },
 };

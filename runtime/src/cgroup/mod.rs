@@ -3,6 +3,7 @@
 //! Those of containers are made by the creator (`create::cgroups`), from the files and values that are put together here.
 
 mod actual;
+mod details;
 mod layout;
 mod limits;
 mod pressure;
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+pub use details::{Details, DiskUse};
 pub use layout::Hierarchies;
 pub use pressure::{Pressure, Pressures, Stall};
 pub use stats::Stats;
@@ -306,6 +308,35 @@ impl Hierarchies {
             }
         }
     }
+
+    /// All that is counted besides; what cannot be read is 0.
+    pub fn details(&self, path: &str) -> Details {
+        let path = path.trim_start_matches('/');
+        let read =
+            |root: &Path, name: &str| fs::read_to_string(root.join(path).join(name)).unwrap_or_default();
+        match &self.unified {
+            Some(root) if self.is_v2() => Details::v2(|name| read(root, name)),
+            _ => Details::v1(|controller, name| {
+                self.controller(controller).map(|root| read(root, name)).unwrap_or_default()
+            }),
+        }
+    }
+
+    /// Processes of a cgroup and of all below it.
+    pub fn processes(&self, path: &str) -> Vec<u32> {
+        let root = if self.is_v2() { self.unified.as_deref() } else { self.controller("memory") };
+        let mut found = Vec::new();
+        if let Some(root) = root {
+            add_processes(&root.join(path.trim_start_matches('/')), &mut found);
+        }
+        found
+    }
+}
+
+fn add_processes(dir: &Path, found: &mut Vec<u32>) {
+    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    found.extend(pids.lines().filter_map(|line| line.parse::<u32>().ok()));
+    children(dir).for_each(|child| add_processes(&child, found));
 }
 
 /// Pressure on the machine as a whole.

@@ -3,6 +3,7 @@
 pub(super) mod container;
 pub(super) mod filter;
 pub(super) mod kept;
+pub(super) mod metrics;
 pub(super) mod sandbox;
 pub(super) mod stats;
 pub(super) mod status;

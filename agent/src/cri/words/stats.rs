@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use orlop_cri_api::v1::{
-    Container, ContainerAttributes, ContainerMetrics, ContainerStats, CpuUsage, FilesystemIdentifier,
-    FilesystemUsage, LinuxPodSandboxStats, MemoryUsage, Metric, MetricDescriptor, MetricType,
-    NetworkInterfaceUsage, NetworkUsage, PodSandbox, PodSandboxAttributes, PodSandboxStats, UInt64Value,
+    Container, ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage,
+    LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandbox, PodSandboxAttributes,
+    PodSandboxStats, UInt64Value,
 };
 use orlop_runtime::cgroup::Stats;
 
@@ -123,56 +123,6 @@ pub(in crate::cri) fn network(at: Timestamp, dev: &str) -> Option<NetworkUsage> 
         tx_errors: field(10),
     };
     Some(NetworkUsage { timestamp: nanos(at), default_interface: Some(eth0.clone()), interfaces: vec![eth0] })
-}
-
-/// Name, help, kind and value of a metric.
-type Row = (&'static str, &'static str, MetricType, fn(&Stats) -> u64);
-
-/// The metrics of cAdvisor that our counters can tell.
-const METRICS: [Row; 4] = [
-    (
-        "container_cpu_usage_seconds_total",
-        "Cumulative cpu time consumed in seconds.",
-        MetricType::Counter,
-        |stats| stats.cpu_ns / 1_000_000_000,
-    ),
-    (
-        "container_memory_usage_bytes",
-        "Current memory usage in bytes, including all memory regardless of when it was accessed",
-        MetricType::Gauge,
-        |stats| stats.memory_usage,
-    ),
-    ("container_memory_working_set_bytes", "Current working set in bytes.", MetricType::Gauge, |stats| {
-        stats.memory_working_set
-    }),
-    ("container_memory_rss", "Size of RSS in bytes.", MetricType::Gauge, |stats| stats.memory_rss),
-];
-
-pub(in crate::cri) fn descriptors() -> Vec<MetricDescriptor> {
-    let descriptor = |(name, help, ..): &Row| MetricDescriptor {
-        name: (*name).to_owned(),
-        help: (*help).to_owned(),
-        label_keys: ["id", "name", "image"].map(str::to_owned).into(),
-    };
-    METRICS.iter().map(descriptor).collect()
-}
-
-/// Values in the order of [`descriptors`]; `labels` are the values of their label keys.
-pub(in crate::cri) fn metrics(now: &Sample, labels: [&str; 3]) -> Vec<Metric> {
-    let metric = |(name, _, kind, value): &Row| Metric {
-        name: (*name).to_owned(),
-        timestamp: nanos(now.at),
-        metric_type: (*kind).into(),
-        label_values: labels.map(str::to_owned).into(),
-        value: number(value(&now.stats)),
-    };
-    METRICS.iter().map(metric).collect()
-}
-
-pub(in crate::cri) fn container_metrics(seen: &Container, now: &Sample) -> ContainerMetrics {
-    let name = seen.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
-    let image = seen.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
-    ContainerMetrics { container_id: seen.id.clone(), metrics: metrics(now, [&seen.id, name, image]) }
 }
 
 #[cfg(test)]
