@@ -16,10 +16,8 @@ use std::{
 };
 
 use client::{IMAGE, Runtime, container, create, exec_sync, run_pod, status};
-use futures::{SinkExt as _, StreamExt as _};
 use node::Node;
 use orlop_cri_api::v1::*;
-use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 use tonic::Code;
 
 #[tokio::test]
@@ -204,19 +202,7 @@ async fn commands_have_streams_over_both_transports() {
 
     // WebSocket, v5: the end of the input can be said.
     let url = cri.exec(request.clone()).await.unwrap().into_inner().url;
-    let mut upgrade = url.replace("http://", "ws://").into_client_request().unwrap();
-    let protocol = "v5.channel.k8s.io".parse().unwrap();
-    upgrade.headers_mut().insert("sec-websocket-protocol", protocol);
-    let tcp = node.dial(&url);
-    tcp.set_nonblocking(true).unwrap();
-    let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
-    let (mut socket, _) = tokio_tungstenite::client_async(upgrade, tcp).await.unwrap();
-    socket.send(Message::Binary(b"\x00hello"[..].into())).await.unwrap();
-    socket.send(Message::Binary(b"\xff\x00"[..].into())).await.unwrap();
-    let mut channels: HashMap<u8, Vec<u8>> = HashMap::new();
-    while let Some(Ok(Message::Binary(bytes))) = socket.next().await {
-        channels.entry(bytes[0]).or_default().extend(&bytes[1..]);
-    }
+    let channels = client::websocket(node.dial(&url), &url, b"hello").await;
     let text = |channel: u8| String::from_utf8_lossy(&channels[&channel]).into_owned();
     assert_eq!((text(1).as_str(), text(2).as_str()), ("hello", "end\n"));
     assert!(text(3).contains(r#"{"message":"3","reason":"ExitCode"}"#), "{}", text(3));

@@ -172,6 +172,22 @@ fn with_root(config: ContainerConfig) -> ContainerConfig {
 
 #[tokio::test]
 #[ignore = "root tier"]
+async fn how_often_images_are_pulled_is_the_clients_business() {
+    let node = Node::new();
+    let images = node.images().await;
+    let pull = |n: u32| {
+        let mut images = images.clone();
+        let image = Some(ImageSpec { image: format!("127.0.0.1:1/x:{n}"), ..ImageSpec::default() });
+        async move { images.pull_image(PullImageRequest { image, ..PullImageRequest::default() }).await }
+    };
+    for refused in futures::future::join_all((0..15).map(pull)).await {
+        let refused = refused.unwrap_err();
+        assert!(refused.message().contains("127.0.0.1:1"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
 async fn devices_of_others_are_refused_by_name() {
     let node = Node::new();
     let mut cri = node.client().await;

@@ -30,6 +30,8 @@ use orlop::{
 /// # Errors
 /// When a part cannot be started.
 pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<()> {
+    // How often is the client's business: a kubelet has a limit of its own.
+    let config = Config { pull_rate: None, ..config };
     for dir in [&config.state_dir, &config.run_dir] {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }

@@ -9,17 +9,22 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    net::TcpStream,
+    os::fd::AsFd as _,
     path::Path,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _, future::BoxFuture};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use orlop_cri_api::v1::{
     image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient, *,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 use tonic::body::Body;
 
 pub type Runtime = RuntimeServiceClient<Http>;
@@ -115,4 +120,33 @@ pub async fn said(cri: &mut Runtime, id: &str, script: &str) -> String {
     let said = exec_sync(cri, id, script, 0).await.unwrap();
     assert_eq!(said.exit_code, 0, "{script}: {}", String::from_utf8_lossy(&said.stderr));
     String::from_utf8(said.stdout).unwrap().trim_end().to_owned()
+}
+
+/// To a loopback address in another network namespace.
+pub fn dial(netns: &str, url: &str) -> TcpStream {
+    let address = url.split('/').nth(2).unwrap().to_owned();
+    let netns = File::open(format!("/run/netns/{netns}")).unwrap();
+    std::thread::spawn(move || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        TcpStream::connect(address).unwrap()
+    })
+    .join()
+    .unwrap()
+}
+
+/// A command's streams by their channels, from what it is given on its standard input to its end.
+pub async fn websocket(tcp: TcpStream, url: &str, stdin: &[u8]) -> HashMap<u8, Vec<u8>> {
+    let mut upgrade = url.replace("http://", "ws://").into_client_request().unwrap();
+    upgrade.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
+    tcp.set_nonblocking(true).unwrap();
+    let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(upgrade, tcp).await.unwrap();
+    socket.send(Message::Binary([b"\0", stdin].concat().into())).await.unwrap();
+    // With v5 the end of the input can be said.
+    socket.send(Message::Binary(b"\xff\0"[..].into())).await.unwrap();
+    let mut channels: HashMap<u8, Vec<u8>> = HashMap::new();
+    while let Some(Ok(Message::Binary(bytes))) = socket.next().await {
+        channels.entry(bytes[0]).or_default().extend(&bytes[1..]);
+    }
+    channels
 }

@@ -11,14 +11,12 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     net::TcpStream,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use orlop_cri_api::v1::{DnsConfig, PodSandboxConfig, PodSandboxMetadata};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sha2::{Digest as _, Sha256};
 
 use crate::client::{self, Http, IMAGE};
@@ -87,14 +85,7 @@ impl Node {
 
     /// To the server's loopback address, which is another than ours.
     pub fn dial(&self, url: &str) -> TcpStream {
-        let address = url.split('/').nth(2).unwrap().to_owned();
-        let netns = File::open(format!("/run/netns/{}", self.name)).unwrap();
-        std::thread::spawn(move || {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            TcpStream::connect(address).unwrap()
-        })
-        .join()
-        .unwrap()
+        client::dial(&self.name, url)
     }
 
     pub fn pod(&self) -> PodSandboxConfig {
