@@ -256,7 +256,7 @@ pub struct Device {
     pub permissions: String,
 }
 
-/// An image, or a part of it, to be read by a container: nothing of it can be written or executed.
+/// An image, or a part of it, to be read and run by a container: nothing of it can be written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageVolume {
     /// The image.

@@ -64,7 +64,7 @@ pub(crate) fn table(
     mounts.extend(spec.image_volumes.iter().zip(images).map(|(volume, place)| Mount {
         at: volume.destination.to_string_lossy().into_owned(),
         what: What::AsIs(place.clone(), Propagation::Private),
-        flags: [&KERNEL[..], &[Flag::ReadOnly]].concat(),
+        flags: vec![Flag::NoSuid, Flag::NoDev, Flag::ReadOnly],
     }));
     mounts.extend(devices.iter().map(|(at, node)| Mount {
         at: at.clone(),
