@@ -82,6 +82,9 @@ async fn stop_asks_and_then_kills() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "root tier"]
 async fn exec_is_the_container_over_again() {
+    // A descriptor that every child of ours inherits.
+    let stray = fs::File::open("/etc/hostname").unwrap();
+    rustix::io::fcntl_setfd(&stray, rustix::io::FdFlags::empty()).unwrap();
     let node = Node::new().await;
     node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
     let mut spec = node.shell("a", "cat /proc/self/status; echo up; sleep 100");
@@ -134,6 +137,9 @@ async fn exec_is_the_container_over_again() {
         cgroups.lines().filter(|line| !line.contains("name=")).all(|line| line.ends_with(":/")),
         "{cgroups}"
     );
+    assert_eq!(text(exec(request(&["ls", "/proc/self/fd"])).await.unwrap()), "0\n1\n2\n3\n");
+    assert_eq!(text(exec(request(&["ls", "/proc/1/fd"])).await.unwrap()), "0\n1\n2\n");
+    drop(stray);
     let mut flood = request(&["sh", "-c", "seq 1 100000"]);
     flood.max_output = 10;
     assert_eq!(text(exec(flood).await.unwrap()), "1\n2\n3\n4\n5\n");

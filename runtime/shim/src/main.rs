@@ -38,6 +38,8 @@ const SHARE_PID: &str = "share-pid";
 /// The child serves; the parent tells whether it could start to.
 fn start() -> Result<()> {
     let mut args: Vec<String> = std::env::args().collect();
+    // An agent may be started with descriptors that it does not know of, and hands them on.
+    drop(sys::close_others());
     if matches!(&args[..], [_, word] if word == "hold") {
         return hold::run();
     }

@@ -276,6 +276,8 @@ fn load_filter(filter: &[u8]) -> Result<(), Error> {
 }
 
 fn exec(spec: &ProcessSpec, program: &str) -> Failure {
+    // All of ours close by themselves; a descriptor of the host in a container is worth a second look.
+    drop(sys::keep_none_over_exec());
     let strings = |list: &[String]| list.iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>();
     let prepared = (|| Ok::<_, Error>((c_string(program)?, strings(&spec.args)?, strings(&spec.env)?)))();
     let (path, args, env) = match prepared {

@@ -317,6 +317,19 @@ pub fn set_rlimit(resource: u32, values: [u64; 2]) -> Result<()> {
     check_long(result).map(drop)
 }
 
+/// Closes everything but the standard streams: what whoever started this process had open by mistake.
+pub fn close_others() -> Result<()> {
+    // SAFETY: called before this process has opened anything.
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) }).map(drop)
+}
+
+/// Nothing but the standard streams goes on to the next program. Kernels before 5.11 refuse.
+pub fn keep_none_over_exec() -> Result<()> {
+    const CLOEXEC: u32 = 1 << 2;
+    // SAFETY: no pointers; what is open stays open here.
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, CLOEXEC) }).map(drop)
+}
+
 /// What this process is called in lists.
 pub fn set_name(name: &CString) -> Result<()> {
     // SAFETY: a C string; the kernel takes sixteen bytes at most.
