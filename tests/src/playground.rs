@@ -59,8 +59,21 @@ pub fn given(variable: &str) -> PathBuf {
 
 /// Runs a command to its end.
 pub fn run(command: &mut Command) -> Output {
-    let out =
-        command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    output(command.stdin(Stdio::null()))
+}
+
+/// Runs a line of shell in a terminal of that size where nobody types, and gives what it shows.
+pub fn in_terminal(line: &str, (rows, columns): (u16, u16), env: &[(&str, &str)]) -> String {
+    // An input that ends would be typed, as an end of file, whenever the line happens to be looking.
+    let (nothing, _open) = std::io::pipe().expect("make a pipe");
+    let line = format!("stty rows {rows} columns {columns}; {line}");
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).envs(env.iter().copied());
+    output(script.stdin(nothing)).text().replace('\r', "")
+}
+
+fn output(command: &mut Command) -> Output {
+    let out = command.output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
     Output {
         ok: out.status.success(),
         stdout: String::from_utf8_lossy(&out.stdout).into_owned(),

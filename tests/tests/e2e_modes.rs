@@ -10,7 +10,7 @@ use std::{
 
 use orlop_tests::{
     Playground,
-    playground::{given, run},
+    playground::{given, in_terminal, run},
     until,
 };
 
@@ -147,9 +147,7 @@ fn look_into_the_box(p: &Playground, run_dir: &str) {
     let out = run(Command::new("sh").args(["-c", &format!("{piped}; echo code $?")]));
     assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("typed\ncode 9\n", "to stderr\n"));
     let typed = format!("{} exec -it {run_dir} box -- sh -c 'tty; stty size'", binary.display());
-    let terminal = format!("stty rows 33 cols 77; {typed}");
-    let out = run(Command::new("script").args(["-qec", &terminal, "/dev/null"])).text();
-    assert_eq!(out, "/dev/pts/0\r\n33 77\r\n");
+    assert_eq!(in_terminal(&typed, (33, 77), &[]), "/dev/pts/0\n33 77\n");
     let missing = orlop(&["exec", run_dir, "box", "--", "nope"]).refusal();
     assert!(missing.contains("executable file not found in $PATH"), "{missing}");
     let nobody = orlop(&["logs", run_dir, "nobody"]).refusal();
