@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -33,7 +34,7 @@ pub struct Address {
 
 /// Why a kubelet gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub enum KubeletError {
     /// Nobody there.
     #[error("connect to {host}:{port}")]
     Connect {
@@ -56,7 +57,10 @@ pub enum LogError {
     Http(#[source] hyper::Error),
     /// The path makes no request.
     #[error("make the request")]
-    Request(#[source] http::Error),
+    Path(#[source] http::uri::InvalidUri),
+    /// The address makes no header.
+    #[error("make the request")]
+    Host(#[source] http::header::InvalidHeaderValue),
 }
 
 /// A client for all kubelets.
@@ -84,7 +88,19 @@ impl Kubelets {
     }
 
     /// GET; the connection lives as long as the answer's body.
-    pub async fn get(&self, address: &Address, path: &str) -> Result<Response<Body>, LogError> {
+    pub async fn get(&self, address: &Address, path: &str) -> Result<Response<Body>, KubeletError> {
+        let answer = self.ask(address, &Method::GET, path, &HeaderMap::new()).await?;
+        Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+
+    /// One request without a body, whose answer may become another protocol.
+    pub async fn ask(
+        &self,
+        address: &Address,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response<Incoming>, KubeletError> {
         let Address { host, port } = address;
         let connecting = TcpStream::connect((host.as_str(), *port));
         let stream = match tokio::time::timeout(CONNECT, connecting).await {
@@ -92,23 +108,28 @@ impl Kubelets {
             Err(elapsed) => Err(elapsed.into()),
         };
         let stream =
-            stream.map_err(|source| LogError::Connect { host: host.clone(), port: *port, source })?;
-        let name = ServerName::try_from(host.clone()).map_err(|_| LogError::Name(host.clone()))?;
-        let stream = self.tls.connect(name, stream).await.map_err(LogError::Tls)?;
+            stream.map_err(|source| KubeletError::Connect { host: host.clone(), port: *port, source })?;
+        // Keys that are typed come one by one.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "connection without TCP_NODELAY");
+        }
+        let name = ServerName::try_from(host.clone()).map_err(|_| KubeletError::Name(host.clone()))?;
+        let stream = self.tls.connect(name, stream).await.map_err(KubeletError::Tls)?;
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(LogError::Http)?;
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(KubeletError::Http)?;
         // Ends when the body is dropped or complete: it owns the only handle left.
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to a kubelet ended");
             }
         });
-        let request = Request::get(path)
-            .header(http::header::HOST, authority(host, *port))
-            .body(Empty::<Bytes>::new())
-            .map_err(LogError::Request)?;
-        let answer = sender.send_request(request).await.map_err(LogError::Http)?;
-        Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+        let mut request = Request::new(Empty::<Bytes>::new());
+        method.clone_into(request.method_mut());
+        *request.uri_mut() = path.parse().map_err(KubeletError::Path)?;
+        headers.clone_into(request.headers_mut());
+        let host = authority(host, *port).try_into().map_err(KubeletError::Host)?;
+        request.headers_mut().insert(http::header::HOST, host);
+        sender.send_request(request).await.map_err(KubeletError::Http)
     }
 }
 

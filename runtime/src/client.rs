@@ -228,6 +228,20 @@ impl Runtime {
         blocking(move || runtime.look(&uid)).await
     }
 
+    /// The newest pod of that name.
+    pub async fn pod_named(&self, namespace: &str, name: &str) -> Option<Sandbox> {
+        let (runtime, namespace, name) = (self.clone(), namespace.to_owned(), name.to_owned());
+        blocking(move || {
+            let layout = &runtime.0.layout;
+            let records = records::directories(&layout.pods()).into_iter();
+            let records = records.filter_map(|uid| layout.sandbox(&uid).ok().flatten());
+            let named = records
+                .filter(|record| record.spec.pod.namespace == namespace && record.spec.pod.name == name);
+            named.max_by_key(|record| record.created_at).map(|record| runtime.describe(record))
+        })
+        .await
+    }
+
     fn look(&self, uid: &str) -> Option<Sandbox> {
         match self.0.layout.sandbox(uid) {
             Ok(record) => Some(self.describe(record?)),

@@ -99,7 +99,9 @@ pub(super) async fn run(
         log_dir: config.log_dir.clone(),
     });
     let address = (config.node_ip, config.kubelet_port).into();
-    let server = Server::bind(address, config.node_name.as_str(), &client_ca, Logs::new(source)).await?;
+    let server =
+        Server::bind(address, config.node_name.as_str(), &client_ca, Logs::new(source), runtime.clone())
+            .await?;
 
     let mut tasks = JoinSet::new();
     let waiting = Health { not_ready: vec![network::NOT_READY.to_owned()], images: listed_images(&images) };

@@ -103,7 +103,7 @@ impl Streaming {
 
     fn answer(&self, request: http::Request<Incoming>, runtime: Runtime) -> http::Response<Body> {
         match self.redeem(request.uri().path()) {
-            Some(job) => stream::answer(request, job, runtime),
+            Some(job) => stream::answer(request, Ok(job), runtime),
             None => text(StatusCode::NOT_FOUND, "404 page not found"),
         }
     }

@@ -1,16 +1,17 @@
-//! The kubelet's HTTPS API on port 10250: health and container logs.
+//! The kubelet's HTTPS API on port 10250: health, container logs, and streams into containers and pods.
 //!
 //! ```text
-//!  API server ──TLS, client certificate──▶ identity ─▶ allowed? ─▶ /containerLogs/… ─▶ log files
+//!  API server ──TLS, client certificate──▶ identity ─▶ allowed? ─┬▶ /containerLogs/… ─▶ log files
+//!                                                                └▶ /exec/… /attach/… /portForward/… ─▶ runtime
 //! ```
 //!
 //! Nothing is answered without a client certificate of the cluster's CA; what the identity may do is decided per
-//! path, as the kubelet does it (subresources of `nodes`). Exec, attach, port-forward, stats and metrics come later and
-//! have their place in `route`.
+//! path, as the kubelet does it (subresources of `nodes`). Stats and metrics come later and have their place in `route`.
 
 mod auth;
 mod logs;
 pub mod stream;
+mod targets;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use auth::Identity;
 pub use logs::{LogFile, LogSource, Logs};
+use orlop_runtime::Runtime;
+use targets::Verb;
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,13 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub struct Server {
     listener: TcpListener,
     tls: TlsAcceptor,
-    logs: Arc<Logs>,
+    parts: Arc<Parts>,
+}
+
+/// What is asked of it.
+struct Parts {
+    logs: Logs,
+    runtime: Runtime,
 }
 
 impl Server {
@@ -63,11 +72,12 @@ impl Server {
         node: &str,
         client_ca: &[u8],
         logs: Logs,
+        runtime: Runtime,
     ) -> Result<Self, ServerError> {
         let tls = auth::server_config(node, address.ip(), client_ca)?;
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
-        Ok(Self { listener, tls: TlsAcceptor::from(Arc::new(tls)), logs: Arc::new(logs) })
+        Ok(Self { listener, tls: TlsAcceptor::from(Arc::new(tls)), parts: Arc::new(Parts { logs, runtime }) })
     }
 
     /// Serves until told to stop.
@@ -82,7 +92,7 @@ impl Server {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 continue;
             };
-            let (tls, logs, stop) = (self.tls.clone(), Arc::clone(&self.logs), stop.clone());
+            let (tls, parts, stop) = (self.tls.clone(), Arc::clone(&self.parts), stop.clone());
             tokio::spawn(async move {
                 let stream = match tls.accept(tcp).await {
                     Ok(stream) => stream,
@@ -90,11 +100,11 @@ impl Server {
                 };
                 let identity = Arc::new(auth::identity(stream.get_ref().1.peer_certificates()));
                 let service = service_fn(move |request| {
-                    let (identity, logs) = (Arc::clone(&identity), Arc::clone(&logs));
-                    async move { Ok::<_, Infallible>(route(identity.as_ref().as_ref(), &logs, request).await) }
+                    let (identity, parts) = (Arc::clone(&identity), Arc::clone(&parts));
+                    async move { Ok::<_, Infallible>(route(identity.as_ref().as_ref(), &parts, request).await) }
                 });
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
                 tokio::select! {
                     served = connection => if let Err(error) = served { tracing::debug!(%peer, error, "connection") },
                     () = stop.cancelled() => {}
@@ -104,21 +114,31 @@ impl Server {
     }
 }
 
-async fn route(identity: Option<&Identity>, logs: &Logs, request: Request<Incoming>) -> Response<Body> {
+async fn route(identity: Option<&Identity>, parts: &Parts, request: Request<Incoming>) -> Response<Body> {
     let Some(identity) = identity else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
-    let path: Vec<&str> = request.uri().path().split('/').filter(|part| !part.is_empty()).collect();
+    let uri = request.uri().clone();
+    let path: Vec<&str> = uri.path().split('/').filter(|part| !part.is_empty()).collect();
     let subresources: &[&str] = match path.first().copied() {
         Some("healthz") => &["healthz", "proxy"],
         _ => &["proxy"],
     };
-    if let Err(refusal) = identity.may(request.method(), subresources) {
+    let wanted = Verb::of(&path);
+    // Whatever the method: who may only read gets no shell.
+    let method = if wanted.is_some() { &Method::POST } else { request.method() };
+    if let Err(refusal) = identity.may(method, subresources) {
         return text(StatusCode::FORBIDDEN, &refusal);
+    }
+    if let Some(wanted) = wanted {
+        return match *request.method() {
+            Method::GET | Method::POST => targets::answer(&parts.runtime, request, wanted).await,
+            _ => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+        };
     }
     match (request.method(), path.as_slice()) {
         (&Method::GET, ["healthz"] | ["healthz", "ping"]) => text(StatusCode::OK, "ok"),
         (&Method::GET, ["containerLogs", namespace, pod, container]) => {
             let query = request.uri().query().unwrap_or_default();
-            logs.answer(namespace, pod, container, query).await
+            parts.logs.answer(namespace, pod, container, query).await
         }
         (_, ["healthz", ..] | ["containerLogs", _, _, _]) => {
             text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")

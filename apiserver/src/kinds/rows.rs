@@ -9,6 +9,7 @@ const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "up
 const READ: &[&str] = &["get", "list", "watch"];
 const CREATE: &[&str] = &["create"];
 const GET: &[&str] = &["get"];
+const CONNECT: &[&str] = &["create", "get"];
 const GPU: &[&str] = &["get", "patch", "update"];
 
 const fn gvk(group: &'static str, version: &'static str, kind: &'static str) -> Gvk {
@@ -130,9 +131,12 @@ pub const BUILTIN: &[Kind] = &[
         short_names: &["po"],
         categories: &["all"],
         subresources: &[
+            sub("attach", gvk("", "v1", "PodAttachOptions"), CONNECT),
             sub("binding", gvk("", "v1", "Binding"), CREATE),
             sub("eviction", gvk("policy", "v1", "Eviction"), CREATE),
+            sub("exec", gvk("", "v1", "PodExecOptions"), CONNECT),
             sub("log", gvk("", "v1", "Pod"), GET),
+            sub("portforward", gvk("", "v1", "PodPortForwardOptions"), CONNECT),
             sub("resize", gvk("", "v1", "Pod"), GPU),
             sub("status", gvk("", "v1", "Pod"), GPU),
         ],

@@ -7,6 +7,7 @@
 
 mod applying;
 pub mod body;
+mod connect;
 mod create;
 mod decode;
 mod delete;
@@ -15,6 +16,7 @@ mod expiry;
 pub mod filter;
 pub(crate) mod health;
 pub mod info;
+mod kubelet;
 pub mod list;
 mod logs;
 mod node;
@@ -37,6 +39,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
+use hyper::upgrade::OnUpgrade;
 use orlop_model::net::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
@@ -87,6 +90,8 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     pub(crate) identity: Identity,
     pub(crate) form: Form,
+    /// The connection itself, for requests that ask for another protocol.
+    pub(crate) upgrade: Option<OnUpgrade>,
 }
 
 /// The object or collection a request is about.
@@ -145,7 +150,8 @@ impl Api {
         B: http_body::Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        let (parts, payload) = request.into_parts();
+        let (mut parts, payload) = request.into_parts();
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
         let query = Query::parse(parts.uri.query());
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
         if let Some(response) = health::answer(&info.path, query.flag("verbose")) {
@@ -162,7 +168,8 @@ impl Api {
             None => Form::Object,
         };
         let body = body::collect(payload).await?;
-        let call = Call { method: parts.method, query, headers: parts.headers, body, identity, form };
+        let call =
+            Call { method: parts.method, query, headers: parts.headers, body, identity, form, upgrade };
         match info.resource {
             None => self.plain(&call, &info.path),
             Some(resource) => self.resource(call, info.verb, resource).await,
@@ -207,6 +214,26 @@ impl Api {
             _ => Err(Failure::method_not_allowed()),
         }
     }
+}
+
+/// Whether somebody may do something else with a subresource than what the request's method says.
+fn authorize_as(
+    identity: &Identity,
+    verb: &'static str,
+    target: &Target,
+    subresource: &str,
+) -> Result<(), Failure> {
+    let Target { kind, namespace, name } = target;
+    let resource = ResourceInfo {
+        group: kind.gvk.group.to_owned(),
+        version: kind.gvk.version.to_owned(),
+        resource: kind.resource.to_owned(),
+        namespace: Some(namespace.clone()),
+        name: Some(name.clone()),
+        subresource: Some(subresource.to_owned()),
+        kind: Some(*kind),
+    };
+    authorize(identity, &RequestInfo { verb, path: String::new(), resource: Some(resource) })
 }
 
 fn authorize(identity: &Identity, info: &RequestInfo) -> Result<(), Failure> {

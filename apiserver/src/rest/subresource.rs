@@ -34,6 +34,7 @@ impl Api {
             ("resize", "update") => self.update_part(&call, target, Part::Resize, "resize").await,
             ("resize", _) => self.patch_part(&call, target, Part::Resize, "resize").await,
             ("log", _) => self.log(&call, &target).await,
+            ("exec" | "attach" | "portforward", _) => self.connect(call, &target, name).await,
             ("scale", _) => self.scale(&call, verb, target).await,
             ("binding", _) => self.bind(&call, target, sub.gvk).await,
             ("eviction", _) => self.evict(&call, target, sub.gvk).await,

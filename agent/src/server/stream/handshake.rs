@@ -37,6 +37,13 @@ impl Agreed {
     }
 }
 
+impl Agreed {
+    /// Whether the client understands a stream that has nothing but an error.
+    pub(crate) fn tells_refusals(self) -> bool {
+        matches!(self, Agreed::Channels(Some("v5.channel.k8s.io")))
+    }
+}
+
 /// Best first.
 const SPDY_COMMANDS: [&str; 4] =
     ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];

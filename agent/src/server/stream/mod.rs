@@ -103,12 +103,20 @@ impl Wanted {
 }
 
 /// Answers a request that is to become a stream. The work goes on behind the answer.
-pub fn answer(request: Request<Incoming>, job: Job, runtime: Runtime) -> Response<Body> {
-    let purpose = if matches!(job, Job::Forward { .. }) { Purpose::Forward } else { Purpose::Command };
+///
+/// Why there is nothing to do, clients of the newest WebSocket protocol hear in the stream: upstream's API server has
+/// accepted it before it asks the kubelet. All others are refused.
+pub fn answer(request: Request<Incoming>, job: Result<Job, String>, runtime: Runtime) -> Response<Body> {
+    let purpose = if matches!(job, Ok(Job::Forward { .. })) { Purpose::Forward } else { Purpose::Command };
     let agreed = match agree(request.headers(), purpose) {
         Ok(agreed) => agreed,
         Err(refusal) => return refuse(&refusal),
     };
+    if let Err(why) = &job
+        && !agreed.tells_refusals()
+    {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, why);
+    }
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -123,7 +131,10 @@ pub fn answer(request: Request<Incoming>, job: Job, runtime: Runtime) -> Respons
     }
     tokio::spawn(async move {
         match hyper::upgrade::on(request).await {
-            Ok(upgraded) => serve(TokioIo::new(upgraded), agreed, job, runtime).await,
+            Ok(upgraded) => match job {
+                Ok(job) => serve(TokioIo::new(upgraded), agreed, job, runtime).await,
+                Err(why) => tell(TokioIo::new(upgraded), &why).await,
+            },
             Err(error) => tracing::debug!(%error, "upgrade of a streaming request"),
         }
     });
@@ -147,6 +158,15 @@ fn refuse(refusal: &Refusal) -> Response<Body> {
         response.headers_mut().append(ACCEPTED, HeaderValue::from_static(name));
     }
     response
+}
+
+/// The only message of a WebSocket.
+async fn tell(transport: TokioIo<Upgraded>, why: &str) {
+    let framing = Framing { base64: false, close_signal: true };
+    let socket = websocket::channels(transport, framing, websocket::ERROR).await;
+    let text = status::refused(why);
+    socket.messages.channel(websocket::ERROR).write(text.as_bytes()).await;
+    socket.messages.close().await;
 }
 
 async fn serve(transport: TokioIo<Upgraded>, agreed: Agreed, job: Job, runtime: Runtime) {

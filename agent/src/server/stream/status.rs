@@ -30,6 +30,16 @@ pub(crate) fn words(version: Version, end: &Result<i32, String>) -> String {
     status.to_string()
 }
 
+/// That there is no command or container to look at, in the words of upstream's API server.
+pub(crate) fn refused(why: &str) -> String {
+    let text = format!("unable to upgrade connection: {why}");
+    let status = json!({
+        "metadata": {}, "status": "Failure", "message": format!("Internal error occurred: {text}"),
+        "reason": "InternalError", "details": {"causes": [{"message": text}]}, "code": 500,
+    });
+    status.to_string()
+}
+
 fn non_zero(code: i32) -> String {
     format!("command terminated with non-zero exit code: exit code {code}")
 }

@@ -6,6 +6,8 @@
 //! ```
 //! Not for: what the channels mean.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt as _, StreamExt as _};
@@ -30,6 +32,8 @@ const PIECES: usize = 8;
 const MESSAGES: usize = 16;
 /// Largest message: clients send 32 KiB at most.
 const MAX_MESSAGE: usize = 1 << 20;
+/// How long a client may take to answer a farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Bytes between the tunnel and what it carries.
 const TUNNEL: usize = 64 << 10;
 
@@ -181,6 +185,10 @@ async fn write_all<S: futures::Sink<Message> + Unpin>(
             sent = sink.send(message) => sent.is_ok(),
             () = closed.cancelled() => false,
         };
+        if sent && last {
+            // What a client writes meanwhile must find somebody: it answers the farewell, or leaves (RFC 6455, 7.1.1).
+            drop(tokio::time::timeout(FAREWELL, closed.cancelled()).await);
+        }
         if !sent || last {
             break;
         }

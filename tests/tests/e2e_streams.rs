@@ -1,0 +1,184 @@
+//! kubectl exec, cp, attach and port-forward through the API server, over WebSockets and over SPDY.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    os::fd::AsFd as _,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use orlop_tests::{
+    Playground,
+    playground::{Output, in_terminal, run},
+    until,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// What kubectl takes instead of WebSockets.
+const SPDY: [(&str, &str); 2] =
+    [("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"), ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")];
+const PODS: &str = "{apiVersion: v1, kind: List, items: [\
+  {apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+    {name: c, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000']}]}},\
+  {apiVersion: v1, kind: Pod, metadata: {name: talks}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+    {name: c, image: 'orlop.dev/example/busybox:v1', stdin: true, command: [sh, -c, 'while read line; do echo heard $line; done']}]}}]}";
+
+fn kubectl(p: &Playground, env: &[(&str, &str)], args: &[&str]) -> Command {
+    let mut command = p.kubectl_command("kubectl");
+    command.args(args).envs(env.iter().copied());
+    command
+}
+
+fn with_input(command: &mut Command, input: &[u8]) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let out = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Output { ok: out.status.success(), stdout: text(out.stdout), stderr: text(out.stderr) }
+}
+
+fn commands(p: &Playground, env: &[(&str, &str)]) {
+    let exec = |args: &[&str]| kubectl(p, env, &[&["exec", "p"], args].concat());
+    let out = run(&mut exec(&["--", "sh", "-c", "echo out; echo err >&2; exit 7"]));
+    assert!(!out.ok && out.stdout == "out\n", "{out:?}");
+    assert_eq!(out.stderr, "err\ncommand terminated with exit code 7\n");
+    assert_eq!(
+        with_input(&mut exec(&["-i", "--", "wc", "-c"]), &vec![b'x'; 300_000]).text().trim(),
+        "300000"
+    );
+    let missing = run(&mut exec(&["--", "no-such-program"]));
+    assert!(missing.stderr.contains("executable file not found in $PATH"), "{missing:?}");
+    let stranger = run(&mut exec(&["-c", "other", "--", "true"]));
+    assert!(stranger.stderr.contains("container other is not valid for pod p"), "{stranger:?}");
+    // A terminal, as a person has it.
+    let shown = exec(&[
+        "-it",
+        "--",
+        "sh",
+        "-c",
+        "while [ \"$(stty size)\" = '24 80' ]; do sleep 0.05; done; stty size; tty",
+    ]);
+    let words: Vec<_> =
+        shown.get_args().map(|word| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"))).collect();
+    let shown = in_terminal(&format!("kubectl {}", words.join(" ")), (33, 77), env);
+    assert_eq!(shown, "33 77\n/dev/pts/0\n");
+}
+
+/// There and back, with every byte.
+fn copies(p: &Playground, env: &[(&str, &str)]) {
+    let (there, back) = (p.dir.join("there"), p.dir.join("back"));
+    let bytes: Vec<u8> =
+        (0..20_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    fs::write(&there, &bytes).unwrap();
+    run(&mut kubectl(p, env, &["cp", there.to_str().unwrap(), "p:/tmp/copy"])).text();
+    run(&mut kubectl(p, env, &["cp", "p:/tmp/copy", back.to_str().unwrap()])).text();
+    assert!(fs::read(&back).unwrap() == bytes, "the copy is another file");
+    fs::remove_file(back).unwrap();
+}
+
+fn attached(p: &Playground, env: &[(&str, &str)], word: &str) {
+    let mut attach = kubectl(p, env, &["attach", "-i", "talks"]);
+    let mut child =
+        attach.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(format!("{word}\n").as_bytes()).unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == format!("heard {word}")));
+    end(child);
+    p.wait_for(&["logs", "talks"], |text| text.contains(&format!("heard {word}")));
+}
+
+fn end(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Gives back whatever it hears, on the pod's loopback address.
+fn echo(p: &Playground, pod: &str) -> u16 {
+    let uid = p.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]).text();
+    let namespace = fs::File::open(p.dir.join("run/pods").join(uid).join("ns/net")).unwrap();
+    // A thread of its own: it stays in the namespace of the pod.
+    let listener = std::thread::spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        TcpListener::bind(("127.0.0.1", 0)).unwrap()
+    });
+    let listener = listener.join().unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut reader = stream.try_clone().unwrap();
+                std::io::copy(&mut reader, &mut stream).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+            });
+        }
+    });
+    port
+}
+
+/// Writes all, says that it was all, and reads it back.
+fn talk(port: u16, number: usize, length: usize) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let sent: Vec<u8> = (0..length).map(|at| u8::try_from((at / 7 + number) % 251).unwrap()).collect();
+    let mut reader = stream.try_clone().unwrap();
+    let mut got = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            stream.write_all(&sent).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        reader.read_to_end(&mut got).unwrap();
+    });
+    assert!(got == sent, "connection {number} got {} bytes of {length}", got.len());
+}
+
+fn forwards(p: &Playground, env: &[(&str, &str)], echo: u16) {
+    let mut forward = kubectl(p, env, &["port-forward", "pod/p", &format!(":{echo}"), ":1"]);
+    let mut child = forward.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    // Forwarding from 127.0.0.1:40123 -> 7000
+    let mut port = |to: u16| -> u16 {
+        let end = format!("-> {to}");
+        let line = lines.find(|line| line.contains("127.0.0.1") && line.ends_with(&end)).unwrap();
+        line.split([':', ' ']).find_map(|word| word.parse().ok()).unwrap()
+    };
+    let (open, closed) = (port(echo), port(1));
+    std::thread::spawn(move || lines.for_each(drop));
+    std::thread::scope(|scope| {
+        let talks: Vec<_> = (0..50).map(|number| scope.spawn(move || talk(open, number, 200_000))).collect();
+        talks.into_iter().for_each(|talk| talk.join().unwrap());
+    });
+    talk(open, 50, 50_000_000);
+    let mut nobody = TcpStream::connect(("127.0.0.1", closed)).unwrap();
+    nobody.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(matches!(nobody.read(&mut [0]), Ok(0) | Err(_)), "nobody listens there");
+    end(child);
+}
+
+#[test]
+#[ignore = "e2e tier"]
+fn streams_of_kubectl() {
+    let p = Playground::start();
+    p.apply(PODS).text();
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/p", "pod/talks", "--timeout=60s"]).text();
+    let echo = echo(&p, "p");
+    for (env, word) in [(&[][..], "sockets"), (&SPDY, "spdy")] {
+        commands(&p, env);
+        copies(&p, env);
+        attached(&p, env, word);
+        forwards(&p, env, echo);
+    }
+    until("nothing of it is left in the pod", Duration::from_secs(10), || {
+        let out = run(&mut kubectl(&p, &[], &["exec", "p", "--", "ps"])).text();
+        if out.contains("stty") || out.contains("tar") { Err(out) } else { Ok(()) }
+    });
+}
