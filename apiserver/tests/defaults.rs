@@ -402,6 +402,55 @@ PATCH /api/v1/namespaces/default/pods/none/resize type=application/strategic-mer
 }
 
 #[tokio::test]
+async fn pods_take_ephemeral_containers() {
+    check(
+        "
+POST /api/v1/namespaces/default/pods /metadata/generation
+  {metadata: {name: a}, spec: {volumes: [{name: v}], containers: [{name: c, image: 'i:1'}]}}
+POST /api/v1/namespaces/default/pods
+  {metadata: {name: b}, spec: {containers: [{name: c, image: 'i:1'}], ephemeralContainers: [{name: e, image: i}]}}
+PATCH /api/v1/namespaces/default/pods/a/ephemeralcontainers type=application/strategic-merge-patch+json /metadata/generation /metadata/labels /spec/ephemeralContainers
+  {metadata: {labels: {x: y}}, spec: {restartPolicy: Never, ephemeralContainers: [{name: e, image: 'i:1', targetContainerName: c, tty: true}]}}
+PATCH /api/v1/namespaces/default/pods/a/ephemeralcontainers type=application/strategic-merge-patch+json /metadata/generation /spec/ephemeralContainers/0/name /spec/ephemeralContainers/1/name
+  {spec: {ephemeralContainers: [{name: f, image: i, volumeMounts: [{name: v, mountPath: /v}]}]}}
+GET /api/v1/namespaces/default/pods/a/ephemeralcontainers /kind /metadata/generation
+PATCH /api/v1/namespaces/default/pods/a/ephemeralcontainers type=application/strategic-merge-patch+json
+  {spec: {ephemeralContainers: [{name: e, image: 'i:2'}]}}
+PATCH /api/v1/namespaces/default/pods/a/ephemeralcontainers type=application/merge-patch+json
+  {spec: {ephemeralContainers: [{name: f, image: i, volumeMounts: [{name: v, mountPath: /v}]}]}}
+PATCH /api/v1/namespaces/default/pods/a/ephemeralcontainers type=application/strategic-merge-patch+json
+  {spec: {ephemeralContainers: [{name: c, image: ''}, {name: g, image: i, targetContainerName: e, ports: [{containerPort: 1}], resources: {limits: {cpu: 1}}, resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}], restartPolicy: Always, readinessProbe: {exec: {command: [a]}}, lifecycle: {preStop: {exec: {command: [a]}}}, volumeMounts: [{name: v, mountPath: /v, subPath: a}, {name: w, mountPath: /w}]}]}}
+PATCH /api/v1/namespaces/default/pods/a type=application/strategic-merge-patch+json
+  {spec: {ephemeralContainers: [{name: g, image: i}]}}
+PATCH /api/v1/namespaces/default/pods/a type=application/strategic-merge-patch+json /metadata/generation /spec/ephemeralContainers/0/name
+  {spec: {containers: [{name: c, image: 'i:2'}]}}
+POST /api/v1/namespaces/default/pods /metadata/name
+  {metadata: {name: m, annotations: {kubernetes.io/config.mirror: x}}, spec: {nodeName: n, containers: [{name: c, image: i}]}}
+PATCH /api/v1/namespaces/default/pods/m/ephemeralcontainers type=application/strategic-merge-patch+json
+  {spec: {ephemeralContainers: [{name: g, image: i}]}}
+POST /apis/apps/v1/namespaces/default/replicasets
+  {metadata: {name: r}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}], ephemeralContainers: [{name: e, image: i}]}}}}
+",
+        expect![[r#"
+            201 1
+            422 Invalid Pod "b" is invalid: spec.ephemeralContainers: Forbidden: cannot be set on create
+            200 2 null [{"image":"i:1","imagePullPolicy":"IfNotPresent","name":"e","resources":{},"targetContainerName":"c","terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File","tty":true}]
+            200 3 f e
+            200 Pod 3
+            422 Invalid Pod "a" is invalid: spec.ephemeralContainers: Forbidden: existing ephemeral containers "e" may not be changed
+            422 Invalid Pod "a" is invalid: spec.ephemeralContainers: Forbidden: existing ephemeral containers "e" may not be removed
+            422 Invalid Pod "a" is invalid: [spec.ephemeralContainers[0].name: Duplicate value: "c", spec.ephemeralContainers[0].image: Required value, spec.ephemeralContainers[1].volumeMounts[1].name: Not found: "w", spec.ephemeralContainers[1].targetContainerName: Not found: "e", spec.ephemeralContainers[1].ports: Forbidden: cannot be set for an Ephemeral Container, spec.ephemeralContainers[1].resources: Forbidden: cannot be set for an Ephemeral Container, spec.ephemeralContainers[1].resizePolicy: Forbidden: cannot be set for an Ephemeral Container, spec.ephemeralContainers[1].restartPolicy: Forbidden: cannot be set for an Ephemeral Container, spec.ephemeralContainers[1].readinessProbe: Forbidden: cannot be set for an Ephemeral Container, spec.ephemeralContainers[1].lifecycle: Forbidden: cannot be set for an Ephemeral Container, spec.ephemeralContainers[1].volumeMounts[0].subPath: Forbidden: cannot be set for an Ephemeral Container]
+            422 Invalid Pod "a" is invalid: spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)
+            200 4 f
+            201 m
+            422 Invalid Pod "m" is invalid: : Forbidden: static pods do not support ephemeral containers
+            422 Invalid ReplicaSet.apps "r" is invalid: spec.template.spec.ephemeralContainers: Forbidden: ephemeral containers not allowed in pod template
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn pods_have_resources_as_a_whole() {
     check(
         "

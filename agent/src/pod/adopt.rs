@@ -21,7 +21,8 @@ impl Observed {
             ..Observed::default()
         };
         let told = status.into_iter().flat_map(|s| {
-            s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten())
+            let all = [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses];
+            all.into_iter().flatten().flatten()
         });
         for told in told.filter(|told| told.container_id.as_ref().is_some_and(|id| !id.is_empty())) {
             let count = u32::try_from(told.restart_count).unwrap_or_default();

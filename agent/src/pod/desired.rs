@@ -3,12 +3,12 @@
 //! A thin view over the API object: nothing is copied, the pod stays shared. Not for: defaults the API server has
 //! already filled in, nor for what is really there.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
 
-use super::{machine::PodRef, resize::Pending};
+use super::{ephemeral, machine::PodRef, resize::Pending};
 
 /// One pod as it should be.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub enum Kind {
     Sidecar,
     /// One of `spec.containers`.
     Regular,
+    /// Put into a pod that is there already (KEP-277).
+    Ephemeral,
 }
 
 /// `spec.restartPolicy`.
@@ -87,14 +89,18 @@ impl Desired {
         self.spec().containers.iter()
     }
 
-    /// All containers, init first.
+    /// All containers that the pod was made with, init first.
     pub fn containers(&self) -> impl Iterator<Item = (Kind, &Container)> {
         self.init().chain(self.regular().map(|c| (Kind::Regular, c)))
     }
 
-    /// A container by name.
-    pub fn container(&self, name: &str) -> Option<(Kind, &Container)> {
-        self.containers().find(|(_, c)| c.name == name)
+    /// A container by name, also an ephemeral one.
+    pub fn container(&self, name: &str) -> Option<(Kind, Cow<'_, Container>)> {
+        let made_with = self.containers().find(|(_, c)| c.name == name);
+        made_with.map(|(kind, c)| (kind, Cow::Borrowed(c))).or_else(|| {
+            let ephemeral = ephemeral::containers(self.spec()).find(|c| c.name == name);
+            ephemeral.map(|c| (Kind::Ephemeral, Cow::Owned(c)))
+        })
     }
 
     /// `spec.restartPolicy`.
@@ -166,6 +172,7 @@ pub fn field_path(kind: Kind, name: &str) -> String {
     match kind {
         Kind::Regular => format!("spec.containers{{{name}}}"),
         Kind::Init | Kind::Sidecar => format!("spec.initContainers{{{name}}}"),
+        Kind::Ephemeral => format!("spec.ephemeralContainers{{{name}}}"),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod container;
 pub mod desired;
 pub mod downward;
 pub mod env;
+pub mod ephemeral;
 pub mod events;
 pub mod expand;
 pub mod machine;

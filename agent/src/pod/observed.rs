@@ -336,11 +336,14 @@ impl Instances {
     /// The instance that speaks for the container. After the loss of a sandbox everything starts anew, except
     /// what has ended well and must not run twice.
     pub fn effective(&self, kind: Kind, policy: RestartPolicy) -> Option<&Instance> {
-        let done = || {
-            let keeps = kind == Kind::Regular && policy == RestartPolicy::OnFailure;
-            self.last.as_ref().filter(|last| keeps && last.ended().is_some_and(|end| end.exit.code == 0))
+        let keeps = |last: &&Instance| match kind {
+            Kind::Regular => {
+                policy == RestartPolicy::OnFailure && last.ended().is_some_and(|end| end.exit.code == 0)
+            }
+            Kind::Ephemeral => true,
+            Kind::Init | Kind::Sidecar => false,
         };
-        self.current.as_ref().or_else(done)
+        self.current.as_ref().or_else(|| self.last.as_ref().filter(keeps))
     }
 
     /// The image that could not be had last; `own` is the container's.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, VolumeProjection};
 
-use super::desired::Desired;
+use super::{desired::Desired, ephemeral};
 
 /// An object that pods refer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +61,7 @@ pub fn of_pod(desired: &Desired) -> BTreeSet<ObjectRef> {
     let mut refs: BTreeSet<_> =
         desired.containers().flat_map(|(_, container)| of_env(namespace, container)).collect();
     let spec = desired.spec();
+    refs.extend(ephemeral::containers(spec).flat_map(|container| of_env(namespace, &container)));
     for volume in spec.volumes.iter().flatten() {
         let config_map = volume.config_map.as_ref().map(|v| ObjectRef::config_map(namespace, &v.name));
         let secret = volume.secret.as_ref().and_then(|v| v.secret_name.as_deref());

@@ -12,6 +12,7 @@ use crate::pod::{
     allocation::Allocation,
     container,
     desired::Desired,
+    ephemeral,
     events::Event,
     names,
     observed::{ImageState, Images, Observed, Volumes},
@@ -81,7 +82,10 @@ impl Executor {
                 let (ready, volumes) = (ready_images(observed, &container), volumes(observed));
                 let (Some(images), Some(volumes)) = (ready, volumes) else { return };
                 job.tell_present(&container, &images);
-                self.spawn(async move { start::start(&job, &container, attempt, &images, &volumes).await });
+                let target = ephemeral::process_target(desired, observed, &container);
+                self.spawn(async move {
+                    start::start(&job, &container, attempt, &images, &volumes, target).await;
+                });
             }
             Action::StopContainer { container, id, grace, why, hook } => {
                 let signal =
@@ -251,8 +255,7 @@ impl Job {
         if images.pulled {
             return;
         }
-        let image =
-            self.desired.container(container).and_then(|(_, c)| c.image.as_deref()).unwrap_or_default();
+        let image = self.desired.container(container).and_then(|(_, c)| c.image.clone()).unwrap_or_default();
         let text = format!("Container image \"{image}\" already present on machine");
         self.shared.tell_about(&self.desired, container, false, "Pulled", text);
     }

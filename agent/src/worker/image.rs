@@ -32,14 +32,14 @@ pub(super) async fn ensure(job: &Job, container: String, image: &str) -> Event {
 async fn all(job: &Job, container: &str, image: &str, credentials: &Keyring) -> Result<Images, ImageTrouble> {
     let spec = job.desired.container(container).map(|(_, spec)| spec);
     let mut volumes = Vec::new();
-    for (volume, source) in spec.into_iter().flat_map(|c| image_volumes(job.desired.spec(), c)) {
+    for (volume, source) in spec.iter().flat_map(|c| image_volumes(job.desired.spec(), c)) {
         let reference = source.reference.as_deref().unwrap_or_default();
         let policy = Policy::of(source.pull_policy.as_deref(), reference);
         let wanted = Wanted { job, container: None, image: reference, policy, credentials };
         let (image, pulled) = wanted.ensure().await?;
         volumes.push(VolumeImage { volume: volume.into(), reference: reference.into(), image, pulled });
     }
-    let policy = Policy::of(spec.and_then(|c| c.image_pull_policy.as_deref()), image);
+    let policy = Policy::of(spec.as_ref().and_then(|c| c.image_pull_policy.as_deref()), image);
     let wanted = Wanted { job, container: Some(container), image, policy, credentials };
     let (own, pulled) = wanted.ensure().await?;
     Ok(Images { own, pulled, volumes })

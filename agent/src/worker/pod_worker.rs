@@ -188,7 +188,7 @@ impl PodWorker {
             let failed = exit.code != 0;
             let words = match desired.container(&name) {
                 Some((_, container)) => {
-                    let pod = &desired.pod_ref();
+                    let (pod, container) = (&desired.pod_ref(), &*container);
                     let words = LastWords { pod, container, attempt, failed, log_path: &log_path };
                     shared.ports.files.last_words(words).await
                 }
@@ -217,7 +217,7 @@ impl PodWorker {
                 let Life::Ended(Ended { exit, message, .. }) = &mut instance.life else { continue };
                 let failed = exit.code != 0;
                 let (attempt, log_path) = (instance.attempt, &*instance.log_path);
-                let words = LastWords { pod, container, attempt, failed, log_path };
+                let words = LastWords { pod, container: &container, attempt, failed, log_path };
                 *message = self.shared.ports.files.last_words(words).await;
             }
         }

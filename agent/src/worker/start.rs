@@ -20,12 +20,25 @@ use crate::pod::{
     refs::{self, ObjectRef},
 };
 
-/// Starts the container and reports; with a postStart hook there is a second report when it has ended.
-pub(super) async fn start(job: &Job, name: &str, attempt: u32, images: &Images, volumes: &Volumes) {
+/// Starts the container and reports; with a postStart hook there is a second report when it has ended. `target` is the
+/// container whose processes it sees.
+pub(super) async fn start(
+    job: &Job,
+    name: &str,
+    attempt: u32,
+    images: &Images,
+    volumes: &Volumes,
+    target: Result<Option<String>, String>,
+) {
     let Some((kind, spec)) = job.desired.container(name) else { return };
-    let (request, started) = match request(job, spec, attempt, images, volumes).await {
+    let request = match target {
+        Ok(target) => request(job, &spec, attempt, images, volumes).await.map(|request| (request, target)),
+        Err(error) => Err(error),
+    };
+    let (request, started) = match request {
         Err(error) => (None, Err(StartFailure::Config(error))),
-        Ok(request) => {
+        Ok((request, process_target)) => {
+            let request = machine::ContainerSpec { process_target, ..request };
             let runtime = &job.shared.ports.runtime;
             let started = runtime.start_container(job.desired.uid(), &request).await;
             (Some(request), started)
@@ -36,7 +49,7 @@ pub(super) async fn start(job: &Job, name: &str, attempt: u32, images: &Images, 
             tell(job, name, "Created", format!("Created container: {name}"));
             tell(job, name, "Started", format!("Started container {name}"));
             let mut instance = Instance::new(started, started_without_probe(&job.desired, Some(kind), name));
-            say_last_words(job, spec, &mut instance).await;
+            say_last_words(job, &spec, &mut instance).await;
             let hook = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
             if let Some(hook) = hook.filter(|_| instance.running()) {
                 return start_hook(job, name, instance, hook).await;

@@ -7,6 +7,7 @@ mod apparmor;
 pub mod causes;
 pub mod config;
 pub mod endpoints;
+pub(crate) mod ephemeral;
 mod fields;
 pub mod meta;
 pub mod namespace;

@@ -15,6 +15,7 @@ pub const POD: Hooks = Hooks {
     prepare_create,
     prepare_update,
     validate,
+    validate_create,
     validate_update,
     awaits: |pod| (!is_mirror(pod)).then(|| ("serviceaccounts", account_name(pod).to_owned())),
     ..Hooks::NONE
@@ -31,8 +32,11 @@ fn is_mirror(pod: &Value) -> bool {
 }
 
 fn validate(pod: &Value, causes: &mut Causes) {
+    podrules::validate(&pod["spec"], "spec", causes);
+}
+
+fn validate_create(pod: &Value, causes: &mut Causes) {
     let spec = &pod["spec"];
-    podrules::validate(spec, "spec", causes);
     if !items(spec, "ephemeralContainers").is_empty() {
         causes.forbidden("spec.ephemeralContainers", "cannot be set on create");
     }

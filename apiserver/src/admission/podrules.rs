@@ -1,6 +1,7 @@
 //! Upstream's rules for a pod's spec, in pods and in templates: those that people run into.
 
 mod env;
+mod ephemeral;
 mod handlers;
 mod network;
 mod placement;
@@ -47,6 +48,7 @@ pub(super) fn validate(spec: &Value, at: &str, causes: &mut Causes) {
             container(c, spec, &field, &volumes, causes);
         }
     }
+    ephemeral_containers(spec, at, &volumes, &mut seen, causes);
     network::host_ports(spec, at, causes);
     resources::validate_of_pod(spec, at, causes);
     one_of(spec, "restartPolicy", at, RESTART_POLICIES, causes);
@@ -73,6 +75,27 @@ pub(super) fn validate(spec: &Value, at: &str, causes: &mut Causes) {
         for error in names::dns1123_subdomain_errors(account) {
             causes.invalid(format!("{at}.serviceAccountName"), &account.into(), &error);
         }
+    }
+}
+
+fn ephemeral_containers<'a>(
+    spec: &'a Value,
+    at: &str,
+    volumes: &[&str],
+    seen: &mut Vec<&'a str>,
+    causes: &mut Causes,
+) {
+    let others = seen.clone();
+    let list = items(spec, "ephemeralContainers");
+    for (i, c) in list.iter().enumerate() {
+        let field = format!("{at}.ephemeralContainers[{i}]");
+        name(c, &field, seen, causes);
+        common(c, spec, &field, volumes, causes);
+        ephemeral::validate(c, &field, &others, causes);
+    }
+    if at != "spec" && !list.is_empty() {
+        let detail = "ephemeral containers not allowed in pod template";
+        causes.forbidden(format!("{at}.ephemeralContainers"), detail);
     }
 }
 
@@ -112,6 +135,17 @@ fn restart_policy(container: &Value, init: bool, at: &str, causes: &mut Causes) 
 }
 
 fn container(c: &Value, spec: &Value, at: &str, volumes: &[&str], causes: &mut Causes) {
+    common(c, spec, at, volumes, causes);
+    if at.contains(".initContainers[") && c["restartPolicy"] != "Always" {
+        handlers::none_for_init(c, at, causes);
+    } else {
+        let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
+        handlers::validate(c, at, grace, causes);
+    }
+}
+
+/// What counts for every kind of container.
+fn common(c: &Value, spec: &Value, at: &str, volumes: &[&str], causes: &mut Causes) {
     let image = text(c, "image");
     if image.is_empty() {
         causes.required(format!("{at}.image"), "");
@@ -123,12 +157,6 @@ fn container(c: &Value, spec: &Value, at: &str, volumes: &[&str], causes: &mut C
     network::ports(c, at, spec["hostNetwork"] == true, causes);
     env::validate(c, at, causes);
     volumes::mounts(c, at, volumes, causes);
-    if at.contains(".initContainers[") && c["restartPolicy"] != "Always" {
-        handlers::none_for_init(c, at, causes);
-    } else {
-        let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
-        handlers::validate(c, at, grace, causes);
-    }
     security::of_container(c, spec, at, causes);
     resources::of_container(c, spec, at, causes);
 }

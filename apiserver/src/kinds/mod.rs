@@ -87,6 +87,8 @@ pub struct Hooks {
     pub prepare_update: fn(&mut Value, &Value, &dyn Surroundings) -> Result<(), Failure>,
     /// Rules for the object alone.
     pub validate: fn(&Value, &mut Causes),
+    /// More rules for an object that is made.
+    pub validate_create: fn(&Value, &mut Causes),
     /// Rules for new against old (immutable fields).
     pub validate_update: fn(&Value, &Value, &mut Causes),
     /// Whether this update (new, old) may reach the disk late, although the kind is durable: heartbeats.
@@ -104,6 +106,7 @@ impl Hooks {
         prepare_create: |_, _| Ok(()),
         prepare_update: |_, _, _| Ok(()),
         validate: |_, _| {},
+        validate_create: |_, _| {},
         validate_update: |_, _, _| {},
         lazy: |_, _| false,
         prepare_delete: |_| Ok(()),

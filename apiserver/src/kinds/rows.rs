@@ -133,6 +133,7 @@ pub const BUILTIN: &[Kind] = &[
         subresources: &[
             sub("attach", gvk("", "v1", "PodAttachOptions"), CONNECT),
             sub("binding", gvk("", "v1", "Binding"), CREATE),
+            sub("ephemeralcontainers", gvk("", "v1", "Pod"), GPU),
             sub("eviction", gvk("policy", "v1", "Eviction"), CREATE),
             sub("exec", gvk("", "v1", "PodExecOptions"), CONNECT),
             sub("log", gvk("", "v1", "Pod"), GET),

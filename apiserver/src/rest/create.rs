@@ -80,6 +80,7 @@ impl Api {
         let mut causes = Causes::default();
         meta::validate(&value, kind, &mut causes);
         (kind.hooks.validate)(&value, &mut causes);
+        (kind.hooks.validate_create)(&value, &mut causes);
         if !causes.is_empty() {
             return Err(Refused::Failure(Failure::invalid(kind, &name, &causes)));
         }

@@ -33,6 +33,13 @@ impl Api {
             ("resize", "get") => self.get(&call, &target),
             ("resize", "update") => self.update_part(&call, target, Part::Resize, "resize").await,
             ("resize", _) => self.patch_part(&call, target, Part::Resize, "resize").await,
+            ("ephemeralcontainers", "get") => self.get(&call, &target),
+            ("ephemeralcontainers", "update") => {
+                self.update_part(&call, target, Part::Ephemeral, "ephemeralcontainers").await
+            }
+            ("ephemeralcontainers", _) => {
+                self.patch_part(&call, target, Part::Ephemeral, "ephemeralcontainers").await
+            }
             ("log", _) => self.log(&call, &target).await,
             ("exec" | "attach" | "portforward", _) => self.connect(call, &target, name).await,
             ("scale", _) => self.scale(&call, verb, target).await,

@@ -8,7 +8,7 @@ use super::encode::{self, Encoder};
 use super::status::Failure;
 use super::write::{Refused, parse};
 use super::{Api, Call, Target, create, object};
-use crate::admission::{Causes, Surroundings, meta, resize};
+use crate::admission::{Causes, Surroundings, ephemeral, meta, resize};
 use crate::codec::Expected;
 use crate::kinds::{Kind, Storage};
 use crate::patch::apply::{self, Writer};
@@ -26,6 +26,8 @@ pub(super) enum Part {
     Status,
     /// Resources of a pod's containers alone.
     Resize,
+    /// Ephemeral containers of a pod alone.
+    Ephemeral,
     /// Whatever the caller does (binding, finalize): only metadata is guarded.
     Free,
 }
@@ -54,7 +56,7 @@ impl Intent {
         let reset: &[&str] = match self.part {
             Part::Main if kind.has_status => &["status"],
             Part::Status => &["spec"],
-            Part::Resize => &["status"],
+            Part::Resize | Part::Ephemeral => &["status"],
             Part::Main | Part::Free => &[],
         };
         let expected = Expected { api_version, kind: kind.gvk.kind };
@@ -179,6 +181,7 @@ impl Api {
                 return Ok(());
             }
             Part::Resize => *new = resize::merge(new, old),
+            Part::Ephemeral => *new = ephemeral::merge(new, old),
             Part::Main => {}
         }
         if kind.has_status {
@@ -198,6 +201,7 @@ impl Api {
         (kind.hooks.validate)(new, &mut causes);
         match part {
             Part::Resize => resize::validate(new, old, &mut causes),
+            Part::Ephemeral => ephemeral::validate(new, old, &mut causes),
             _ => (kind.hooks.validate_update)(new, old, &mut causes),
         }
         if causes.is_empty() { Ok(()) } else { Err(Failure::invalid(kind, name, &causes)) }

@@ -8,6 +8,7 @@ use super::{Action, Plan, SHOW_ERROR};
 use crate::pod::{
     allocation::{Allocation, Granted},
     desired::{Desired, Kind},
+    ephemeral,
     events::is_image_trouble,
     observed::{Ended, ImageState, Instance, Instances, Observed, Step, Unhealthy},
     resize,
@@ -20,8 +21,14 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan:
     foundation(desired, observed, now, plan);
     let settled = limits(desired, observed, now, plan);
     let mut may_start = settled && founded(desired, observed);
+    // Beside everything else, however far the pod has come.
+    for container in desired.spec().ephemeral_containers.iter().flatten() {
+        if ephemeral::unborn(observed.container(&container.name)) {
+            start(observed, (&container.name, container.image.as_deref()), may_start, now, plan);
+        }
+    }
     for container in candidates(desired, observed) {
-        let free = start(observed, container, may_start, now, plan);
+        let free = start(observed, (&container.name, container.image.as_deref()), may_start, now, plan);
         // Starts are sequential: one that is under way holds back the next. Failures hold back nobody.
         may_start &= free;
     }
@@ -162,12 +169,11 @@ fn candidates<'a>(desired: &'a Desired, observed: &Observed) -> Vec<&'a Containe
 /// Brings one candidate a step further; false if a step is under way and the next container has to wait.
 fn start(
     observed: &Observed,
-    container: &Container,
+    (name, image): (&String, Option<&str>),
     may_start: bool,
     now: Timestamp,
     plan: &mut Plan,
 ) -> bool {
-    let name = &container.name;
     let instances = observed.container(name);
     if instances.starting || instances.hook {
         return false;
@@ -180,7 +186,7 @@ fn start(
         plan.wake(Some(retry_at));
         return true;
     }
-    let image = container.image.as_deref().unwrap_or_default();
+    let image = image.unwrap_or_default();
     let ensure = || Action::EnsureImage { container: name.clone(), image: image.into() };
     match &instances.image {
         ImageState::Ensuring { .. } => false,

@@ -53,7 +53,11 @@ fn stop_containers(desired: &Desired, observed: &Observed, now: Timestamp, plan:
         others_run |= instances.starting || instances.running().is_some();
         plan.stop(observed, &container.name, (grace, now), why(&container.name));
     }
-    // Containers the spec does not know (an older spec, a debug container).
+    // Nobody waits for ephemeral ones, except the end of the pod.
+    for container in desired.spec().ephemeral_containers.iter().flatten() {
+        plan.stop(observed, &container.name, (grace, now), why(&container.name));
+    }
+    // Containers the spec does not know.
     for name in observed.containers.keys().filter(|name| desired.container(name).is_none()) {
         others_run |= observed.container(name).running().is_some();
         plan.stop(observed, name, (grace, now), why(name));

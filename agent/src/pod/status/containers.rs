@@ -15,6 +15,7 @@ use super::whole_seconds;
 use crate::pod::{
     backoff::BackOff,
     desired::{Desired, Kind},
+    ephemeral,
     observed::{Ended, Instance, Instances, Life, Observed, Trouble, Unhealthy},
     plan::SHOW_ERROR,
     resources, words,
@@ -35,6 +36,11 @@ pub(super) fn status(
 ) -> ContainerStatus {
     let instances = observed.container(&container.name);
     let instance = instances.effective(kind, desired.restart_policy());
+    // An ephemeral one that this machine has forgotten will never be started again.
+    let torn_down = match kind {
+        Kind::Ephemeral => instance.is_none() && !ephemeral::unborn(instances),
+        _ => torn_down,
+    };
     let told = told(previous, &container.name);
     let shown = State::of(desired, observed, kind, container, instances, instance, now);
     let mut status = ContainerStatus {
@@ -58,6 +64,10 @@ pub(super) fn status(
     }
     status.state = Some(shown.into_api());
     vanished(desired, &mut status, told, instances, torn_down);
+    if kind == Kind::Ephemeral {
+        // No probe speaks for it.
+        status.started = None;
+    }
     status
 }
 
@@ -123,7 +133,7 @@ impl<'a> State<'a> {
 }
 
 fn default_waiting(desired: &Desired, kind: Kind) -> &'static str {
-    if kind != Kind::Regular || desired.init().next().is_some() {
+    if matches!(kind, Kind::Init | Kind::Sidecar) || desired.init().next().is_some() {
         "PodInitializing"
     } else {
         "ContainerCreating"
@@ -138,6 +148,7 @@ fn restarted(desired: &Desired, observed: &Observed, kind: Kind, ended: &Ended) 
     let policy = desired.restart_policy();
     match kind {
         Kind::Regular => policy.restarts(ended.exit.code),
+        Kind::Ephemeral => false,
         Kind::Sidecar => !super::over(desired, observed),
         Kind::Init => !ended.succeeded() && policy != crate::pod::desired::RestartPolicy::Never,
     }
@@ -209,7 +220,7 @@ fn ready(kind: Kind, container: &Container, instance: Option<&Instance>) -> bool
     let Some(instance) = instance else { return false };
     match (kind, &instance.life) {
         (Kind::Init, Life::Ended(ended)) => ended.exit.code == 0,
-        (Kind::Init, _) | (_, Life::Ended(_)) => false,
+        (Kind::Init | Kind::Ephemeral, _) | (_, Life::Ended(_)) => false,
         (_, Life::Running { .. }) => {
             instance.started && instance.ready.unwrap_or(container.readiness_probe.is_none())
         }
@@ -301,8 +312,12 @@ fn time(at: Timestamp) -> Time {
 }
 
 fn told<'a>(previous: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
-    let regular = previous.container_statuses.iter().flatten();
-    regular.chain(previous.init_container_statuses.iter().flatten()).find(|status| status.name == name)
+    let all = [
+        &previous.container_statuses,
+        &previous.init_container_statuses,
+        &previous.ephemeral_container_statuses,
+    ];
+    all.into_iter().flatten().flatten().find(|status| status.name == name)
 }
 
 /// What the instance has: processor and limit of memory as the kernel says it, where it was asked. What is the same as

@@ -17,6 +17,7 @@ pub use containers::RUNTIME_NAME;
 
 use super::{
     desired::{Desired, Kind},
+    ephemeral,
     observed::Observed,
     plan, resources,
     settings::Settings,
@@ -50,8 +51,13 @@ pub fn status(
     };
     let mut init: Vec<_> = all(|kind| kind != Kind::Regular).collect();
     let mut regular: Vec<_> = all(|kind| kind == Kind::Regular).collect();
-    containers::shorten_messages(desired, init.iter_mut().chain(&mut regular));
+    let ephemeral = ephemeral::containers(desired.spec());
+    let mut ephemeral: Vec<_> = ephemeral
+        .map(|c| containers::status(desired, observed, previous, Kind::Ephemeral, &c, torn_down, now))
+        .collect();
+    containers::shorten_messages(desired, init.iter_mut().chain(&mut regular).chain(&mut ephemeral));
     regular.sort_by(|a, b| a.name.cmp(&b.name));
+    ephemeral.sort_by(|a, b| a.name.cmp(&b.name));
 
     let computed = phase::phase(desired, &init, &regular, torn_down);
     let overdue = desired.deadline(observed.started_at).is_some_and(|at| at <= now) || observed.told_deadline;
@@ -70,6 +76,7 @@ pub fn status(
         Some(conditions::conditions(desired, observed, previous, &init, &regular, phase, now));
     status.init_container_statuses = some(init);
     status.container_statuses = some(regular);
+    status.ephemeral_container_statuses = some(ephemeral);
     status
 }
 
@@ -95,6 +102,7 @@ pub fn is_end(status: &PodStatus) -> bool {
     is_terminal(status.phase.as_deref())
         && !running(&status.container_statuses)
         && !running(&status.init_container_statuses)
+        && !running(&status.ephemeral_container_statuses)
 }
 
 fn forgotten(observed: &Observed) -> bool {

@@ -4,6 +4,7 @@
 
 mod chaos;
 mod end;
+mod ephemeral;
 mod images;
 mod resize;
 mod restart;
@@ -111,6 +112,14 @@ impl Story {
                     let spec = pod.spec.as_mut().unwrap();
                     let mut all = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
                     all.find(|container| container.name == c).unwrap().resources = resources;
+                });
+                return;
+            }
+            ["debug", ref container @ ..] => {
+                let container = serde_norway::from_str(&container.join(" ")).unwrap();
+                self.edit(|pod| {
+                    let spec = pod.spec.as_mut().unwrap();
+                    spec.ephemeral_containers.get_or_insert_default().push(container);
                 });
                 return;
             }
@@ -232,7 +241,7 @@ impl Story {
             tty: false,
             log_path: "/log".into(),
             state: ContainerState::Running { pid: 1, started_at: self.now },
-            labels: BTreeMap::from([Granted::of(container).to_label()]),
+            labels: BTreeMap::from([Granted::of(&container).to_label()]),
         };
         let started = crate::pod::observed::started_without_probe(&self.desired, Some(kind), name);
         Instance::new(container, started)
@@ -260,7 +269,8 @@ fn summary(status: &PodStatus) -> String {
     }
     text.push('\n');
     let all = status.init_container_statuses.iter().flatten();
-    for container in all.chain(status.container_statuses.iter().flatten()) {
+    let all = all.chain(status.container_statuses.iter().flatten());
+    for container in all.chain(status.ephemeral_container_statuses.iter().flatten()) {
         writeln!(text, "    {}: {}", container.name, state(container)).unwrap();
     }
     text

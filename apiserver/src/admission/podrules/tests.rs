@@ -18,6 +18,7 @@ fn check(cases: &[(&str, &str)], expected: Expect) {
         (super::super::pod::POD.default)(&mut pod);
         let mut causes = Causes::default();
         (super::super::pod::POD.validate)(&pod, &mut causes);
+        (super::super::pod::POD.validate_create)(&pod, &mut causes);
         out += &format!("{}\n", if causes.is_empty() { "-".to_owned() } else { causes.text() });
     }
     expected.assert_eq(&out);
