@@ -1,12 +1,12 @@
 //! One error per operation of the runtime; a variant names the step.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use orlop_shim::protocol::{Response, Step};
 
 use crate::{
-    apparmor::AppArmorError, cgroup::CgroupError, ids::IdRange, seccomp::SeccompError, spec::SpecError,
-    sysctl::NotThePods,
+    api::User, apparmor::AppArmorError, cgroup::CgroupError, ids::IdRange, seccomp::SeccompError,
+    spec::SpecError, sysctl::NotThePods,
 };
 
 /// An error of somebody else's type.
@@ -214,16 +214,42 @@ pub enum StartError {
     Create(String),
     /// The program is not in the image (StartError, exit code 127 by convention).
     #[error("{0}")]
-    NotFound(String),
+    NotFound(NotRun),
     /// The program may not be run or is none (StartError, 126 by convention).
     #[error("{0}")]
-    NotExecutable(String),
+    NotExecutable(NotRun),
     /// The last steps before the program (StartError).
     #[error("{0}")]
-    Start(String),
+    Start(NotRun),
+}
+
+/// A container was made, and its program did not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotRun {
+    /// Why.
+    pub text: String,
+    /// Who it would have run as.
+    pub user: Option<User>,
+}
+
+impl fmt::Display for NotRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl StartError {
+    /// The same error, with who the program would have run as.
+    pub(crate) fn of_user(mut self, of: Option<User>) -> StartError {
+        if let StartError::NotFound(not_run)
+        | StartError::NotExecutable(not_run)
+        | StartError::Start(not_run) = &mut self
+        {
+            not_run.user = of;
+        }
+        self
+    }
+
     /// Whether the container was never created, in the sense of Kubernetes (CreateContainerError).
     pub fn before_create(&self) -> bool {
         match self {
@@ -252,9 +278,9 @@ impl From<ShimError> for StartError {
     fn from(error: ShimError) -> StartError {
         match error {
             ShimError::Refused { step, text } => match step {
-                Step::NotFound => StartError::NotFound(text),
-                Step::NotExecutable => StartError::NotExecutable(text),
-                Step::Start => StartError::Start(text),
+                Step::NotFound => StartError::NotFound(NotRun { text, user: None }),
+                Step::NotExecutable => StartError::NotExecutable(NotRun { text, user: None }),
+                Step::Start => StartError::Start(NotRun { text, user: None }),
                 Step::Create | Step::Shim | Step::NotRunning | Step::Protocol => StartError::Create(text),
             },
             other => StartError::Shim(other),

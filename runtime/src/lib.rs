@@ -56,7 +56,8 @@ pub use bundle::container_id;
 pub use client::{Layers, Runtime};
 pub use details::{Counted, Processes};
 pub use errors::{
-    BoxError, ExecError, OpenError, RemoveError, SandboxError, ShimError, StartError, StopError, UpdateError,
+    BoxError, ExecError, NotRun, OpenError, RemoveError, SandboxError, ShimError, StartError, StopError,
+    UpdateError,
 };
 pub use records::{list, stats};
 pub use sysctl::NotThePods;

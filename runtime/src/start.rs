@@ -24,7 +24,7 @@ use crate::{
     apparmor,
     bundle::{self, container_id},
     client::{Inner, Runtime, blocking},
-    errors::{ShimError, StartError},
+    errors::{NotRun, ShimError, StartError},
     host,
     records::{self, ContainerRecord, SandboxRecord},
     rootfs, sandbox, seccomp,
@@ -66,7 +66,8 @@ impl Runtime {
     /// # Errors
     /// It is not there, or its program cannot be started.
     pub async fn start_created(&self, uid: &str, id: &str) -> Result<Container, StartError> {
-        let missing = || StartError::NotFound(format!("there is no container {id} in pod {uid}"));
+        let text = || format!("there is no container {id} in pod {uid}");
+        let missing = || StartError::NotFound(NotRun { text: text(), user: None });
         let record = self.0.layout.record(uid, id).ok().flatten().ok_or_else(missing)?;
         match self.0.layout.container_state(uid, id) {
             ContainerState::Created => {}
@@ -116,7 +117,7 @@ impl Runtime {
                 Ok(record.container(state))
             }
             Ok(other) => Err(StartError::Shim(ShimError::Unexpected(other))),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(StartError::from(error).of_user(record.user)),
         }
     }
 

@@ -182,6 +182,12 @@ async fn programs_that_cannot_run_are_clear_errors_and_leave_nothing() {
         assert_eq!(error.to_string(), expected);
         let kind = matches!(error, StartError::NotFound(_)) == program.ends_with("nope");
         assert!(kind && !error.before_create(), "{error:?}");
+        let (StartError::NotFound(not_run) | StartError::NotExecutable(not_run) | StartError::Start(not_run)) =
+            error
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!(not_run.user, Some(User { uid: 0, gid: 0, additional_gids: vec![0] }));
     }
     let mut spec = node.shell("volume", "true");
     spec.mounts = vec![mount("/nowhere", "/data", true)];

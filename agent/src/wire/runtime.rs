@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use orlop_runtime::{ExecError, Runtime, StartError};
+use orlop_runtime::{ExecError, NotRun, Runtime, StartError};
 
 use super::chain;
 use crate::worker::ports::{
@@ -23,9 +23,9 @@ fn start_failure(error: &StartError) -> StartFailure {
     let text = chain(error);
     match error {
         StartError::Spec(_) => StartFailure::Config(text),
-        StartError::NotFound(_) | StartError::NotExecutable(_) | StartError::Start(_) => {
-            StartFailure::Run(text)
-        }
+        StartError::NotFound(NotRun { user, .. })
+        | StartError::NotExecutable(NotRun { user, .. })
+        | StartError::Start(NotRun { user, .. }) => StartFailure::Run { text, user: user.clone() },
         _ => StartFailure::Create(text),
     }
 }

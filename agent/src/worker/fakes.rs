@@ -200,7 +200,8 @@ impl Runtime for Fake {
                 panic!("as the test wants it");
             }
             if world.no_programs.contains(&spec.name) {
-                return Err(StartFailure::Run("no such file or directory".into()));
+                let user = Some(User { uid: 7, gid: 8, additional_gids: vec![9] });
+                return Err(StartFailure::Run { text: "no such file or directory".into(), user });
             }
             let id = container::id(uid, &spec.name, spec.attempt);
             let started_at = self.now();

@@ -230,8 +230,13 @@ pub enum StartFailure {
     #[error("{0}")]
     Create(String),
     /// The program could not be started (`RunContainerError`, exit code 128, `StartError`).
-    #[error("{0}")]
-    Run(String),
+    #[error("{text}")]
+    Run {
+        /// Why.
+        text: String,
+        /// Who it would have run as.
+        user: Option<User>,
+    },
 }
 
 /// A command in a container could not be run or did not end in time.

@@ -89,21 +89,26 @@ async fn say_last_words(job: &Job, spec: &Container, instance: &mut Instance) {
 }
 
 fn failed(job: &Job, name: &str, request: Option<machine::ContainerSpec>, failure: StartFailure) -> Event {
-    let (reason, message, ran) = match failure {
-        StartFailure::Config(message) => ("CreateContainerConfigError", message, false),
-        StartFailure::Create(message) => ("CreateContainerError", message, false),
-        StartFailure::Run(message) => ("RunContainerError", message, true),
+    let (reason, message, made) = match failure {
+        StartFailure::Config(message) => ("CreateContainerConfigError", message, None),
+        StartFailure::Create(message) => ("CreateContainerError", message, None),
+        StartFailure::Run { text, user } => ("RunContainerError", text, Some(user)),
     };
-    if ran {
+    if made.is_some() {
         tell(job, name, "Created", format!("Created container: {name}"));
     }
     job.shared.tell_about(&job.desired, name, true, "Failed", format!("Error: {message}"));
-    let instance = request.filter(|_| ran).map(|request| Box::new(never_ran(job, request, &message)));
+    let instance = request.zip(made).map(|(request, user)| Box::new(never_ran(job, request, user, &message)));
     Event::StartFailed { container: name.into(), reason, message, instance }
 }
 
 /// A program that could not be executed counts as an instance that ended with 128.
-fn never_ran(job: &Job, request: machine::ContainerSpec, message: &str) -> Instance {
+fn never_ran(
+    job: &Job,
+    request: machine::ContainerSpec,
+    user: Option<machine::User>,
+    message: &str,
+) -> Instance {
     let now = job.shared.ports.clock.now();
     let exit =
         machine::Exit { code: 128, signal: None, oom_killed: false, started_at: now, finished_at: now };
@@ -113,7 +118,7 @@ fn never_ran(job: &Job, request: machine::ContainerSpec, message: &str) -> Insta
         attempt: request.attempt,
         image_ref: request.image_ref,
         image_id: request.image.id.clone(),
-        user: None,
+        user,
         tty: request.tty,
         log_path: request.log_path,
         state: ContainerState::Exited(exit.clone()),

@@ -410,6 +410,9 @@ async fn program_that_does_not_exist() {
         event Warning BackOff: Back-off restarting failed container c in pod p_ns(u)
         status Running
     "#]]);
+    let told = agent.fake.world().statuses["u"].clone();
+    let user = told.container_statuses.as_ref().unwrap()[0].user.clone().unwrap().linux.unwrap();
+    assert_eq!((user.uid, user.gid, user.supplemental_groups), (7, 8, Some(vec![8, 9])));
 }
 
 #[tokio::test(start_paused = true)]
