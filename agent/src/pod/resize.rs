@@ -26,13 +26,6 @@ pub struct Pending {
     pub message: String,
 }
 
-impl Pending {
-    /// It may work later.
-    pub fn deferred(&self) -> bool {
-        self.reason == "Deferred"
-    }
-}
-
 /// Decides; `others` are the pods of this node, with what they were granted.
 pub fn judge(settings: &Settings, wanted: &Desired, others: &[Desired]) -> Result<(), Pending> {
     let infeasible = |message: String| Err(Pending { reason: "Infeasible", message });

@@ -268,13 +268,8 @@ impl Manager {
             let Some(handle) = self.workers.get_mut(&uid) else { continue };
             let wanted = Desired::new(Arc::clone(&handle.wanted));
             let verdict = resize::judge(&self.shared.settings, &wanted, &others);
-            if let Err(pending) = &verdict {
-                let known = handle.desired.borrow().pending.clone();
-                if known.as_ref() != Some(pending) {
-                    let reason = if pending.deferred() { "ResizeDeferred" } else { "ResizeInfeasible" };
-                    self.shared.tell(&wanted, true, reason, pending.message.clone());
-                }
-            } else {
+            // What has to wait says so in a condition; upstream has no event for it before 1.35.
+            if verdict.is_ok() {
                 (handle.granted, handle.asks) = (Allocation::of(wanted.spec()), false);
                 granted = true;
             }

@@ -494,7 +494,6 @@ async fn a_resize_waits_for_room_and_is_remembered() {
     let more = resized("a", "2", "{requests: {cpu: 1500m}, limits: {memory: 1Gi}}");
     agent.send(Change::Apply(Arc::clone(&more))).await;
     agent.check(expect![[r#"
-        event Warning ResizeDeferred: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000
         status Running, ready
     "#]]);
     assert_eq!(agent.fake.world().limits["a"].cpu_shares, Some(1024));
@@ -507,7 +506,6 @@ async fn a_resize_waits_for_room_and_is_remembered() {
     let agent = Agent::over(Some(&fake));
     agent.send(Change::Reset(vec![Arc::clone(&more), Arc::clone(&b)])).await;
     agent.check(expect![[r#"
-        event Warning ResizeDeferred: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000
         status Running, ready
         status Running, ready
         volumes a
