@@ -235,8 +235,11 @@ async fn a_pod_that_fits_nowhere_says_why_and_goes_once_it_fits() {
         .until(&pods, "the condition", |list| {
             let conditions = list[0].status.iter().flat_map(|status| status.conditions.iter().flatten());
             let mut scheduled = conditions.filter(|c| c.type_ == "PodScheduled");
-            scheduled
-                .any(|c| c.reason.as_deref() == Some("Unschedulable") && c.message.as_deref() == Some(text))
+            scheduled.any(|c| {
+                c.reason.as_deref() == Some("Unschedulable")
+                    && c.message.as_deref() == Some(text)
+                    && c.observed_generation == Some(1)
+            })
         })
         .await;
     let told = |list: &[Event]| {

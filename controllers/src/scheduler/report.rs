@@ -1,7 +1,7 @@
 //! Tells operators that a pod fits nowhere: an event, and the pod's `PodScheduled` condition.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -17,7 +17,11 @@ use super::board::Refusal;
 pub(super) async fn refuse(client: &Client, recorder: &Recorder, Refusal { pod, message }: Refusal) {
     recorder.note(reference(&*pod), true, "FailedScheduling", message.clone(), Some("Scheduling"));
     let known = pod_condition(&pod, "PodScheduled");
-    if known.is_some_and(|c| c.status == "False" && c.message.as_ref() == Some(&message)) {
+    let generation = pod.metadata.generation;
+    let same = |c: &PodCondition| {
+        c.status == "False" && c.message.as_ref() == Some(&message) && c.observed_generation == generation
+    };
+    if known.is_some_and(same) {
         return;
     }
     let since = known.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone());
@@ -26,6 +30,7 @@ pub(super) async fn refuse(client: &Client, recorder: &Recorder, Refusal { pod, 
         "status": "False",
         "reason": "Unschedulable",
         "message": message,
+        "observedGeneration": generation,
         "lastProbeTime": null,
         "lastTransitionTime": since.unwrap_or(Time(Timestamp::now())),
     }] } });
