@@ -164,6 +164,25 @@ fn forwards(p: &Playground, env: &[(&str, &str)], echo: u16) {
     end(child);
 }
 
+/// Without the API server in between: tokens are looked up, and who may what is asked.
+fn strangers_are_refused(p: &Playground) {
+    let address = p.get(&["node", "node1"])["status"]["addresses"][0]["address"].as_str().unwrap().to_owned();
+    let ask = |path: &str, token: Option<&str>| {
+        let mut curl = p.inside(1, "curl");
+        curl.args(["-sk", "-w", "%{http_code}", &format!("https://{address}:10250/{path}")]);
+        token.iter().for_each(|token| drop(curl.args(["-H", &format!("Authorization: Bearer {token}")])));
+        run(&mut curl).text()
+    };
+    let token = p.kubectl(&["create", "token", "default"]).text();
+    assert_eq!(ask("healthz", None), "Unauthorized\n401");
+    assert_eq!(ask("healthz", Some("rubbish")), "Unauthorized\n401");
+    let who = "user=system:serviceaccount:default:default";
+    let refused =
+        |verb, what| format!("Forbidden ({who}, verb={verb}, resource=nodes, subresource(s)=[{what}])\n403");
+    assert_eq!(ask("healthz", Some(token.trim())), refused("get", "healthz proxy"));
+    assert_eq!(ask("exec/default/p/c?output=1&command=id", Some(token.trim())), refused("create", "proxy"));
+}
+
 #[test]
 #[ignore = "e2e tier"]
 fn streams_of_kubectl() {
@@ -177,6 +196,7 @@ fn streams_of_kubectl() {
         attached(&p, env, word);
         forwards(&p, env, echo);
     }
+    strangers_are_refused(&p);
     until("nothing of it is left in the pod", Duration::from_secs(10), || {
         let out = run(&mut kubectl(&p, &[], &["exec", "p", "--", "ps"])).text();
         if out.contains("stty") || out.contains("tar") { Err(out) } else { Ok(()) }

@@ -52,7 +52,7 @@ use orlop::{
     source::{self, objects::ApiObjects},
     status::Writer,
     volume::Disk,
-    wire::{images::Store, logs::ContainerLogs, runtime::Containers},
+    wire::{images::Store, logs::ContainerLogs, reviews::NodeReviews, runtime::Containers},
     worker::{
         manager::{Inputs, Manager},
         ports::{Clock, Network, Ports},
@@ -99,9 +99,9 @@ pub(super) async fn run(
         log_dir: config.log_dir.clone(),
     });
     let address = (config.node_ip, config.kubelet_port).into();
-    let server =
-        Server::bind(address, config.node_name.as_str(), &client_ca, Logs::new(source), runtime.clone())
-            .await?;
+    let reviews = Arc::new(NodeReviews { client: client.clone(), node: config.node_name.to_string() });
+    let node = config.node_name.as_str();
+    let server = Server::bind(address, node, &client_ca, Logs::new(source), runtime.clone(), reviews).await?;
 
     let mut tasks = JoinSet::new();
     let waiting = Health { not_ready: vec![network::NOT_READY.to_owned()], images: listed_images(&images) };

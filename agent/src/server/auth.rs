@@ -1,14 +1,11 @@
-//! Who calls the kubelet API, and whether they may.
-//!
-//! A client certificate of the cluster's CA is the only identity so far; tokens (TokenReview) and
-//! SubjectAccessReview come with joining upstream control planes. Until then only `system:masters` may call, which is the
-//! group of kube-apiserver's kubelet client.
+//! TLS of the kubelet API, and who calls it by a client certificate of the cluster's CA. Not for: tokens (`access`).
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::Method;
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+
+use super::access::Identity;
 
 /// TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -22,13 +19,6 @@ pub enum TlsError {
     /// rustls refused it.
     #[error("kubelet TLS")]
     Rustls(#[from] rustls::Error),
-}
-
-/// A caller.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    user: String,
-    groups: Vec<String>,
 }
 
 /// A self-signed serving certificate (the kubelet's default too) and verification of clients against `client_ca`.
@@ -57,42 +47,5 @@ pub(super) fn identity(certificates: Option<&[CertificateDer<'_>]>) -> Option<Id
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let groups =
         subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
-    Some(Identity { user, groups })
-}
-
-impl Identity {
-    /// Whether this caller may use one of the `subresources` of this node.
-    pub(super) fn may(&self, method: &Method, subresources: &[&str]) -> Result<(), String> {
-        if self.groups.iter().any(|group| group == "system:masters") {
-            return Ok(());
-        }
-        let verb = match *method {
-            Method::POST => "create",
-            Method::PUT => "update",
-            Method::PATCH => "patch",
-            Method::DELETE => "delete",
-            _ => "get",
-        };
-        let subresources = subresources.join(" ");
-        Err(format!(
-            "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresources}])",
-            self.user
-        ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_masters_may_call() {
-        let may = |group: &str| {
-            let caller = Identity { user: "u".to_owned(), groups: vec![group.to_owned()] };
-            caller.may(&Method::GET, &["healthz", "proxy"])
-        };
-        assert_eq!(may("system:masters"), Ok(()));
-        let refusal = "Forbidden (user=u, verb=get, resource=nodes, subresource(s)=[healthz proxy])";
-        assert_eq!(may("system:nodes"), Err(refusal.to_owned()));
-    }
+    Some(Identity { user, groups, ..Identity::default() })
 }

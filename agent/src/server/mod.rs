@@ -1,13 +1,14 @@
 //! The kubelet's HTTPS API on port 10250: health, container logs, and streams into containers and pods.
 //!
 //! ```text
-//!  API server ──TLS, client certificate──▶ identity ─▶ allowed? ─┬▶ /containerLogs/… ─▶ log files
-//!                                                                └▶ /exec/… /attach/… /portForward/… ─▶ runtime
+//!  API server ──TLS, certificate or token──▶ identity ─▶ allowed? ─┬▶ /containerLogs/… ─▶ log files
+//!                                                                  └▶ /exec/… /attach/… /portForward/… ─▶ runtime
 //! ```
 //!
-//! Nothing is answered without a client certificate of the cluster's CA; what the identity may do is decided per
-//! path, as the kubelet does it (subresources of `nodes`). Stats and metrics come later and have their place in `route`.
+//! Nothing is answered without a client certificate of the cluster's CA or a token of the cluster; what the identity may
+//! do the API server says per path, as it does for the kubelet (subresources of `nodes`). Stats and metrics come later and have their place in `route`.
 
+mod access;
 mod auth;
 mod logs;
 pub mod stream;
@@ -16,7 +17,7 @@ mod targets;
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -24,7 +25,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use auth::Identity;
+use access::{Access, Refusal};
+pub use access::{Identity, Reviews};
 pub use logs::{LogFile, LogSource, Logs};
 use orlop_runtime::Runtime;
 use targets::Verb;
@@ -58,6 +60,7 @@ pub struct Server {
 
 /// What is asked of it.
 struct Parts {
+    access: Access,
     logs: Logs,
     runtime: Runtime,
 }
@@ -73,11 +76,16 @@ impl Server {
         client_ca: &[u8],
         logs: Logs,
         runtime: Runtime,
+        reviews: Arc<dyn Reviews>,
     ) -> Result<Self, ServerError> {
         let tls = auth::server_config(node, address.ip(), client_ca)?;
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?;
-        Ok(Self { listener, tls: TlsAcceptor::from(Arc::new(tls)), parts: Arc::new(Parts { logs, runtime }) })
+        Ok(Self {
+            listener,
+            tls: TlsAcceptor::from(Arc::new(tls)),
+            parts: Arc::new(Parts { access: Access::new(reviews), logs, runtime }),
+        })
     }
 
     /// Serves until told to stop.
@@ -115,6 +123,13 @@ impl Server {
 }
 
 async fn route(identity: Option<&Identity>, parts: &Parts, request: Request<Incoming>) -> Response<Body> {
+    let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
+    let identity = match (identity, token) {
+        (Some(identity), _) => Some(identity.clone()),
+        (None, Some(token)) => parts.access.token(token).await,
+        (None, None) => None,
+    };
     let Some(identity) = identity else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
     let uri = request.uri().clone();
     let path: Vec<&str> = uri.path().split('/').filter(|part| !part.is_empty()).collect();
@@ -125,8 +140,10 @@ async fn route(identity: Option<&Identity>, parts: &Parts, request: Request<Inco
     let wanted = Verb::of(&path);
     // Whatever the method: who may only read gets no shell.
     let method = if wanted.is_some() { &Method::POST } else { request.method() };
-    if let Err(refusal) = identity.may(method, subresources) {
-        return text(StatusCode::FORBIDDEN, &refusal);
+    match parts.access.may(&identity, method, subresources).await {
+        Ok(()) => {}
+        Err(Refusal::Forbidden(why)) => return text(StatusCode::FORBIDDEN, &why),
+        Err(Refusal::Unknown(why)) => return text(StatusCode::INTERNAL_SERVER_ERROR, &why),
     }
     if let Some(wanted) = wanted {
         return match *request.method() {

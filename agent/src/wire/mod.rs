@@ -4,6 +4,7 @@
 
 pub mod images;
 pub mod logs;
+pub mod reviews;
 pub mod runtime;
 
 /// An error with its causes, in one line.
