@@ -170,7 +170,9 @@ fn strangers_are_refused(p: &Playground) {
     let ask = |path: &str, token: Option<&str>| {
         let mut curl = p.inside(1, "curl");
         curl.args(["-sk", "-w", "%{http_code}", &format!("https://{address}:10250/{path}")]);
-        token.iter().for_each(|token| drop(curl.args(["-H", &format!("Authorization: Bearer {token}")])));
+        if let Some(token) = token {
+            curl.args(["-H", &format!("Authorization: Bearer {token}")]);
+        }
         run(&mut curl).text()
     };
     let token = p.kubectl(&["create", "token", "default"]).text();
@@ -181,6 +183,28 @@ fn strangers_are_refused(p: &Playground) {
         |verb, what| format!("Forbidden ({who}, verb={verb}, resource=nodes, subresource(s)=[{what}])\n403");
     assert_eq!(ask("healthz", Some(token.trim())), refused("get", "healthz proxy"));
     assert_eq!(ask("exec/default/p/c?output=1&command=id", Some(token.trim())), refused("create", "proxy"));
+    assert_eq!(ask("metrics/resource", Some(token.trim())), refused("get", "metrics"));
+    // With a certificate of the cluster's administrators, as a control plane has one.
+    let admin = p.kubectl(&["config", "view", "--raw", "-o", "json"]).text();
+    let admin: serde_json::Value = serde_json::from_str(&admin).unwrap();
+    let mut curl = p.inside(1, "curl");
+    curl.args(["-sk", &format!("https://{address}:10250/metrics/resource")]);
+    for (flag, field) in [("--cert", "client-certificate-data"), ("--key", "client-key-data")] {
+        let (file, data) = (p.dir.join(field), admin["users"][0]["user"][field].as_str().unwrap());
+        run(Command::new("sh").args(["-c", &format!("echo {data} | base64 -d > {}", file.display())])).text();
+        curl.arg(flag).arg(file);
+    }
+    let metrics = run(&mut curl).text();
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}: {metrics}")).split(' ').next().unwrap().parse().unwrap()
+    };
+    let (of_pod, of_container) =
+        ("{namespace=\"default\",pod=\"p\"}", "{container=\"c\",namespace=\"default\",pod=\"p\"}");
+    assert!(value(&format!("pod_cpu_usage_seconds_total{of_pod}")) > 0.0);
+    assert!(value(&format!("container_memory_working_set_bytes{of_container}")) > 100_000.0);
+    assert!(value("node_memory_working_set_bytes") > 10_000_000.0);
+    assert!((value("resource_scrape_error")).abs() < 0.5);
 }
 
 #[test]

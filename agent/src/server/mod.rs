@@ -2,15 +2,17 @@
 //!
 //! ```text
 //!  API server ──TLS, certificate or token──▶ identity ─▶ allowed? ─┬▶ /containerLogs/… ─▶ log files
+//!                                                                  ├▶ /metrics/resource ─▶ cgroups
 //!                                                                  └▶ /exec/… /attach/… /portForward/… ─▶ runtime
 //! ```
 //!
 //! Nothing is answered without a client certificate of the cluster's CA or a token of the cluster; what the identity may
-//! do the API server says per path, as it does for the kubelet (subresources of `nodes`). Stats and metrics come later and have their place in `route`.
+//! do the API server says per path, as it does for the kubelet (subresources of `nodes`). What is not there yet has its place in `route`.
 
 mod access;
 mod auth;
 mod logs;
+mod resource_metrics;
 pub mod stream;
 mod targets;
 
@@ -135,6 +137,7 @@ async fn route(identity: Option<&Identity>, parts: &Parts, request: Request<Inco
     let path: Vec<&str> = uri.path().split('/').filter(|part| !part.is_empty()).collect();
     let subresources: &[&str] = match path.first().copied() {
         Some("healthz") => &["healthz", "proxy"],
+        Some("metrics") => &["metrics"],
         _ => &["proxy"],
     };
     let wanted = Verb::of(&path);
@@ -153,11 +156,14 @@ async fn route(identity: Option<&Identity>, parts: &Parts, request: Request<Inco
     }
     match (request.method(), path.as_slice()) {
         (&Method::GET, ["healthz"] | ["healthz", "ping"]) => text(StatusCode::OK, "ok"),
+        (&Method::GET, ["metrics", "resource"]) => {
+            text(StatusCode::OK, resource_metrics::answer(&parts.runtime).await.trim_end())
+        }
         (&Method::GET, ["containerLogs", namespace, pod, container]) => {
             let query = request.uri().query().unwrap_or_default();
             parts.logs.answer(namespace, pod, container, query).await
         }
-        (_, ["healthz", ..] | ["containerLogs", _, _, _]) => {
+        (_, ["healthz", ..] | ["metrics", "resource"] | ["containerLogs", _, _, _]) => {
             text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
         }
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
