@@ -22,7 +22,7 @@ pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
             "host",
             &["link", "add", &host_link, "type", "veth", "peer", "name", "host", "netns", &lan],
         )?;
-        ip(&["addr", "add", &format!("{}/24", layout.address(1)), "dev", &host_link])?;
+        ip(&["addr", "add", &format!("{}/27", layout.address(1)), "dev", &host_link])?;
         ip(&["link", "set", &host_link, "up"])?;
     }
     for place in places {
@@ -38,7 +38,7 @@ pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
             &port,
             &["-n", netns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &lan],
         )?;
-        ip(&["-n", netns, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+        ip(&["-n", netns, "addr", "add", &format!("{address}/27"), "dev", "eth0"])?;
         ip(&["-n", netns, "link", "set", "eth0", "up"])?;
         ip(&["-n", netns, "route", "add", "default", "via", &layout.address(1)])?;
     }

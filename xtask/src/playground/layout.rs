@@ -16,8 +16,9 @@ pub(crate) struct Layout {
     pub(crate) id: String,
     /// Whether the node runs on the host itself.
     pub(crate) host: bool,
-    /// Third byte of the playground's network 198.18.X.0/24 (RFC 2544: never routed).
-    subnet: u8,
+    /// Which 32 addresses of 198.18.0.0/15 (RFC 2544: never routed) are the playground's. Of two networks with the same
+    /// addresses one cannot be reached, so there have to be many: tests have several playgrounds at once.
+    subnet: u16,
 }
 
 /// One node of a playground.
@@ -46,7 +47,12 @@ impl Layout {
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("resolve {}", dir.display()))?;
         let hash = Sha256::digest(dir.as_os_str().as_encoded_bytes());
-        Ok(Self { id: hex::encode(&hash[..3]), subnet: hash[3], dir, host })
+        Ok(Self {
+            id: hex::encode(&hash[..3]),
+            subnet: u16::from_be_bytes([hash[3], hash[4]]) & 0xfff,
+            dir,
+            host,
+        })
     }
 
     /// The playground in `dir`, which must exist.
@@ -77,9 +83,10 @@ impl Layout {
         format!("orlop{}", self.id)
     }
 
-    /// Address number `last` of the playground's network.
+    /// Address number `last` (1 to 30) of the playground's network.
     pub(crate) fn address(&self, last: u8) -> String {
-        format!("198.18.{}.{last}", self.subnet)
+        let [upper, lower] = (self.subnet << 5).to_be_bytes();
+        format!("198.{}.{upper}.{}", 18 + (self.subnet >> 11), lower + last)
     }
 
     pub(crate) fn node(&self, number: u8) -> NodePlace {

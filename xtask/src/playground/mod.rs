@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  host ──veth── [orlop-ID-lan: bridge] ──veth── [orlop-ID-n1: orlop standalone]
-//!  198.18.X.1                            └─veth── [orlop-ID-n2: orlop node]
+//!  198.18.X.Y                            └─veth── [orlop-ID-n2: orlop node]
 //! ```
 //!
 //! Not for: production. `up --host` starts the same program on the host itself.
