@@ -142,6 +142,38 @@ async fn tokens_die_with_what_they_are_bound_to() {
     assert!(forged["status"]["authenticated"].is_null());
 }
 
+/// What a token claims: how many seconds it counts, and after how many its holder should have asked for a new one.
+fn seconds(answer: &serde_json::Value) -> (i64, Option<i64>) {
+    use base64::Engine as _;
+    let token = answer["status"]["token"].as_str().unwrap();
+    let claims = token.split('.').nth(1).unwrap();
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    let begin = claims["iat"].as_i64().unwrap();
+    let warned = claims["kubernetes.io"]["warnafter"].as_i64().map(|at| at - begin);
+    (claims["exp"].as_i64().unwrap() - begin, warned)
+}
+
+#[tokio::test]
+async fn tokens_that_every_pod_gets_count_for_a_year() {
+    let server = Server::start().await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    server.post("/api/v1/namespaces/default/pods", &pod).await;
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let pod = json!({"kind": "Pod", "apiVersion": "v1", "name": "p"});
+    let of_pod =
+        server.post(path, &json!({"spec": {"boundObjectRef": pod, "expirationSeconds": 3607}})).await;
+    assert_eq!(seconds(&of_pod), (365 * 24 * 3600, Some(3607)));
+    for spec in [
+        json!({"expirationSeconds": 3607}),
+        json!({"boundObjectRef": pod, "expirationSeconds": 3600}),
+        json!({"boundObjectRef": pod, "expirationSeconds": 3607, "audiences": ["vault"]}),
+    ] {
+        let asked = spec["expirationSeconds"].as_i64().unwrap();
+        assert_eq!(seconds(&server.post(path, &json!({"spec": spec})).await), (asked, None));
+    }
+}
+
 #[tokio::test]
 async fn a_taken_port_is_one_clear_error() {
     let server = Server::start().await;

@@ -31,6 +31,13 @@ fn a_debug_container_sees_its_target() {
     let told = p.kubectl(&["describe", "pod", "p"]).text();
     assert!(told.contains("Ephemeral Containers:") && told.contains("Started container see"), "{told}");
 
+    // What is typed arrives. The command has to end by itself: kubectl leaves the input open here.
+    let typed = ["debug", "p", image, "--quiet", "-i", "-c", "typed", "--target=c", "--", "sh", "-c"];
+    assert_eq!(
+        p.with_stdin(&[&typed[..], &["read x; echo $x again"]].concat(), "ahoy\n").text(),
+        "ahoy again\n"
+    );
+
     // They are not started again by a new agent.
     let id = "-o=jsonpath={.status.ephemeralContainerStatuses[*].containerID} {.status.phase}";
     let before = p.kubectl(&["get", "pod", "p", id]).text();
