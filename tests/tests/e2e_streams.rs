@@ -187,14 +187,20 @@ fn strangers_are_refused(p: &Playground) {
     // With a certificate of the cluster's administrators, as a control plane has one.
     let admin = p.kubectl(&["config", "view", "--raw", "-o", "json"]).text();
     let admin: serde_json::Value = serde_json::from_str(&admin).unwrap();
-    let mut curl = p.inside(1, "curl");
-    curl.args(["-sk", &format!("https://{address}:10250/metrics/resource")]);
+    let mut identity = Vec::new();
     for (flag, field) in [("--cert", "client-certificate-data"), ("--key", "client-key-data")] {
         let (file, data) = (p.dir.join(field), admin["users"][0]["user"][field].as_str().unwrap());
         run(Command::new("sh").args(["-c", &format!("echo {data} | base64 -d > {}", file.display())])).text();
-        curl.arg(flag).arg(file);
+        identity.extend([flag.to_owned(), file.to_str().unwrap().to_owned()]);
     }
-    let metrics = run(&mut curl).text();
+    let as_admin = |method: &str, path: &str| {
+        let url = format!("https://{address}:10250/{path}");
+        run(p.inside(1, "curl").args(["-sk", "-X", method, &url]).args(&identity)).text()
+    };
+    assert_eq!(as_admin("POST", "run/default/p/c?cmd=echo%20out"), "out\n");
+    assert_eq!(as_admin("GET", "run/default/p/c?cmd=echo%20out"), "Method Not Allowed\n");
+    assert_eq!(as_admin("POST", "run/default/nobody/c?cmd=true"), "pod does not exist\n");
+    let metrics = as_admin("GET", "metrics/resource");
     let value = |name: &str| -> f64 {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name}: {metrics}")).split(' ').next().unwrap().parse().unwrap()

@@ -150,6 +150,9 @@ async fn route(identity: Option<&Identity>, parts: &Parts, request: Request<Inco
     }
     if let Some(wanted) = wanted {
         return match *request.method() {
+            Method::GET if wanted.0 == Verb::Run => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+            }
             Method::GET | Method::POST => targets::answer(&parts.runtime, request, wanted).await,
             _ => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
         };
