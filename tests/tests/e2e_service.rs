@@ -129,8 +129,8 @@ fn pods_reach_services_pods_the_node_and_the_outside() {
     let node = p.json["nodes"][0]["address"].as_str().unwrap().to_owned();
     assert!(job("node", &format!("[connect, '{node}:10250']")).contains("connected"));
     // The host's end of the wire is outside the cluster: only a masqueraded packet finds its way back.
-    let host = format!("{}.1", node.rsplit_once('.').unwrap().0);
-    let listener = std::net::TcpListener::bind((host.as_str(), 0)).unwrap();
+    let host = p.json["gateway"].as_str().expect("a playground has a gateway");
+    let listener = std::net::TcpListener::bind((host, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let peer = std::thread::spawn(move || listener.accept().unwrap().1.ip().to_string());
     assert!(job("outside", &format!("[connect, '{host}:{port}']")).contains("connected"));

@@ -22,7 +22,7 @@ pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
             "host",
             &["link", "add", &host_link, "type", "veth", "peer", "name", "host", "netns", &lan],
         )?;
-        ip(&["addr", "add", &format!("{}/27", layout.address(1)), "dev", &host_link])?;
+        ip(&["addr", "add", &format!("{}/27", layout.gateway()), "dev", &host_link])?;
         ip(&["link", "set", &host_link, "up"])?;
     }
     for place in places {
@@ -40,7 +40,7 @@ pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
         )?;
         ip(&["-n", netns, "addr", "add", &format!("{address}/27"), "dev", "eth0"])?;
         ip(&["-n", netns, "link", "set", "eth0", "up"])?;
-        ip(&["-n", netns, "route", "add", "default", "via", &layout.address(1)])?;
+        ip(&["-n", netns, "route", "add", "default", "via", &layout.gateway()])?;
     }
     Ok(())
 }

@@ -89,6 +89,11 @@ impl Layout {
         format!("198.{}.{upper}.{}", 18 + (self.subnet >> 11), lower + last)
     }
 
+    /// The host's address in the playground's network, which the nodes' default route goes to.
+    pub(crate) fn gateway(&self) -> String {
+        self.address(1)
+    }
+
     pub(crate) fn node(&self, number: u8) -> NodePlace {
         let dir = if number == 1 { self.dir.clone() } else { self.dir.join(format!("node{number}")) };
         let (netns, cgroup, address) = if self.host {
@@ -133,6 +138,7 @@ impl Layout {
             "pid": self.dir.join("orlop.pid"),
             "log": self.dir.join("log"),
             "bin": self.bin().join("orlop"),
+            "gateway": (!self.host).then(|| self.gateway()),
             "nodes": nodes,
         })
     }
