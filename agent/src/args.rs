@@ -272,6 +272,11 @@ flags! {
     log_dir: PathBuf, "ORLOP_LOG_DIR";
     /// Kubeconfig of the control plane to join (modes node and dataplane).
     kubeconfig: PathBuf, "ORLOP_KUBECONFIG";
+    /// Directory of static pods: manifests that run whatever becomes of the API server.
+    static_pod_path: PathBuf, "ORLOP_STATIC_POD_PATH";
+    /// Addresses of this node's pods, where nobody else says them (mode cri, and mode node without --kubeconfig)
+    /// [default: the first node's part of the cluster's].
+    pod_cidr: String, "ORLOP_POD_CIDR";
     /// Name of this node [default: host name].
     node_name: String, "ORLOP_NODE_NAME";
     /// IPv4 address of this node [default: the source address of the default route].

@@ -38,6 +38,10 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Control plane to join.
     pub kubeconfig: Option<PathBuf>,
+    /// Directory of static pods.
+    pub static_pod_path: Option<PathBuf>,
+    /// Addresses of this node's pods, where nobody else says them; else the first node's part of the cluster's.
+    pub pod_cidr: Ipv4Net,
     /// This node.
     pub node_name: NodeName,
     /// Its address.
@@ -302,6 +306,8 @@ impl TryFrom<Flags> for Config {
             run_dir,
             log_dir,
             kubeconfig,
+            static_pod_path,
+            pod_cidr,
             node_name,
             node_ip,
             node_labels,
@@ -365,6 +371,12 @@ impl TryFrom<Flags> for Config {
             let reason = format!("must lie between the cluster CIDR's {} and 30", cluster_cidr.prefix());
             return Err(value("node-cidr-mask", node_cidr_mask, reason));
         }
+        let first_part = Ipv4Net::new(cluster_cidr.network(), node_cidr_mask)
+            .map_err(|error| value("node-cidr-mask", node_cidr_mask, error))?;
+        let pod_cidr = match pod_cidr {
+            Some(text) => parse("pod-cidr", text)?,
+            None => first_part,
+        };
         Ok(Self {
             log_dir: absolute("log-dir", log_dir.unwrap_or_else(|| state_dir.join("log/pods")))?,
             bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
@@ -436,6 +448,8 @@ impl TryFrom<Flags> for Config {
             state_dir,
             run_dir,
             kubeconfig,
+            static_pod_path: static_pod_path.map(|dir| absolute("static-pod-path", dir)).transpose()?,
+            pod_cidr,
             cluster_cidr,
             node_cidr_mask,
             service_cidr,

@@ -27,7 +27,7 @@ use orlop::{
     },
     volume::Disk,
     worker::ports::{
-        Clock, MountRequest, ObjectFailure, ObjectRef, Objects, PodFiles as _, Token, TokenRequest,
+        Clock, MountRequest, ObjectFailure, ObjectRef, Objects, PodFiles as _, PodRef, Token, TokenRequest,
     },
 };
 
@@ -36,7 +36,7 @@ struct Api;
 impl Objects for Api {
     fn config_map<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a PodRef,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectFailure>> {
         let data = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
@@ -45,7 +45,11 @@ impl Objects for Api {
         async move { if name == "m" { Ok(Arc::new(found)) } else { Err(missing) } }.boxed()
     }
 
-    fn secret<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
+    fn secret<'a>(
+        &'a self,
+        _: &'a PodRef,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
         async move { Err(ObjectFailure::NotFound { kind: "secret", name: name.into() }) }.boxed()
     }
 
@@ -54,7 +58,11 @@ impl Objects for Api {
         async move { Ok(Token { token: "jwt".into(), expires_at }) }.boxed()
     }
 
-    fn services(&self, _: &str) -> Option<Vec<Arc<Service>>> {
+    fn services(&self, _: &PodRef) -> Option<Vec<Arc<Service>>> {
+        None
+    }
+
+    fn kubernetes(&self) -> Option<Arc<Service>> {
         None
     }
 

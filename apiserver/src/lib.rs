@@ -9,6 +9,7 @@ pub mod codec;
 pub mod discovery;
 pub mod kinds;
 pub mod kubelet;
+pub mod manifest;
 pub mod patch;
 pub mod pki;
 pub mod rest;

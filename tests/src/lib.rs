@@ -9,6 +9,7 @@
 
 pub mod leaks;
 pub mod playground;
+pub mod power;
 pub mod registry;
 pub mod wait;
 

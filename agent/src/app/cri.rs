@@ -82,7 +82,7 @@ impl OwnNetwork {
                     _ => return Ok(Arc::clone(network)),
                 }
             }
-            None => remembered.or(wanted).map_or_else(|| self.first(), Ok)?,
+            None => remembered.or(wanted).unwrap_or(self.config.pod_cidr),
         };
         // Its ledger is for one at a time.
         *opened = None;
@@ -98,13 +98,6 @@ impl OwnNetwork {
         tracing::info!(%pod_cidr, "pod network ready");
         *opened = Some(Arc::clone(&network));
         Ok(network)
-    }
-
-    /// The first node's part of the cluster's network.
-    fn first(&self) -> Result<Ipv4Net, Failure> {
-        let Config { cluster_cidr, node_cidr_mask, .. } = &self.config;
-        Ipv4Net::new(cluster_cidr.network(), *node_cidr_mask)
-            .map_err(|error| Failure(format!("pod addresses: {error}")))
     }
 
     fn remembered(&self) -> Option<Ipv4Net> {

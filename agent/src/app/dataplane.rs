@@ -1,20 +1,22 @@
 //! Feeds the service dataplane from watches of Services and EndpointSlices.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
-use k8s_openapi::api::{
-    core::v1::{Node, Service},
-    discovery::v1::EndpointSlice,
-};
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, runtime::watcher};
 use orlop_dataplane::{DataplaneConfig, Update};
 use orlop_model::event::Event;
-use tokio::sync::{mpsc, watch};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use orlop::{config::Config, source, source::objects::ApiObjects};
+use orlop::{
+    config::Config,
+    memory::{Kind, Memory},
+    source::{self, Heard, Remember, objects::ApiObjects},
+};
 
 /// Updates waiting for the dataplane: it is faster than any watch, this only evens out bursts.
 const QUEUE: usize = 256;
@@ -24,17 +26,17 @@ pub(super) async fn run(
     config: &Config,
     client: &Client,
     objects: Option<Arc<ApiObjects>>,
+    memory: Option<Memory>,
     stop: CancellationToken,
 ) -> Result<()> {
     let (updates, received) = mpsc::channel(QUEUE);
-    let services =
-        source::watch(Api::<Service>::all(client.clone()), watcher::Config::default()).map(move |event| {
-            if let Some(objects) = &objects {
-                objects.apply_service(&event);
-            }
-            Update::Service(event.map(Arc::unwrap_or_clone))
-        });
-    let slices = source::watch(Api::<EndpointSlice>::all(client.clone()), watcher::Config::default());
+    let services = watch(client, memory.as_ref(), Kind::Service).map(move |event| {
+        if let Some(objects) = &objects {
+            objects.apply_service(&event);
+        }
+        Update::Service(event.map(Arc::unwrap_or_clone))
+    });
+    let slices = watch(client, memory.as_ref(), Kind::EndpointSlice);
     let slices =
         slices.map(|event: Event<Arc<EndpointSlice>>| Update::EndpointSlice(event.map(Arc::unwrap_or_clone)));
     let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
@@ -53,12 +55,34 @@ pub(super) async fn run(
         cgroup: cgroup2_dir(&config.cgroup_root)?,
         node_name: config.node_name.to_string(),
     };
-    let (status, seen) = watch::channel(orlop_dataplane::Status::default());
+    let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     tokio::select! {
         () = report(seen) => Ok(()),
         ended = orlop_dataplane::run(dataplane, received, status, stop) => ended.context("service dataplane"),
         () = feed => Ok(()),
     }
+}
+
+/// All objects of a kind. Services that were known go on being served where there is no API server: no older list can
+/// do more harm than none.
+fn watch<K>(
+    client: &Client,
+    memory: Option<&Memory>,
+    kind: Kind,
+) -> impl Stream<Item = Event<Arc<K>>> + Send + use<K>
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let remember = memory.cloned().map(|memory| Remember { memory, kind, part: Arc::clone });
+    source::remembered(Api::<K>::all(client.clone()), watcher::Config::default(), remember)
+        .map(Heard::trusted)
 }
 
 /// The zone of this node, which hints in EndpointSlices are about.
@@ -73,7 +97,7 @@ fn zone_of(event: &Event<Arc<Node>>) -> Option<Update> {
 }
 
 /// Logs which services cannot be served, when that changes.
-async fn report(mut seen: watch::Receiver<orlop_dataplane::Status>) {
+async fn report(mut seen: tokio::sync::watch::Receiver<orlop_dataplane::Status>) {
     let mut known = BTreeMap::new();
     while seen.changed().await.is_ok() {
         let failures = seen.borrow_and_update().failures.clone();

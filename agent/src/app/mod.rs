@@ -29,15 +29,28 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use cri::cri;
 pub(crate) use standalone::standalone;
 
-use orlop::config::Config;
+use orlop::{config::Config, memory::Memory};
 
 /// `orlop node`.
 ///
 /// # Errors
 /// When the kubeconfig cannot be used or the node cannot be started.
 pub(crate) async fn node(config: Config, stop: CancellationToken) -> Result<()> {
-    let joined = connect(&config).await?;
-    node::run(config, joined.client, joined.ca, stop).await
+    let control = match (&config.kubeconfig, &config.static_pod_path) {
+        (None, Some(_)) => None,
+        (None, None) => {
+            anyhow::bail!(
+                "--kubeconfig is needed to join a control plane, or --static-pod-path to run without one"
+            )
+        }
+        (Some(_), _) => {
+            let Joined { client, ca } = connect(&config).await?;
+            let memory = Memory::open(config.state_dir.join("memory"))
+                .with_context(|| format!("make {} ready", config.state_dir.join("memory").display()))?;
+            Some(node::ControlPlane { client, ca, memory: Some(memory) })
+        }
+    };
+    node::run(config, control, stop).await
 }
 
 /// `orlop dataplane`.
@@ -48,7 +61,7 @@ pub(crate) async fn dataplane(config: Config, stop: CancellationToken) -> Result
     let joined = connect(&config).await?;
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("create {}", config.run_dir.display()))?;
-    dataplane::run(&config, &joined.client, None, stop).await
+    dataplane::run(&config, &joined.client, None, None, stop).await
 }
 
 /// A control plane reached over TLS.

@@ -13,8 +13,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
-use k8s_openapi::api::core::v1::Node;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use k8s_openapi::{
+    api::core::v1::{Node, NodeSpec, NodeStatus},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{Api, Client, runtime::watcher};
 use orlop_cni::{Attachment, Ipv4Net, Network, NetworkConfig, NodeRoute};
 use orlop_model::event::Event;
@@ -25,8 +28,9 @@ use tokio::{
 
 use orlop::{
     config::Config,
+    memory::{Kind, Memory},
     node::report::Health,
-    source,
+    source::{self, Heard, Remember},
     wire::chain,
     worker::ports::{self, Attached, Failure, PodRef},
 };
@@ -57,19 +61,46 @@ impl LateNetwork {
 }
 
 /// Starts to follow the Nodes. `health` hears when the network is ready.
-pub(super) fn start(config: &Config, client: Client, health: watch::Sender<Health>) -> LateNetwork {
+pub(super) fn start(
+    config: &Config,
+    client: Client,
+    memory: Option<Memory>,
+    health: watch::Sender<Health>,
+) -> LateNetwork {
     let (sender, opened) = watch::channel(None);
-    tokio::spawn(follow(config.clone(), client, sender, health));
+    let remember = memory.map(|memory| Remember { memory, kind: Kind::Node, part: matters });
+    let nodes = source::remembered(Api::<Node>::all(client), watcher::Config::default(), remember);
+    tokio::spawn(follow(config.clone(), nodes.map(Heard::trusted).boxed(), sender, health));
     LateNetwork { opened }
+}
+
+/// The network of a node that is alone.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(super) async fn alone(config: &Config) -> Result<LateNetwork, orlop_cni::OpenError> {
+    let network = open(config, config.pod_cidr).await?;
+    let (_opened_for_good, opened) = watch::channel(Some(Arc::new(network)));
+    Ok(LateNetwork { opened })
+}
+
+/// Nodes change with every heartbeat; this does not.
+fn matters(node: &Arc<Node>) -> Arc<Node> {
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.clone());
+    let pod_cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
+    Arc::new(Node {
+        metadata: ObjectMeta { name: node.metadata.name.clone(), ..ObjectMeta::default() },
+        spec: Some(NodeSpec { pod_cidr, ..NodeSpec::default() }),
+        status: Some(NodeStatus { addresses, ..NodeStatus::default() }),
+    })
 }
 
 async fn follow(
     config: Config,
-    client: Client,
+    mut events: BoxStream<'static, Event<Arc<Node>>>,
     sender: watch::Sender<Option<Arc<Network>>>,
     health: watch::Sender<Health>,
 ) {
-    let mut events = source::watch(Api::<Node>::all(client), watcher::Config::default());
     let mut again = interval(ROUTES_AGAIN);
     let (mut nodes, mut applied) = (BTreeMap::new(), None);
     loop {

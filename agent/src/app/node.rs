@@ -1,4 +1,4 @@
-//! A node: everything between a `kube::Client` and the machine.
+//! A node: everything between a `kube::Client`, if there is one, and the machine.
 //!
 //! ```text
 //!  watch pods ─────────▶ Manager ─▶ workers ─▶ runtime, images, network, volumes
@@ -15,10 +15,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, runtime::watcher};
+use kube::Client;
 use orlop_runtime::{
     Runtime, RuntimeConfig,
     image::{Images, PullOptions},
@@ -35,12 +33,14 @@ use orlop::{
     config::Config,
     credential::NodeCredentials,
     cri,
-    events::{Recorder, node::NodeRecorder},
+    events::{Recorder, log::EventLog, node::NodeRecorder},
     images::{
         collect::{Collector, NodeEvents},
         import::Importer,
         rate::Bucket,
     },
+    memory::Memory,
+    mirror::Mirrors,
     node::{
         facts, lease,
         register::Registration,
@@ -49,13 +49,17 @@ use orlop::{
     },
     pod::settings::{Allocatable, Settings},
     server::{Logs, Server},
-    source::{self, objects::ApiObjects},
-    status::Writer,
+    source::{
+        objects::ApiObjects,
+        pods::PodSources,
+        static_pods::{Directory, objects::NodeObjects},
+    },
+    status::{Outlet, Writer},
     volume::Disk,
     wire::{images::Store, logs::ContainerLogs, reviews::NodeReviews, runtime::Containers},
     worker::{
         manager::{Inputs, Manager},
-        ports::{Clock, Network, Ports},
+        ports::{Clock, EventSink, Network, Ports},
     },
 };
 
@@ -74,11 +78,20 @@ impl Clock for SystemClock {
     }
 }
 
-/// Runs the node until told to stop. Pods, networks and services go on without it.
+/// What a node belongs to.
+pub(super) struct ControlPlane {
+    pub(super) client: Client,
+    /// PEM of the CA of the kubelet API's clients.
+    pub(super) ca: Vec<u8>,
+    /// For when it cannot be reached.
+    pub(super) memory: Option<Memory>,
+}
+
+/// Runs the node until told to stop. Pods, networks and services go on without it. Without a control plane it runs the
+/// pods of its own files.
 pub(super) async fn run(
     config: Config,
-    client: Client,
-    client_ca: Vec<u8>,
+    control: Option<ControlPlane>,
     stop: CancellationToken,
 ) -> Result<()> {
     for dir in [&config.state_dir, &config.run_dir, &config.log_dir] {
@@ -93,37 +106,57 @@ pub(super) async fn run(
         tracing::warn!(error = orlop::wire::chain(error), "pods cannot have users of their own here");
     }
     let identity = identity(&config, user_namespaces.is_ok());
-    let source = Arc::new(ContainerLogs {
-        runtime: runtime.clone(),
-        client: client.clone(),
-        log_dir: config.log_dir.clone(),
-    });
-    let address = (config.node_ip, config.kubelet_port).into();
-    let reviews = Arc::new(NodeReviews { client: client.clone(), node: config.node_name.to_string() });
-    let node = config.node_name.as_str();
-    let server = Server::bind(address, node, &client_ca, Logs::new(source), runtime.clone(), reviews).await?;
-
     let mut tasks = JoinSet::new();
     let waiting = Health { not_ready: vec![network::NOT_READY.to_owned()], images: listed_images(&images) };
     let (health, health_seen) = watch::channel(waiting);
-    let registration = Registration {
-        client: client.clone(),
-        identity: identity.clone(),
-        state_dir: config.state_dir.clone(),
-        health: health_seen,
-    };
-    tasks.spawn(registration.run());
-    tasks.spawn(lease::run(client.clone(), config.node_name.to_string()));
     tasks.spawn(follow_images(images.clone(), health.clone()));
     tasks.spawn(rotate_logs(runtime.clone(), config.container_logs));
-    let network = network::start(&config, client.clone(), health);
-
-    let (changes, changed) = mpsc::unbounded_channel();
-    let objects = Arc::new(ApiObjects::new(client.clone(), changes));
+    let node_name = config.node_name.to_string();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (recorder, _recording) =
-        Recorder::start(client.clone(), config.node_name.to_string(), Arc::clone(&clock));
+    let (changes, changed) = mpsc::unbounded_channel();
     let (written_to, written) = mpsc::unbounded_channel();
+    let client = control.as_ref().map(|control| control.client.clone());
+    let memory = control.as_ref().and_then(|control| control.memory.clone());
+    let (mut api_objects, mut writer) = (None, None);
+    let (mut pod_events, mut events): (Arc<dyn EventSink>, Arc<dyn NodeEvents>) =
+        (Arc::new(EventLog), Arc::new(EventLog));
+    let network = match &control {
+        None => network::alone(&config).await.context("open the pod network")?,
+        Some(ControlPlane { client, ca, memory }) => {
+            let source = Arc::new(ContainerLogs {
+                runtime: runtime.clone(),
+                client: client.clone(),
+                log_dir: config.log_dir.clone(),
+            });
+            let address = (config.node_ip, config.kubelet_port).into();
+            let reviews = Arc::new(NodeReviews { client: client.clone(), node: node_name.clone() });
+            let logs = Logs::new(source);
+            let server = Server::bind(address, &node_name, ca, logs, runtime.clone(), reviews).await?;
+            tasks.spawn(server.run(stop.clone()));
+            let registration = Registration {
+                client: client.clone(),
+                identity: identity.clone(),
+                state_dir: config.state_dir.clone(),
+                health: health_seen,
+            };
+            tasks.spawn(registration.run());
+            tasks.spawn(lease::run(client.clone(), node_name.clone()));
+            let known = ApiObjects::new(client.clone(), changes.clone(), memory.clone(), Arc::clone(&clock));
+            api_objects = Some(Arc::new(known));
+            writer = Some(Writer::new(client.clone(), written_to.clone()));
+            let (recorder, _recording) =
+                Recorder::start(client.clone(), node_name.clone(), Arc::clone(&clock));
+            pod_events = Arc::new(recorder);
+            events = Arc::new(NodeRecorder {
+                client: client.clone(),
+                node_name: node_name.clone(),
+                clock: Arc::clone(&clock),
+            });
+            network::start(&config, client.clone(), memory.clone(), health)
+        }
+    };
+    let mirrors = Mirrors::default();
+    let objects = NodeObjects::new(api_objects.clone().map(|objects| objects as _));
     let settings = Arc::new(settings(&config, &identity, &facts));
     let image_store = images.clone();
     let store = self::image_store(&config, images)?;
@@ -147,29 +180,57 @@ pub(super) async fn run(
             }
         });
     }
-    let files = Disk::open(Arc::clone(&settings), Arc::clone(&objects) as _, Arc::clone(&clock))
+    let files = Disk::open(Arc::clone(&settings), Arc::new(objects.clone()), Arc::clone(&clock))
         .context("make the pods' directories ready")?;
     let ports = Ports {
         runtime: Arc::new(Containers(runtime.clone())),
         images: Arc::new(store),
         network,
         files: Arc::new(files),
-        objects: Arc::clone(&objects) as _,
-        clock,
-        events: Arc::new(recorder),
-        statuses: Arc::new(Writer::new(client.clone(), written_to)),
+        objects: Arc::new(objects.clone()),
+        clock: Arc::clone(&clock),
+        events: pod_events,
+        statuses: Arc::new(Outlet {
+            writer: writer.clone(),
+            memory: memory.clone(),
+            mirrors: mirrors.clone(),
+            written: written_to,
+        }),
     };
     let importer = Importer { images: image_store.clone(), dir: config.image_dir.clone() };
     tasks.spawn(importer.run());
+    let static_pods = config.static_pod_path.clone().map(|dir| {
+        let (found_to, found) = mpsc::channel(1);
+        let directory = Directory {
+            dir,
+            node: node_name.clone(),
+            rules: orlop_apiserver::manifest::admit,
+            objects,
+            changes,
+            events: client.is_some().then(|| Arc::clone(&events)),
+            clock,
+        };
+        tasks.spawn(directory.run(found_to));
+        found
+    });
+    if let (Some(_), Some(client), Some(writer)) = (&static_pods, &client, writer) {
+        tasks.spawn(mirrors.clone().run(client.clone(), node_name.clone(), writer));
+    }
+    if let Some(memory) = memory.clone() {
+        tasks.spawn(memory.run());
+    }
     let (pods_to, pods) = mpsc::channel(POD_QUEUE);
-    tasks.spawn(watch_pods(client.clone(), config.node_name.to_string(), pods_to));
+    let sources = PodSources {
+        node: node_name,
+        api: client.clone().map(|client| (client, memory.clone())),
+        files: static_pods,
+        mirrors,
+    };
+    tasks.spawn(sources.run(pods_to));
     let inputs = Inputs { pods, runtime: runtime_events, written, changed };
     let containers = runtime;
     let (runtime, clock) = (Arc::clone(&ports.runtime), Arc::clone(&ports.clock));
     let manager = Manager::new(Arc::clone(&settings), ports);
-    let node_name = config.node_name.to_string();
-    let events: Arc<dyn NodeEvents> =
-        Arc::new(NodeRecorder { client: client.clone(), node_name, clock: Arc::clone(&clock) });
     let tiers =
         Tiers { runtime: containers, settings, burstable: manager.burstable(), events: Arc::clone(&events) };
     let collector = Collector {
@@ -184,9 +245,16 @@ pub(super) async fn run(
     tasks.spawn(collector.run());
     tasks.spawn(tiers.run());
     tasks.spawn(manager.run(inputs));
-    tasks.spawn(server.run(stop.clone()));
 
-    let services = dataplane::run(&config, &client, Some(objects), stop.clone());
+    let services = async {
+        match &client {
+            Some(client) => dataplane::run(&config, client, api_objects, memory.clone(), stop.clone()).await,
+            None => {
+                stop.cancelled().await;
+                Ok(())
+            }
+        }
+    };
     tracing::info!(node = %config.node_name, address = %config.node_ip, "node started");
     let ended = tokio::select! {
         ended = services => ended,
@@ -198,6 +266,9 @@ pub(super) async fn run(
         },
     };
     tasks.shutdown().await;
+    if let Some(memory) = memory {
+        memory.write();
+    }
     ended
 }
 
@@ -230,16 +301,6 @@ pub(super) fn image_store(config: &Config, images: Images) -> Result<Store> {
         turns: Arc::new(Semaphore::new(config.max_parallel_image_pulls)),
         rate: config.pull_rate.map(|rate| Arc::new(Mutex::new(Bucket::new(rate, Instant::now())))),
     })
-}
-
-async fn watch_pods(client: Client, node: String, pods: mpsc::Sender<orlop_model::event::Event<Arc<Pod>>>) {
-    let mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    let mut events = source::watch(Api::<Pod>::all(client), mine);
-    while let Some(event) = events.next().await {
-        if pods.send(event).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Puts logs aside that have grown too large.

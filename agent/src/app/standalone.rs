@@ -47,7 +47,9 @@ pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Resul
     let controllers = ControllersConfig { ca_pem: api.ca_pem().to_owned(), ..controllers };
     let manager = client(&api, masters("system:kube-controller-manager"));
     let agent = client(&api, identity(&format!("system:node:{}", config.node_name), "system:nodes"));
-    let client_ca = api.ca_pem().as_bytes().to_vec();
+    // It lives and dies with the node: nothing has to be remembered of it.
+    let control_plane =
+        node::ControlPlane { client: agent, ca: api.ca_pem().as_bytes().to_vec(), memory: None };
     // Drained in reverse order: the node first, so that its last statuses find an API server.
     let (serving, controlling) = (CancellationToken::new(), CancellationToken::new());
     let server = {
@@ -57,7 +59,7 @@ pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Resul
     let control = orlop_controllers::run(manager, controllers, controlling.clone());
     let control = Part::start(async move { control.await.context("controllers") });
     let ended = tokio::select! {
-        ended = node::run(config, agent, client_ca, stop) => ended,
+        ended = node::run(config, Some(control_plane), stop) => ended,
         () = control.ended.cancelled() => Err(anyhow!("the controllers ended unexpectedly")),
         () = server.ended.cancelled() => Err(anyhow!("the API server ended unexpectedly")),
     };

@@ -12,15 +12,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use orlop_runtime::image::{Images, Pin};
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use tokio::sync::mpsc;
+
+use crate::watch_dir;
 
 /// Looked at anew after so long even without news: a watch may have been lost.
 const PERIOD: Duration = Duration::from_secs(300);
@@ -58,7 +57,7 @@ pub struct Memory {
 impl Importer {
     /// For as long as the program runs.
     pub async fn run(self) {
-        let mut watch = match self.watch() {
+        let mut watch = match watch_dir::watch(&self.dir, "image-dir") {
             Ok(watch) => Some(watch),
             Err(error) => {
                 let dir = self.dir.display();
@@ -89,59 +88,15 @@ impl Importer {
             }
             let news = async {
                 match &mut watch {
-                    Some(watch) => next(watch).await,
+                    Some(watch) => watch_dir::next(watch).await,
                     None => std::future::pending().await,
                 }
             };
             if let Ok(news) = tokio::time::timeout(pause, news).await {
-                memory.announced.extend(news);
+                memory.announced.extend(news.iter().map(|file| file.display().to_string()));
             }
         }
     }
-
-    /// News from a thread that sleeps in the kernel: tokio can only wait for an inotify descriptor through unsafe code.
-    fn watch(&self) -> io::Result<mpsc::UnboundedReceiver<Option<String>>> {
-        fs::create_dir_all(&self.dir)?;
-        let watch = inotify::init(CreateFlags::CLOEXEC)?;
-        let news =
-            WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
-        inotify::add_watch(&watch, &self.dir, news | WatchFlags::ONLYDIR)?;
-        let (news_to, news) = mpsc::unbounded_channel();
-        let dir = self.dir.clone();
-        let listen = move || listen(&watch, &dir, &news_to);
-        std::thread::Builder::new().name("image-dir".to_owned()).stack_size(128 << 10).spawn(listen)?;
-        Ok(news)
-    }
-}
-
-/// Says which files are complete now; `None` is any other news. Ends with the first news that nobody hears.
-fn listen(watch: &OwnedFd, dir: &Path, news: &mpsc::UnboundedSender<Option<String>>) {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(watch, &mut buffer);
-    loop {
-        let complete = match reader.next() {
-            Ok(event) => {
-                let is_complete = event.events().intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO);
-                let name = event.file_name().filter(|_| is_complete);
-                name.map(|name| dir.join(name.to_string_lossy().as_ref()).display().to_string())
-            }
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return,
-        };
-        if news.send(complete).is_err() {
-            return;
-        }
-    }
-}
-
-/// Waits until something happened, takes all of it, and says which files are complete now.
-async fn next(watch: &mut mpsc::UnboundedReceiver<Option<String>>) -> Vec<String> {
-    let Some(first) = watch.recv().await else { return std::future::pending().await };
-    let mut complete = Vec::from_iter(first);
-    while let Ok(more) = watch.try_recv() {
-        complete.extend(more);
-    }
-    complete
 }
 
 /// Brings store and directory together.

@@ -120,7 +120,8 @@ impl Desired {
     /// How long containers may take to end.
     pub fn grace(&self) -> Duration {
         let meta = &self.pod.metadata;
-        if self.gone {
+        // A static pod is gone when its file is: that is how it is deleted.
+        if self.gone && !self.is_static() {
             return Duration::from_secs(1);
         }
         let deleted = meta.deletion_timestamp.as_ref().and(meta.deletion_grace_period_seconds);

@@ -5,20 +5,137 @@
 //! ```
 //!
 //! A first list, and each later relist, arrives as one [`Event::Reset`], so that a consumer can tell "not there" from
-//! "not heard of yet". Errors never reach the consumer: the watch backs off and goes on; what was known stays.
+//! "not heard of yet". Errors never reach the consumer: the watch backs off and goes on; what was known stays. Where
+//! the first list does not come in time, what the node remembers ([`crate::memory`]) stands in for it.
 //! Not for: deciding anything.
 
+pub mod merge;
 pub mod objects;
+pub mod pods;
+pub mod static_pods;
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use kube::{
     Api,
     runtime::{WatchStreamExt as _, watcher},
 };
 use orlop_model::event::Event;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
+
+use crate::memory::{Key, Kind, Memory};
+
+/// How long the API server may take for a first list or a single object before memory stands in.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a watch with a memory says.
+#[derive(Clone, Debug)]
+pub enum Heard<K> {
+    /// The API server cannot be reached: this is what it said last. There may be more, and less.
+    Recalled(Vec<Arc<K>>),
+    /// As of now.
+    Event(Event<Arc<K>>),
+}
+
+impl<K> Heard<K> {
+    /// Memory taken for a list: for consumers that do no harm with an old one.
+    pub fn trusted(self) -> Event<Arc<K>> {
+        match self {
+            Heard::Recalled(objects) => Event::Reset(objects),
+            Heard::Event(event) => event,
+        }
+    }
+}
+
+/// Where a watch remembers what it saw.
+#[derive(Clone)]
+pub struct Remember<K> {
+    /// The memory.
+    pub memory: Memory,
+    /// What it is there.
+    pub kind: Kind,
+    /// What of an object is worth it: what never matters again is not written each time that it changes.
+    pub part: fn(&Arc<K>) -> Arc<K>,
+}
+
+/// A watch that never ends, and that remembers what it saw.
+pub fn remembered<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    remember: Option<Remember<K>>,
+) -> impl Stream<Item = Heard<K>> + Send
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let mut live = watch(api, config);
+    let recalling = remember.as_ref().map(|remember| (remember.memory.clone(), remember.kind));
+    let first = async move {
+        let first = match recalling {
+            None => None,
+            Some((memory, kind)) => match timeout(PATIENCE, live.next()).await {
+                Ok(event) => event.map(Heard::Event),
+                Err(_late) => {
+                    let listed = memory.recall::<bool>(&Key::one(Kind::Listed, kind.dir())).is_some();
+                    let objects: Vec<Arc<K>> = if listed { memory.recall_all(kind) } else { Vec::new() };
+                    tracing::warn!(
+                        kind = kind.dir(),
+                        objects = objects.len(),
+                        "no API server: memory stands in"
+                    );
+                    listed.then_some(Heard::Recalled(objects))
+                }
+            },
+        };
+        stream::iter(first).chain(live.map(Heard::Event))
+    };
+    let heard = stream::once(first).flatten();
+    let heard = heard.inspect(move |heard| {
+        if let (Heard::Event(event), Some(remember)) = (heard, &remember) {
+            keep(remember, event);
+        }
+    });
+    heard.boxed()
+}
+
+fn keep<K>(remember: &Remember<K>, event: &Event<Arc<K>>)
+where
+    K: kube::Resource<DynamicType = ()> + Serialize + Send + Sync + 'static,
+{
+    let &Remember { ref memory, kind, part } = remember;
+    match event {
+        Event::Apply(object) => memory.keep(key(kind, &**object), part(object)),
+        Event::Delete(object) => memory.forget(key(kind, &**object)),
+        Event::Reset(objects) => {
+            let named: std::collections::BTreeSet<_> =
+                objects.iter().map(|object| key(kind, &**object)).collect();
+            memory.retain(kind, |key| named.contains(key));
+            for object in objects {
+                memory.keep(key(kind, &**object), part(object));
+            }
+            memory.keep(Key::one(Kind::Listed, kind.dir()), Arc::new(true));
+        }
+    }
+}
+
+/// Pods go by UID: a name may be given to another one.
+fn key<K: kube::Resource>(kind: Kind, object: &K) -> Key {
+    let meta = object.meta();
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    match (kind, &meta.namespace) {
+        (Kind::Pod | Kind::Status, _) => Key::one(kind, &text(&meta.uid)),
+        (_, Some(namespace)) => Key::two(kind, namespace, &text(&meta.name)),
+        (_, None) => Key::one(kind, &text(&meta.name)),
+    }
+}
 
 /// A watch that never ends.
 pub fn watch<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<Arc<K>>> + Send

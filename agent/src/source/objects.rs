@@ -6,7 +6,8 @@
 //! ```
 //!
 //! One watch per object, as the kubelet does it (`configMapAndSecretChangeDetectionStrategy: Watch`): a node may only
-//! read what its own pods use. Not for: what goes into a volume or an environment.
+//! read what its own pods use. What was seen is remembered while a pod uses it, and stands in where the API server
+//! does not answer. Not for: what goes into a volume or an environment.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,9 +21,16 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, api::PostParams, runtime::watcher};
 use orlop_model::event::Event;
-use tokio::{sync::mpsc, task::AbortHandle};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+use tokio::{sync::mpsc, task::AbortHandle, time::timeout};
 
-use crate::worker::ports::{ObjectFailure, ObjectRef, Objects, Token, TokenRequest};
+use super::PATIENCE;
+use crate::{
+    memory::{Key, Kind, Memory},
+    wire::chain,
+    worker::ports::{Clock, ObjectFailure, ObjectRef, Objects, PodRef, Token, TokenRequest},
+};
 
 /// The API server's objects for pods of this node.
 pub struct ApiObjects {
@@ -31,6 +39,8 @@ pub struct ApiObjects {
     wanted: Mutex<HashMap<String, BTreeSet<ObjectRef>>>,
     services: RwLock<Option<Services>>,
     changes: mpsc::UnboundedSender<ObjectRef>,
+    memory: Option<Memory>,
+    clock: Arc<dyn Clock>,
 }
 
 /// By namespace and name.
@@ -54,16 +64,31 @@ enum Seen {
     Secret(Arc<Secret>),
 }
 
+/// Why there is no answer.
+enum NoAnswer {
+    /// The API server says no.
+    Said(kube::Error),
+    /// It says nothing, or that it cannot answer.
+    Unreachable(String),
+}
+
 impl ApiObjects {
     /// `changes` hears of every change of a followed object.
     #[must_use]
-    pub fn new(client: Client, changes: mpsc::UnboundedSender<ObjectRef>) -> Self {
+    pub fn new(
+        client: Client,
+        changes: mpsc::UnboundedSender<ObjectRef>,
+        memory: Option<Memory>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             client,
             followed: Mutex::default(),
             wanted: Mutex::default(),
             services: RwLock::default(),
             changes,
+            memory,
+            clock,
         }
     }
 
@@ -111,7 +136,8 @@ impl ApiObjects {
     where
         K: kube::Resource<DynamicType = ()>
             + Clone
-            + serde::de::DeserializeOwned
+            + Serialize
+            + DeserializeOwned
             + std::fmt::Debug
             + Send
             + Sync
@@ -119,14 +145,21 @@ impl ApiObjects {
     {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let (changes, object) = (self.changes.clone(), object.clone());
+        let memory = self.memory.clone();
         let mut events = super::watch(api, config);
         let task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
-                let now = match event {
-                    Event::Reset(all) => all.into_iter().next().map_or(Seen::Absent, wrap),
-                    Event::Apply(one) => wrap(one),
-                    Event::Delete(_) => Seen::Absent,
+                let there = match event {
+                    Event::Reset(all) => all.into_iter().next(),
+                    Event::Apply(one) => Some(one),
+                    Event::Delete(_) => None,
                 };
+                match (&memory, &there) {
+                    (Some(memory), Some(there)) => memory.keep(key(&object), Arc::clone(there)),
+                    (Some(memory), None) => memory.forget(key(&object)),
+                    (None, _) => {}
+                }
+                let now = there.map_or(Seen::Absent, wrap);
                 *seen.write().unwrap_or_else(PoisonError::into_inner) = now;
                 if changes.send(object.clone()).is_err() {
                     return;
@@ -143,8 +176,52 @@ impl ApiObjects {
             if entry.users == 0 {
                 entry.task.abort();
                 followed.remove(object);
+                if let Some(memory) = &self.memory {
+                    memory.forget(key(object));
+                }
             }
         }
+    }
+
+    /// The object from the API server, else from memory.
+    async fn get<K>(
+        &self,
+        object: ObjectRef,
+        kind: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<K>, ObjectFailure>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let api = Api::<K>::namespaced(self.client.clone(), namespace);
+        match self.answer(api.get(name)).await {
+            Ok(found) => Ok(Arc::new(found)),
+            Err(NoAnswer::Said(error)) => Err(failure(&error, kind, name)),
+            Err(NoAnswer::Unreachable(why)) => {
+                let remembered = self.memory.as_ref().and_then(|memory| memory.recall(&key(&object)));
+                remembered.map(Arc::new).ok_or(ObjectFailure::Other(why))
+            }
+        }
+    }
+
+    /// What the API server says; where memory can stand in, it has to say it soon.
+    async fn answer<T>(&self, asked: impl Future<Output = kube::Result<T>>) -> Result<T, NoAnswer> {
+        let answer = match &self.memory {
+            None => asked.await,
+            Some(_) => match timeout(PATIENCE, asked).await {
+                Ok(answer) => answer,
+                Err(_late) => return Err(NoAnswer::Unreachable("the API server does not answer".into())),
+            },
+        };
+        answer.map_err(|error| match error {
+            kube::Error::Api(ref status) if status.code < 500 => NoAnswer::Said(error),
+            kube::Error::Api(status) => NoAnswer::Unreachable(status.message),
+            other => NoAnswer::Unreachable(chain(&other)),
+        })
     }
 
     /// What the watch of this object saw, if there is one that has seen its first list.
@@ -167,43 +244,57 @@ fn failure(error: &kube::Error, kind: &'static str, name: &str) -> ObjectFailure
     }
 }
 
+/// Where an object is remembered.
+fn key(object: &ObjectRef) -> Key {
+    match object {
+        ObjectRef::ConfigMap { namespace, name } => Key::two(Kind::ConfigMap, namespace, name),
+        ObjectRef::Secret { namespace, name } => Key::two(Kind::Secret, namespace, name),
+    }
+}
+
+/// Where the answer to a request for a token is remembered.
+fn token_key(request: &TokenRequest) -> Key {
+    let TokenRequest { pod, service_account, audience, expiration_seconds } = request;
+    let wish =
+        format!("{service_account}\n{}\n{expiration_seconds}", audience.as_deref().unwrap_or_default());
+    Key::two(Kind::Token, &pod.uid, &hex::encode(Sha256::digest(wish)))
+}
+
 impl Objects for ApiObjects {
     fn config_map<'a>(
         &'a self,
-        namespace: &'a str,
+        pod: &'a PodRef,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectFailure>> {
-        let object = ObjectRef::ConfigMap { namespace: namespace.to_owned(), name: name.to_owned() };
+        let object = ObjectRef::config_map(&pod.namespace, name);
         let known = self.seen(&object, |seen| match seen {
             Seen::ConfigMap(object) => Some(Arc::clone(object)),
             _ => None,
         });
         async move {
-            if let Some(object) = known {
-                return Ok(object);
+            match known {
+                Some(object) => Ok(object),
+                None => self.get(object, "configmap", &pod.namespace, name).await,
             }
-            let got = Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get(name).await;
-            got.map(Arc::new).map_err(|error| failure(&error, "configmap", name))
         }
         .boxed()
     }
 
     fn secret<'a>(
         &'a self,
-        namespace: &'a str,
+        pod: &'a PodRef,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
-        let object = ObjectRef::Secret { namespace: namespace.to_owned(), name: name.to_owned() };
+        let object = ObjectRef::secret(&pod.namespace, name);
         let known = self.seen(&object, |seen| match seen {
             Seen::Secret(object) => Some(Arc::clone(object)),
             _ => None,
         });
         async move {
-            if let Some(object) = known {
-                return Ok(object);
+            match known {
+                Some(object) => Ok(object),
+                None => self.get(object, "secret", &pod.namespace, name).await,
             }
-            let got = Api::<Secret>::namespaced(self.client.clone(), namespace).get(name).await;
-            got.map(Arc::new).map_err(|error| failure(&error, "secret", name))
         }
         .boxed()
     }
@@ -224,23 +315,42 @@ impl Objects for ApiObjects {
                 ..ApiTokenRequest::default()
             };
             let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), &request.pod.namespace);
-            let answer =
-                accounts.create_token_request(&request.service_account, &PostParams::default(), &body).await;
-            let answer =
-                answer.map_err(|error| failure(&error, "serviceaccount", &request.service_account))?;
+            let params = PostParams::default();
+            let asked = accounts.create_token_request(&request.service_account, &params, &body);
+            let key = || token_key(request);
+            let answer = match self.answer(asked).await {
+                Ok(answer) => answer,
+                Err(NoAnswer::Said(error)) => {
+                    return Err(failure(&error, "serviceaccount", &request.service_account));
+                }
+                Err(NoAnswer::Unreachable(why)) => {
+                    let remembered = self.memory.as_ref().and_then(|memory| memory.recall::<Token>(&key()));
+                    let valid = remembered.filter(|token| token.expires_at > self.clock.now());
+                    return valid.ok_or(ObjectFailure::Other(why));
+                }
+            };
             let status = answer
                 .status
                 .ok_or_else(|| ObjectFailure::Other("token request without an answer".to_owned()))?;
-            Ok(Token { token: status.token, expires_at: status.expiration_timestamp.0 })
+            let token = Token { token: status.token, expires_at: status.expiration_timestamp.0 };
+            if let Some(memory) = &self.memory {
+                memory.keep(key(), Arc::new(token.clone()));
+            }
+            Ok(token)
         }
         .boxed()
     }
 
-    fn services(&self, namespace: &str) -> Option<Vec<Arc<Service>>> {
+    fn services(&self, pod: &PodRef) -> Option<Vec<Arc<Service>>> {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-        let from = (namespace.to_owned(), String::new());
-        let in_namespace = services.as_ref()?.range(from..).take_while(|((ns, _), _)| ns == namespace);
+        let from = (pod.namespace.clone(), String::new());
+        let in_namespace = services.as_ref()?.range(from..).take_while(|((ns, _), _)| *ns == pod.namespace);
         Some(in_namespace.map(|(_, service)| Arc::clone(service)).collect())
+    }
+
+    fn kubernetes(&self) -> Option<Arc<Service>> {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.as_ref()?.get(&("default".to_owned(), "kubernetes".to_owned())).cloned()
     }
 
     fn follow(&self, uid: &str, objects: BTreeSet<ObjectRef>) {
@@ -262,6 +372,9 @@ impl Objects for ApiObjects {
         }
         for object in before.difference(&objects) {
             self.release(object);
+        }
+        if let Some(memory) = self.memory.as_ref().filter(|_| objects.is_empty()) {
+            memory.retain(Kind::Token, |key| key.name.first().is_none_or(|of| of != uid));
         }
     }
 }

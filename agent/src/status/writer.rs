@@ -15,10 +15,7 @@ use tokio::sync::mpsc;
 
 use super::diff;
 use crate::{
-    pod::{
-        desired::{Desired, pod_ref},
-        machine::PodRef,
-    },
+    pod::{desired::pod_ref, machine::PodRef},
     worker::ports::{StatusSink, Written},
 };
 
@@ -93,11 +90,6 @@ impl Writer {
 
 impl StatusSink for Writer {
     fn publish(&self, pod: &Arc<Pod>, status: Arc<PodStatus>) {
-        if Desired::new(Arc::clone(pod)).is_static() {
-            // The API does not know this pod; nobody else has to be told.
-            let uid = pod.metadata.uid.clone().unwrap_or_default();
-            return self.0.confirm(uid, status);
-        }
         self.change(pod, |entry| entry.wanted = Some(status));
     }
 

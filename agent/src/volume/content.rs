@@ -31,16 +31,16 @@ pub(super) struct Payload {
 /// `None`: the volume is of another kind.
 pub(super) async fn payload(disk: &Disk, pod: &Pod, volume: &Volume) -> Result<Option<Payload>, String> {
     let mut payload = Payload { files: Files::new(), refresh_at: None };
-    let namespace = pod_ref(pod).namespace;
+    let owner = pod_ref(pod);
     if let Some(source) = &volume.config_map {
-        let found = disk.objects.config_map(&namespace, &source.name).await;
+        let found = disk.objects.config_map(&owner, &source.name).await;
         let wish = Wish::new(source.items.as_deref(), source.default_mode, source.optional);
         if let Some(map) = present(found, &wish)? {
             payload.files = of_config_map(&map, &wish)?;
         }
     } else if let Some(source) = &volume.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
-        let found = disk.objects.secret(&namespace, name).await;
+        let found = disk.objects.secret(&owner, name).await;
         let wish = Wish::new(source.items.as_deref(), source.default_mode, source.optional);
         if let Some(secret) = present(found, &wish)? {
             payload.files = of_secret(&secret, &wish)?;
@@ -67,17 +67,17 @@ async fn projected(
     mode: Option<i32>,
     payload: &mut Payload,
 ) -> Result<(), String> {
-    let namespace = pod_ref(pod).namespace;
+    let owner = pod_ref(pod);
     if let Some(source) = &source.config_map {
         let wish = Wish::new(source.items.as_deref(), mode, source.optional);
-        let found = disk.objects.config_map(&namespace, &source.name).await;
+        let found = disk.objects.config_map(&owner, &source.name).await;
         if let Some(map) = present(found, &wish)? {
             payload.files.extend(of_config_map(&map, &wish)?);
         }
     }
     if let Some(source) = &source.secret {
         let wish = Wish::new(source.items.as_deref(), mode, source.optional);
-        let found = disk.objects.secret(&namespace, &source.name).await;
+        let found = disk.objects.secret(&owner, &source.name).await;
         if let Some(secret) = present(found, &wish)? {
             payload.files.extend(of_secret(&secret, &wish)?);
         }

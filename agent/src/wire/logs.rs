@@ -10,7 +10,10 @@ use kube::{Api, Client};
 use orlop_model::names::is_dns1123_label;
 use orlop_runtime::{ContainerState, Runtime, container_id};
 
-use crate::server::{LogFile, LogSource};
+use crate::{
+    mirror::plan,
+    server::{LogFile, LogSource},
+};
 
 /// Logs of the containers on this machine.
 pub struct ContainerLogs {
@@ -35,7 +38,8 @@ impl ContainerLogs {
         let found = Api::<Pod>::namespaced(self.client.clone(), namespace).get_opt(pod).await;
         let found =
             found.map_err(|error| super::chain(&error))?.ok_or_else(|| format!("pods {pod:?} not found"))?;
-        let uid = found.metadata.uid.clone().unwrap_or_default();
+        // What shows a static pod has another UID than what runs.
+        let uid = plan::shows(&found).or(found.metadata.uid.as_deref()).unwrap_or_default().to_owned();
         let state = status_of(&found, container).and_then(|status| status.state.clone());
         let state = state.unwrap_or_else(|| not_told_yet(&found));
         let dir = self.log_dir.join(format!("{namespace}_{pod}_{uid}")).join(container);

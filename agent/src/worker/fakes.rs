@@ -412,7 +412,7 @@ impl PodFiles for Fake {
 impl Objects for Fake {
     fn config_map<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a PodRef,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectFailure>> {
         async move {
@@ -422,7 +422,11 @@ impl Objects for Fake {
         .boxed()
     }
 
-    fn secret<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
+    fn secret<'a>(
+        &'a self,
+        _: &'a PodRef,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
         async move { Err(ObjectFailure::NotFound { kind: "secret", name: name.into() }) }.boxed()
     }
 
@@ -431,8 +435,12 @@ impl Objects for Fake {
         async move { Ok(Token { token: "t".into(), expires_at }) }.boxed()
     }
 
-    fn services(&self, _: &str) -> Option<Vec<Arc<Service>>> {
+    fn services(&self, _: &PodRef) -> Option<Vec<Arc<Service>>> {
         Some(Vec::new())
+    }
+
+    fn kubernetes(&self) -> Option<Arc<Service>> {
+        None
     }
 
     fn follow(&self, _: &str, _: BTreeSet<ObjectRef>) {}

@@ -171,10 +171,10 @@ async fn credentials(job: &Job) -> Keyring {
     if secrets.is_empty() {
         return keyring;
     }
-    let namespace = job.desired.pod_ref().namespace;
+    let pod = job.desired.pod_ref();
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for reference in secrets {
-        let got: Result<Arc<Secret>, _> = job.shared.ports.objects.secret(&namespace, &reference.name).await;
+        let got: Result<Arc<Secret>, _> = job.shared.ports.objects.secret(&pod, &reference.name).await;
         match got {
             Ok(secret) => found.extend(pull_secrets::credentials(&secret)),
             Err(_) => missing.push(reference.name.as_str()),

@@ -26,7 +26,7 @@ use crate::{
     pod::{
         admission,
         allocation::Allocation,
-        desired::Desired,
+        desired::{Desired, pod_ref},
         events::Event,
         machine::PodRef,
         needed, refs,
@@ -55,6 +55,8 @@ pub struct Manager {
     workers: HashMap<String, Handle>,
     /// Sandboxes found at the start that no pod has claimed yet.
     found: HashMap<String, Sandbox>,
+    /// Static pods whose predecessor of the same name is still ending, by UID.
+    held: BTreeMap<String, Arc<Pod>>,
     tasks: JoinSet<bool>,
     /// Whose task it is.
     owners: HashMap<task::Id, String>,
@@ -102,6 +104,7 @@ impl Manager {
             shared: Shared { ports, settings },
             workers: HashMap::new(),
             found: HashMap::new(),
+            held: BTreeMap::new(),
             tasks: JoinSet::new(),
             owners: HashMap::new(),
             cleanups: JoinSet::new(),
@@ -178,6 +181,7 @@ impl Manager {
         match change {
             Change::Apply(pod) => self.apply(pod),
             Change::Delete(pod) => {
+                uid(&pod).and_then(|uid| self.held.remove(uid));
                 if let Some(handle) = uid(&pod).and_then(|uid| self.workers.get(uid)) {
                     let pod = handle.granted.into_pod(&pod);
                     handle
@@ -236,6 +240,10 @@ impl Manager {
             }
             return;
         }
+        if self.has_to_wait(&pod) {
+            self.held.insert(uid, pod);
+            return;
+        }
         let sandbox = self.found.remove(&uid);
         let asked = || Allocation::of(Desired::new(Arc::clone(&pod)).spec());
         let granted = sandbox.as_ref().and_then(|sandbox| Allocation::from_labels(&sandbox.labels));
@@ -246,6 +254,16 @@ impl Manager {
         let refs = refs::of_pod(&desired.borrow());
         let asks = granted.differs(&wanted);
         self.workers.insert(uid, Handle { desired, wanted, granted, asks, messages, refs });
+    }
+
+    /// A static pod that was changed is another pod of the same name; it starts when the old one has ended.
+    fn has_to_wait(&self, pod: &Arc<Pod>) -> bool {
+        let (name, is_static) = (pod_ref(pod), Desired::new(Arc::clone(pod)).is_static());
+        is_static
+            && self.workers.values().any(|handle| {
+                let other = pod_ref(&handle.wanted);
+                (&other.namespace, &other.name) == (&name.namespace, &name.name) && other.uid != name.uid
+            })
     }
 
     /// Judges what asks for other resources than it was granted, those with the best right first. What has to wait is
@@ -349,7 +367,12 @@ impl Manager {
             Err(died) => (died.id(), false),
         };
         let Some(uid) = self.owners.remove(&id) else { return };
-        let Some(handle) = self.workers.remove(&uid).filter(|_| !done) else { return };
+        let Some(handle) = self.workers.remove(&uid).filter(|_| !done) else {
+            for pod in std::mem::take(&mut self.held).into_values() {
+                self.apply(pod);
+            }
+            return;
+        };
         tracing::error!(uid, "the worker of a pod died and is started again");
         let desired = handle.desired.borrow().clone();
         let sandbox = self.shared.ports.runtime.pods().await.into_iter().find(|found| found.pod.uid == uid);

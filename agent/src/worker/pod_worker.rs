@@ -116,7 +116,8 @@ impl PodWorker {
             }
             self.probers.keep(&desired, &self.observed, &pod_ips(&self.shared, &desired, &self.observed));
             tokio::select! {
-                changed = self.desired.changed() => if changed.is_err() { break },
+                // The agent ends, the pod does not.
+                changed = self.desired.changed() => if changed.is_err() { return true },
                 reported = self.executor.one_ended() => if !reported { return false },
                 Some(message) = self.messages.recv() => self.receive(message),
                 () = sleep_until(wake_at, now), if wake_at.is_some() => {}
@@ -231,8 +232,12 @@ impl PodWorker {
         }
         let status = status(desired, &self.observed, &self.told, &self.shared.settings, now);
         let contradicted = !Arc::ptr_eq(&self.heard, &desired.pod) && {
+            let version = |pod: &Pod| pod.metadata.resource_version.is_some();
+            // The first word of the API server about a pod that was known from memory: it may have missed a lot.
+            let back = !version(&self.heard) && version(&desired.pod);
             self.heard = Arc::clone(&desired.pod);
-            desired.pod.status.as_ref().is_some_and(|in_api| diff::contradicts(in_api, &self.told))
+            let in_api = desired.pod.status.as_ref();
+            in_api.is_some_and(|in_api| back || diff::contradicts(in_api, &self.told))
         };
         if *self.told == status && !contradicted {
             return None;

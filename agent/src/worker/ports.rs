@@ -117,24 +117,26 @@ pub trait Network: Send + Sync {
     fn ready(&self) -> Result<(), Failure>;
 }
 
-/// Objects of the API that pods refer to.
+/// Objects that pods refer to. Each is asked for on behalf of a pod, and is in that pod's namespace.
 pub trait Objects: Send + Sync {
     /// A ConfigMap as fresh as the last change that was announced.
     fn config_map<'a>(
         &'a self,
-        namespace: &'a str,
+        pod: &'a PodRef,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectFailure>>;
     /// A Secret likewise.
     fn secret<'a>(
         &'a self,
-        namespace: &'a str,
+        pod: &'a PodRef,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>>;
     /// A service-account token bound to the pod.
     fn token<'a>(&'a self, request: &'a TokenRequest) -> BoxFuture<'a, Result<Token, ObjectFailure>>;
-    /// The Services of a namespace; `None` before the first list.
-    fn services(&self, namespace: &str) -> Option<Vec<Arc<Service>>>;
+    /// The Services of the pod's namespace; `None` before the first list.
+    fn services(&self, pod: &PodRef) -> Option<Vec<Arc<Service>>>;
+    /// The Service of the API itself, if there is one.
+    fn kubernetes(&self) -> Option<Arc<Service>>;
     /// The objects a pod uses from now on (replaces what was said before; empty releases them). Their changes are
     /// announced through the channel the implementation was built with.
     fn follow(&self, uid: &str, objects: BTreeSet<ObjectRef>);
@@ -297,7 +299,7 @@ pub struct TokenRequest {
 }
 
 /// A service-account token.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Token {
     /// The JWT.
     pub token: String,

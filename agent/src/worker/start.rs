@@ -156,21 +156,19 @@ async fn request(
 async fn objects(job: &Job, spec: &Container) -> Result<env::Objects, String> {
     let source = &job.shared.ports.objects;
     let pod = job.desired.pod_ref();
-    let mut objects = env::Objects { services: source.services(&pod.namespace), ..env::Objects::default() };
-    let defaults = source.services("default");
-    let is_kubernetes =
-        |service: &Arc<_>| -> bool { named::<k8s_openapi::api::core::v1::Service>(service, "kubernetes") };
-    objects.kubernetes = defaults.into_iter().flatten().find(is_kubernetes);
-
+    let pod = &pod;
+    let mut objects = env::Objects {
+        services: source.services(pod),
+        kubernetes: source.kubernetes(),
+        ..env::Objects::default()
+    };
     let refs: Vec<_> = refs::of_env(&pod.namespace, spec).into_iter().collect();
     let fetched = join_all(refs.iter().map(|reference| async move {
         match reference {
-            ObjectRef::ConfigMap { namespace, name } => {
-                (name, source.config_map(namespace, name).await.map(Fetched::ConfigMap))
+            ObjectRef::ConfigMap { name, .. } => {
+                (name, source.config_map(pod, name).await.map(Fetched::ConfigMap))
             }
-            ObjectRef::Secret { namespace, name } => {
-                (name, source.secret(namespace, name).await.map(Fetched::Secret))
-            }
+            ObjectRef::Secret { name, .. } => (name, source.secret(pod, name).await.map(Fetched::Secret)),
         }
     }));
     let (mut config_maps, mut secrets) = (BTreeMap::new(), BTreeMap::new());
@@ -189,10 +187,6 @@ async fn objects(job: &Job, spec: &Container) -> Result<env::Objects, String> {
 enum Fetched {
     ConfigMap(Arc<k8s_openapi::api::core::v1::ConfigMap>),
     Secret(Arc<k8s_openapi::api::core::v1::Secret>),
-}
-
-fn named<K: kube::Resource>(object: &Arc<K>, name: &str) -> bool {
-    object.meta().name.as_deref() == Some(name)
 }
 
 fn tell(job: &Job, container: &str, reason: &'static str, message: String) {

@@ -9,7 +9,7 @@ use crate::rest::object;
 const PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// Says both of each container of a new pod.
-pub(super) fn say_both_ways(pod: &mut Value) {
+pub(crate) fn say_both_ways(pod: &mut Value) {
     let of_pod = pod["spec"]["securityContext"]["appArmorProfile"].clone();
     let mut said = Vec::new();
     for list in ["initContainers", "containers"] {

@@ -3,7 +3,7 @@
 //! One file per family of kinds; `kinds::rows` points at their hooks. Everything here is pure: the world is
 //! seen through [`Surroundings`].
 
-mod apparmor;
+pub(crate) mod apparmor;
 pub mod causes;
 pub mod config;
 pub mod endpoints;
