@@ -1,7 +1,7 @@
 //! The command line: the only place where flags exist.
 //!
 //! Every flag of the long-running modes is also an environment variable (`ORLOP_…`) and a field of the YAML file named
-//! by `--config` (camelCase). What is said closer to the process wins: flag, environment, file, default.
+//! by `--config` (camelCase), or the kubelet's KubeletConfiguration. What is said closer to the process wins: flag, environment, file, default.
 //! Not for: what a value must be like; `config` turns these words into a [`crate::config::Config`].
 
 use std::path::PathBuf;
@@ -234,9 +234,13 @@ pub struct KubeconfigArgs {
 /// A long-running mode.
 #[derive(Debug, Args)]
 pub struct ModeArgs {
-    /// YAML file with any of the flags below as camelCase fields (`stateDir: …`).
+    /// YAML file with any of the flags below as camelCase fields (`stateDir: …`), or the kubelet's own configuration
+    /// (`kind: KubeletConfiguration`), or both, as documents of one file (docs/configuration.md).
     #[arg(long, env = "ORLOP_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Directory whose files `*.conf` change the kubelet's configuration, in the order of their names.
+    #[arg(long, env = "ORLOP_CONFIG_DIR", value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
     /// The rest.
     #[command(flatten)]
     pub flags: Flags,
@@ -288,7 +292,7 @@ flags! {
     /// Ids of the host for pods with `hostUsers: false`, as `first:count`; each gets 65536 [default: those of the user
     /// kubelet in /etc/subuid and /etc/subgid, else from 65536 on for as many pods as there may be].
     user_namespace_ids: String, "ORLOP_USER_NAMESPACE_IDS";
-    /// Kept from pods for the system: `cpu=500m,memory=1Gi` [default: nothing].
+    /// Kept from pods for the system: `cpu=500m,memory=1Gi,ephemeral-storage=1Gi` [default: nothing].
     system_reserved: String, "ORLOP_SYSTEM_RESERVED";
     /// Kept from pods for Kubernetes' own programs [default: nothing].
     kube_reserved: String, "ORLOP_KUBE_RESERVED";

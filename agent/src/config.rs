@@ -1,5 +1,6 @@
 //! From words to a configuration that cannot be wrong: one clear error that names the flag and the value.
 
+pub mod kubelet;
 mod subids;
 
 use std::{
@@ -9,6 +10,9 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use serde::Deserialize as _;
+use serde_json::Value;
 
 use orlop_model::{ids::NodeName, names, net::Ipv4Net, quantities::Quantity};
 use orlop_runtime::{
@@ -21,8 +25,12 @@ use orlop_runtime::{
 use crate::{
     args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags, ModeArgs},
     images::{collect, rate::Rate},
-    pod::settings::{Reserved, ResourcePolicy},
+    pod::{
+        resources,
+        settings::{Reserved, ResourcePolicy},
+    },
 };
+use kubelet::{Document, DocumentError, Kubelet, Said};
 
 /// The store's libraries tell how they work at `info`; operators want to know what changed.
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
@@ -108,6 +116,10 @@ pub struct Config {
     pub cluster_domain: String,
     /// What to log.
     pub log: String,
+    /// What only the kubelet's own configuration says.
+    pub kubelet: Kubelet,
+    /// Fields of it that change nothing, for the log.
+    pub warnings: Vec<String>,
 }
 
 /// A flag, an environment variable or a field of the configuration file that cannot be used.
@@ -131,6 +143,9 @@ pub enum ConfigError {
         #[source]
         source: serde_norway::Error,
     },
+    /// The kubelet's own configuration cannot be used.
+    #[error("kubelet configuration file {0}")]
+    Kubelet(DocumentError),
     /// A value cannot be used.
     #[error("--{flag} {value:?}: {reason}")]
     Value {
@@ -140,6 +155,15 @@ pub enum ConfigError {
         value: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The file has a field that is no flag, or a value that is none for it.
+    #[error("configuration file {path}")]
+    Flags {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
     },
     /// A value is missing and cannot be found out.
     #[error("--{flag} is needed: {reason}")]
@@ -152,23 +176,72 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file, if one is named, and checks everything.
+    /// Reads the files, if any are named, and checks everything.
     ///
     /// # Errors
-    /// The first value that cannot be used, with the flag's name.
+    /// The first value that cannot be used, with the flag's name, or with file and field.
     pub fn load(args: ModeArgs) -> Result<Self, ConfigError> {
-        let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
-        Self::try_from(args.flags.or(file))
+        let (mut file, mut documents) = (Flags::default(), Vec::new());
+        for document in args.config.as_deref().map(read_documents).transpose()?.unwrap_or_default() {
+            if kubelet::is_one(&document.value) {
+                documents.push(document);
+            } else {
+                let path = document.file;
+                let more = serde_json::from_value(document.value);
+                file = Flags::or(more.map_err(|source| ConfigError::Flags { path, source })?, file);
+            }
+        }
+        for path in args.config_dir.as_deref().map(drop_ins).transpose()?.unwrap_or_default() {
+            // Whatever they are: what is no part of the kubelet's configuration is an error there.
+            documents.extend(read_documents(&path)?);
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        let said = kubelet::read(&documents, cores).map_err(ConfigError::Kubelet)?;
+        let Said { kubelet, flags, notes } = said;
+        let mut config = Self::try_from(args.flags.or(file).or(flags))?;
+        if !kubelet.reserved_cpus.is_empty() {
+            // These are kept, whatever is said of amounts.
+            config.resources.reserved.cpu_milli =
+                i64::try_from(kubelet.reserved_cpus.len()).unwrap_or(i64::MAX / 1000) * 1000;
+        }
+        config.resources.cfs_period_us = kubelet
+            .cfs_quota
+            .then(|| u64::try_from(kubelet.cfs_period.as_micros()).unwrap_or(resources::PERIOD_US));
+        config.resources.throttling = kubelet.throttling;
+        config.resources.seccomp_unconfined = !kubelet.seccomp_default;
+        config.resources.longest_restart = kubelet.longest_restart;
+        config.kubelet = kubelet;
+        config.warnings = notes
+            .into_iter()
+            .map(|(file, note)| format!("{}: {} {}", file.display(), note.field, note.text))
+            .collect();
+        Ok(config)
     }
 }
 
-fn read_file(path: &Path) -> Result<Flags, ConfigError> {
+/// The documents of a YAML (or JSON) file; those with nothing in them do not count.
+fn read_documents(path: &Path) -> Result<Vec<Document>, ConfigError> {
     let text =
         fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    if text.trim().is_empty() {
-        return Ok(Flags::default());
+    let mut documents = Vec::new();
+    for document in serde_norway::Deserializer::from_str(&text) {
+        let value = Value::deserialize(document)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        if !value.is_null() {
+            documents.push(Document { file: path.to_owned(), value });
+        }
     }
-    serde_norway::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    Ok(documents)
+}
+
+/// The files of a directory that count, in the order of their names.
+fn drop_ins(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let failed = |source| ConfigError::Read { path: dir.to_owned(), source };
+    let entries = fs::read_dir(dir).map_err(failed)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut files = entries.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    files.retain(|path| kubelet::is_drop_in(path) && path.is_file());
+    files.sort();
+    Ok(files)
 }
 
 /// Reads and checks a `registries` file.
@@ -266,7 +339,8 @@ fn reserved(flag: &'static str, text: Option<String>) -> Result<Reserved, Config
         let (field, amount) = match name {
             "cpu" => (&mut reserved.cpu_milli, amount.milli()),
             "memory" => (&mut reserved.memory, amount.value()),
-            _ => return Err(value(flag, &word, "only cpu and memory can be reserved")),
+            "ephemeral-storage" => (&mut reserved.ephemeral_storage, amount.value()),
+            _ => return Err(value(flag, &word, "only cpu, memory and ephemeral-storage can be reserved")),
         };
         let amount = i64::try_from(amount).ok().filter(|amount| *amount >= 0);
         *field = amount.ok_or_else(|| value(flag, &word, "must not be negative"))?;
@@ -403,6 +477,7 @@ impl TryFrom<Flags> for Config {
                 )?,
                 single_process_oom_kill: single_process_oom_kill.unwrap_or(false),
                 memory_qos: memory_qos.unwrap_or(false),
+                ..ResourcePolicy::default()
             },
             rlimits: words(default_ulimits)
                 .into_iter()
@@ -445,6 +520,8 @@ impl TryFrom<Flags> for Config {
                 .collect::<Result<_, _>>()?,
             cluster_domain: cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
             log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
+            kubelet: Kubelet::default(),
+            warnings: Vec::new(),
             state_dir,
             run_dir,
             kubeconfig,
@@ -651,6 +728,69 @@ mod tests {
                 r#"--cgroup-root "/": must be a relative path without `.` or `..`; the root itself is not allowed"#
             ]],
         );
+    }
+
+    #[test]
+    fn files_of_both_kinds_are_read_and_merged() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let head = "apiVersion: kubelet.config.k8s.io/v1beta1, kind: KubeletConfiguration";
+        let file = write(
+            "config.yaml",
+            &format!(
+                "nodeName: n1\nnodeIp: 10.0.0.1\nshim: /s\nmtu: 1400\nkubeReserved: memory=1Gi\n---\n\
+                 {{{head}, maxPods: 5, port: 1, kubeReserved: {{cpu: '1'}}, what: 1}}\n---\n"
+            ),
+        );
+        let drop_ins = dir.path().join("conf.d");
+        fs::create_dir(&drop_ins).unwrap();
+        write("conf.d/20.conf", &format!("{{{head}, port: 3, resolvConf: /r}}"));
+        write("conf.d/10.conf", &format!("{{{head}, port: 2}}"));
+        write("conf.d/30.conf.bak", "no YAML: [");
+        let flags = Flags { max_pods: Some(7), ..Flags::default() };
+        let load = || {
+            let args = ModeArgs {
+                config: Some(file.clone()),
+                config_dir: Some(drop_ins.clone()),
+                flags: flags.clone(),
+            };
+            Config::load(args)
+        };
+        let config = load().unwrap();
+        // A flag wins over its field in the program's own file, and that over the kubelet's configuration.
+        let shown = (config.max_pods, config.mtu, config.kubelet_port, config.resources.reserved.memory);
+        assert_eq!(shown, (7, 1400, 3, 1 << 30));
+        assert_eq!(config.resources.reserved.cpu_milli, 0);
+        assert_eq!(config.kubelet.resolv_conf, Path::new("/r"));
+        assert_eq!(config.warnings, [format!("{}: what there is no such field", file.display())]);
+        let bad = write("conf.d/40.conf", &format!("{{{head}, cpuCFSQuota: 3}}"));
+        assert_eq!(
+            load().unwrap_err().to_string(),
+            format!("kubelet configuration file {}: cpuCFSQuota 3: must be true or false", bad.display())
+        );
+        write("conf.d/40.conf", "maxPods: 3");
+        let error = load().unwrap_err().to_string();
+        assert!(
+            error.ends_with("40.conf: apiVersion null: must be kubelet.config.k8s.io/v1beta1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn processors_that_are_reserved_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k.yaml");
+        let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+                    systemReserved: {cpu: 100m, memory: 1Gi}\nreservedSystemCPUs: 0,2-3\n";
+        fs::write(&path, text).unwrap();
+        let flags: Flags = serde_norway::from_str("{nodeName: n1, nodeIp: 10.0.0.1, shim: /s}").unwrap();
+        let config = Config::load(ModeArgs { config: Some(path), config_dir: None, flags }).unwrap();
+        let reserved = config.resources.reserved;
+        assert_eq!((reserved.cpu_milli, reserved.memory), (3000, 1 << 30));
     }
 
     #[test]

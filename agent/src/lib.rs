@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod config;
+pub mod cpu;
 pub mod credential;
 pub mod cri;
 pub mod events;

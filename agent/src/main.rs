@@ -74,6 +74,9 @@ where
 {
     let mut config = Config::load(args)?;
     telemetry::start(&config.log)?;
+    for warning in &config.warnings {
+        tracing::warn!("kubelet configuration file {warning}");
+    }
     app::allow_open_files(&mut config.rlimits);
     app::tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()

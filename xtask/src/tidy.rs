@@ -97,7 +97,9 @@ const UNSAFE: &[&str] = &[
 const PURE: &[&str] = &[
     "model/src/",
     "agent/src/pod/",
+    "agent/src/config/kubelet",
     "agent/src/config/subids",
+    "agent/src/cpu/set",
     "agent/src/credential/cache",
     "agent/src/images/rate",
     "agent/src/cri/words/",

@@ -10,6 +10,8 @@
 
 use std::{
     fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -67,8 +69,6 @@ use orlop::{
 const POD_QUEUE: usize = 64;
 /// How often the image store is looked at for the node's status: as often as a kubelet looks.
 const IMAGES_AGAIN: Duration = Duration::from_secs(10);
-/// How often the logs of containers are looked at: a kubelet's containerLogMonitorInterval.
-const LOGS_AGAIN: Duration = Duration::from_secs(10);
 
 struct SystemClock;
 
@@ -110,7 +110,7 @@ pub(super) async fn run(
     let waiting = Health { not_ready: vec![network::NOT_READY.to_owned()], images: listed_images(&images) };
     let (health, health_seen) = watch::channel(waiting);
     tasks.spawn(follow_images(images.clone(), health.clone()));
-    tasks.spawn(rotate_logs(runtime.clone(), config.container_logs));
+    tasks.spawn(rotate_logs(runtime.clone(), config.container_logs, config.kubelet.log_monitor));
     let node_name = config.node_name.to_string();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (changes, changed) = mpsc::unbounded_channel();
@@ -128,10 +128,18 @@ pub(super) async fn run(
                 client: client.clone(),
                 log_dir: config.log_dir.clone(),
             });
-            let address = (config.node_ip, config.kubelet_port).into();
+            let every = config.kubelet.all_addresses;
+            let own = IpAddr::from(if every { Ipv4Addr::UNSPECIFIED } else { config.node_ip });
+            let address = (config.kubelet.address.unwrap_or(own), config.kubelet_port).into();
+            let client_ca = match &config.kubelet.client_ca {
+                Some(path) => {
+                    &fs::read(path).with_context(|| format!("read the clients' CA {}", path.display()))?
+                }
+                None => ca,
+            };
             let reviews = Arc::new(NodeReviews { client: client.clone(), node: node_name.clone() });
             let logs = Logs::new(source);
-            let server = Server::bind(address, &node_name, ca, logs, runtime.clone(), reviews).await?;
+            let server = Server::bind(address, &node_name, client_ca, logs, runtime.clone(), reviews).await?;
             tasks.spawn(server.run(stop.clone()));
             let registration = Registration {
                 client: client.clone(),
@@ -140,12 +148,17 @@ pub(super) async fn run(
                 health: health_seen,
             };
             tasks.spawn(registration.run());
-            tasks.spawn(lease::run(client.clone(), node_name.clone()));
+            let lease_seconds = identity.object.lease_seconds;
+            tasks.spawn(lease::run(client.clone(), node_name.clone(), lease_seconds));
             let known = ApiObjects::new(client.clone(), changes.clone(), memory.clone(), Arc::clone(&clock));
             api_objects = Some(Arc::new(known));
             writer = Some(Writer::new(client.clone(), written_to.clone()));
-            let (recorder, _recording) =
-                Recorder::start(client.clone(), node_name.clone(), Arc::clone(&clock));
+            let (recorder, _recording) = Recorder::start(
+                client.clone(),
+                node_name.clone(),
+                Arc::clone(&clock),
+                config.kubelet.events,
+            );
             pod_events = Arc::new(recorder);
             events = Arc::new(NodeRecorder {
                 client: client.clone(),
@@ -304,9 +317,9 @@ pub(super) fn image_store(config: &Config, images: Images) -> Result<Store> {
 }
 
 /// Puts logs aside that have grown too large.
-async fn rotate_logs(runtime: Runtime, limits: LogLimits) {
+async fn rotate_logs(runtime: Runtime, limits: LogLimits, every: Duration) {
     loop {
-        tokio::time::sleep(LOGS_AGAIN).await;
+        tokio::time::sleep(every).await;
         // Those of a CRI client's containers are the client's.
         let ours = |uid: &str| !cri::owns(uid);
         for error in runtime.rotate_logs(limits, Timestamp::now(), ours).await {
@@ -336,6 +349,8 @@ fn identity(config: &Config, user_namespaces: bool) -> Identity {
         kubelet_port: config.kubelet_port,
         max_pods: config.max_pods,
         reserved: config.resources.reserved,
+        eviction: config.kubelet.eviction.clone(),
+        object: config.kubelet.node.clone(),
         labels: config.node_labels.clone(),
         user_namespaces,
     }
@@ -343,7 +358,8 @@ fn identity(config: &Config, user_namespaces: bool) -> Identity {
 
 fn settings(config: &Config, identity: &Identity, facts: &Facts) -> Settings {
     let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let room = report::allocatable(facts, identity);
     Settings {
         node_name: config.node_name.to_string(),
         node_labels: report::labels(identity, facts),
@@ -355,12 +371,12 @@ fn settings(config: &Config, identity: &Identity, facts: &Facts) -> Settings {
         cgroup_root: config.cgroup_root.clone(),
         cluster_domain: config.cluster_domain.clone(),
         cluster_dns: config.cluster_dns.clone(),
-        node_resolv: text("/etc/resolv.conf"),
-        node_hosts: text("/etc/hosts"),
+        node_resolv: text(&config.kubelet.resolv_conf),
+        node_hosts: text(Path::new("/etc/hosts")),
         allocatable: Allocatable {
-            cpu_milli: report::allocatable_cpu(facts, config.resources.reserved),
-            memory: bytes(report::allocatable_memory(facts, config.resources.reserved)),
-            ephemeral_storage: bytes(facts.storage_bytes),
+            cpu_milli: room.cpu_milli,
+            memory: bytes(room.memory),
+            ephemeral_storage: bytes(room.storage),
             pods: i64::from(config.max_pods),
         },
         memory_capacity: bytes(facts.memory_bytes),
@@ -368,7 +384,7 @@ fn settings(config: &Config, identity: &Identity, facts: &Facts) -> Settings {
         apparmor: facts.apparmor,
         hugepages: facts.hugepages.iter().map(|(size, _)| bytes(*size)).collect(),
         policy: config.resources,
-        allowed_unsafe_sysctls: Vec::new(),
+        allowed_unsafe_sysctls: config.kubelet.unsafe_sysctls.clone(),
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -27,9 +28,12 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 
+use crate::images::rate::{Bucket, Rate};
 use crate::worker::ports::{Clock, EventSink, PodEvent};
 
 const QUEUE: usize = 1024;
+/// How often it is looked whether the next event may be written.
+const TURN: Duration = Duration::from_millis(20);
 /// Events remembered for counting repeats.
 const REMEMBERED: usize = 1024;
 
@@ -42,10 +46,16 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// The recorder and the task that writes; the task ends when the last recorder is dropped.
-    pub fn start(client: Client, node_name: String, clock: Arc<dyn Clock>) -> (Recorder, JoinHandle<()>) {
+    /// The recorder and the task that writes, at most so often; the task ends when the last recorder is dropped.
+    pub fn start(
+        client: Client,
+        node_name: String,
+        clock: Arc<dyn Clock>,
+        rate: Option<Rate>,
+    ) -> (Recorder, JoinHandle<()>) {
         let (queue, events) = mpsc::channel(QUEUE);
-        let writer = Writer { client, node_name, known: HashMap::new(), order: VecDeque::new() };
+        let rate = rate.map(|rate| Bucket::new(rate, Instant::now()));
+        let writer = Writer { client, node_name, rate, known: HashMap::new(), order: VecDeque::new() };
         let task = tokio::spawn(writer.run(events));
         (Recorder { queue, clock, dropped: Arc::default() }, task)
     }
@@ -82,6 +92,7 @@ struct Known {
 struct Writer {
     client: Client,
     node_name: String,
+    rate: Option<Bucket>,
     known: HashMap<Key, Known>,
     order: VecDeque<Key>,
 }
@@ -89,6 +100,9 @@ struct Writer {
 impl Writer {
     async fn run(mut self, mut events: mpsc::Receiver<(PodEvent, Timestamp)>) {
         while let Some((event, at)) = events.recv().await {
+            while self.rate.as_mut().is_some_and(|rate| !rate.take(Instant::now())) {
+                tokio::time::sleep(TURN).await;
+            }
             self.write(event, at).await;
         }
     }

@@ -1,4 +1,4 @@
-//! The sign of life: a Lease in kube-node-lease, renewed every ten seconds (KEP-589).
+//! The sign of life: a Lease in kube-node-lease, renewed four times while it holds (KEP-589).
 
 use std::time::Duration;
 
@@ -17,16 +17,15 @@ use kube::{
 use serde_json::json;
 
 const NAMESPACE: &str = "kube-node-lease";
-const DURATION_SECONDS: i32 = 40;
-const RENEW_EVERY: Duration = Duration::from_secs(10);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
-/// Renews the lease until the task is dropped.
-pub async fn run(client: Client, node: String) {
+/// Renews the lease, which holds for so many seconds, until the task is dropped.
+pub async fn run(client: Client, node: String, seconds: i32) {
+    let renew_every = Duration::from_secs(u64::try_from(seconds).unwrap_or(1)) / 4;
     let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
     loop {
-        let wait = match renew(&client, &leases, &node).await {
-            Ok(()) => RENEW_EVERY,
+        let wait = match renew(&client, &leases, &node, seconds).await {
+            Ok(()) => renew_every,
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 tracing::debug!("no Node to own the lease yet");
                 RETRY_EVERY
@@ -40,17 +39,22 @@ pub async fn run(client: Client, node: String) {
     }
 }
 
-async fn renew(client: &Client, leases: &Api<Lease>, node: &str) -> Result<(), kube::Error> {
+async fn renew(client: &Client, leases: &Api<Lease>, node: &str, seconds: i32) -> Result<(), kube::Error> {
     let now = MicroTime(Timestamp::now());
-    let patch =
-        json!({"spec": {"holderIdentity": node, "leaseDurationSeconds": DURATION_SECONDS, "renewTime": now}});
+    let patch = json!({"spec": {"holderIdentity": node, "leaseDurationSeconds": seconds, "renewTime": now}});
     match leases.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await {
-        Err(kube::Error::Api(error)) if error.code == 404 => create(client, leases, node, now).await,
+        Err(kube::Error::Api(error)) if error.code == 404 => create(client, leases, node, seconds, now).await,
         other => other.map(drop),
     }
 }
 
-async fn create(client: &Client, leases: &Api<Lease>, node: &str, now: MicroTime) -> Result<(), kube::Error> {
+async fn create(
+    client: &Client,
+    leases: &Api<Lease>,
+    node: &str,
+    seconds: i32,
+    now: MicroTime,
+) -> Result<(), kube::Error> {
     // Owned by the Node, so that it goes with it. Before the Node exists there is nothing to own it: try again later.
     let owner = Api::<Node>::all(client.clone()).get(node).await?;
     let lease = Lease {
@@ -67,7 +71,7 @@ async fn create(client: &Client, leases: &Api<Lease>, node: &str, now: MicroTime
         },
         spec: Some(LeaseSpec {
             holder_identity: Some(node.to_owned()),
-            lease_duration_seconds: Some(DURATION_SECONDS),
+            lease_duration_seconds: Some(seconds),
             renew_time: Some(now),
             ..LeaseSpec::default()
         }),

@@ -1,4 +1,4 @@
-//! Keeps the Node object true: creates it, then writes its status when something changed, else every five minutes.
+//! Keeps the Node object true: creates it, then writes its status when something changed, else now and then.
 //!
 //! ```text
 //!  facts ─┐
@@ -6,7 +6,7 @@
 //!                                └──────▶ news ─▶ events
 //! ```
 //!
-//! Times are the kubelet's (`nodeStatusUpdateFrequency` 10 s, `nodeStatusReportFrequency` 5 min).
+//! Times are the kubelet's (`nodeStatusUpdateFrequency`, `nodeStatusReportFrequency`).
 
 use std::{
     path::PathBuf,
@@ -27,8 +27,6 @@ use super::{
     report::{self, Facts, Health, Identity},
 };
 
-const UPDATE_EVERY: Duration = Duration::from_secs(10);
-const REPORT_EVERY: Duration = Duration::from_secs(300);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(7);
 
@@ -53,13 +51,14 @@ impl Registration {
         loop {
             tokio::select! {
                 changed = self.health.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(UPDATE_EVERY) => {}
+                () = tokio::time::sleep(self.identity.object.status_every) => {}
             }
             let facts = facts::read(&self.state_dir);
             let health = self.health.borrow_and_update().clone();
             let before = written.conditions.clone().unwrap_or_default();
             let status = report::status(&self.identity, &facts, &health, &before, Timestamp::now());
-            if !report::changed(&written, &status) && written_at.elapsed() < REPORT_EVERY {
+            if !report::changed(&written, &status) && written_at.elapsed() < self.identity.object.report_every
+            {
                 continue;
             }
             match self.write_status(&status).await {
@@ -76,7 +75,7 @@ impl Registration {
         }
     }
 
-    /// Creates the Node, or takes over the one of this name. Tries until it works.
+    /// Creates the Node, unless somebody else does, or takes over the one of this name. Tries until it works.
     async fn register(&self) -> NodeStatus {
         let mut retry = FIRST_RETRY;
         loop {
@@ -103,31 +102,42 @@ impl Registration {
         facts: &Facts,
         health: &Health,
     ) -> Result<NodeStatus, kube::Error> {
-        match self.api().create(&PostParams::default(), wanted).await {
-            Ok(_) => {
+        let made = match self.identity.object.register {
+            true => self.api().create(&PostParams::default(), wanted).await.map(|_| true),
+            false => Ok(false),
+        };
+        match made {
+            Ok(true) => {
                 let status = wanted.status.clone().unwrap_or_default();
                 self.write_status(&status).await?;
                 self.tell_changes(&[], &status).await;
                 Ok(status)
             }
+            Ok(false) => self.adopt(wanted, facts, health).await,
             Err(kube::Error::Api(error)) if error.reason == "AlreadyExists" => {
-                let existing = self.api().get(&self.identity.name).await?;
-                let patch = json!({"metadata": {"labels": wanted.metadata.labels, "annotations": wanted.metadata.annotations}});
-                self.api().patch(&self.identity.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-                let known = existing.status.unwrap_or_default();
-                if !health.not_ready.is_empty() && report::is_ready(&known) {
-                    // A new agent of a node that works is no reason to call the node, and so its pods, not ready: it
-                    // takes a moment to find its network again. If it does not, the next report says so.
-                    return Ok(known);
-                }
-                let before = known.conditions.unwrap_or_default();
-                let status = report::status(&self.identity, facts, health, &before, Timestamp::now());
-                self.write_status(&status).await?;
-                self.tell_changes(&before, &status).await;
-                Ok(status)
+                self.adopt(wanted, facts, health).await
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn adopt(&self, wanted: &Node, facts: &Facts, health: &Health) -> Result<NodeStatus, kube::Error> {
+        let existing = self.api().get(&self.identity.name).await?;
+        if self.identity.object.register {
+            let patch = json!({"metadata": {"labels": wanted.metadata.labels, "annotations": wanted.metadata.annotations}});
+            self.api().patch(&self.identity.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        }
+        let known = existing.status.unwrap_or_default();
+        if !health.not_ready.is_empty() && report::is_ready(&known) {
+            // A new agent of a node that works is no reason to call the node, and so its pods, not ready: it
+            // takes a moment to find its network again. If it does not, the next report says so.
+            return Ok(known);
+        }
+        let before = known.conditions.unwrap_or_default();
+        let status = report::status(&self.identity, facts, health, &before, Timestamp::now());
+        self.write_status(&status).await?;
+        self.tell_changes(&before, &status).await;
+        Ok(status)
     }
 
     async fn tell_changes(&self, before: &[NodeCondition], status: &NodeStatus) {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
-        NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
+        NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -17,7 +17,13 @@ use k8s_openapi::{
 };
 use orlop_model::quantities::Quantity as Amount;
 
-use crate::pod::settings::Reserved;
+use crate::{
+    config::kubelet::{
+        NodeObject,
+        eviction::{Eviction, Signal},
+    },
+    pod::settings::Reserved,
+};
 
 /// What the machine is. Sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +46,7 @@ pub struct Facts {
 }
 
 /// What the agent knows of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     /// Node name.
     pub name: String,
@@ -52,6 +58,10 @@ pub struct Identity {
     pub max_pods: u32,
     /// Kept from pods.
     pub reserved: Reserved,
+    /// When pods are evicted: what is kept free is not theirs either.
+    pub eviction: Eviction,
+    /// About the object.
+    pub object: NodeObject,
     /// Labels from the configuration.
     pub labels: BTreeMap<String, String>,
     /// Pods can have users of their own.
@@ -70,10 +80,6 @@ pub struct Health {
 /// Kubernetes version whose behaviour this agent implements.
 pub const KUBELET_VERSION: &str = "v1.34.2+orlop";
 
-/// Hard eviction threshold for memory, which allocatable leaves out (kubelet default `memory.available<100Mi`).
-const RESERVED_MEMORY: u64 = 100 << 20;
-/// At most this many images are reported (`nodeStatusMaxImages`).
-const MAX_IMAGES: usize = 50;
 /// At most this many names of each.
 const MAX_IMAGE_NAMES: usize = 5;
 
@@ -90,9 +96,24 @@ pub fn node(identity: &Identity, facts: &Facts, health: &Health, now: Timestamp)
             )])),
             ..ObjectMeta::default()
         },
-        spec: Some(NodeSpec::default()),
+        spec: Some(NodeSpec {
+            provider_id: identity.object.provider_id.clone(),
+            taints: taints(identity),
+            ..NodeSpec::default()
+        }),
         status: Some(status(identity, facts, health, &[], now)),
     }
+}
+
+fn taints(identity: &Identity) -> Option<Vec<Taint>> {
+    let taint = |taint: &crate::config::kubelet::Taint| Taint {
+        key: taint.key.clone(),
+        value: Some(taint.value.clone()).filter(|value| !value.is_empty()),
+        effect: taint.effect.clone(),
+        ..Taint::default()
+    };
+    let taints: Vec<_> = identity.object.taints.iter().map(taint).collect();
+    (!taints.is_empty()).then_some(taints)
 }
 
 /// The labels every node has, under those of the configuration.
@@ -119,10 +140,13 @@ pub fn status(
     before: &[NodeCondition],
     now: Timestamp,
 ) -> NodeStatus {
-    let capacity = resources(facts, identity.max_pods, i64::from(facts.cpus) * 1000, facts.memory_bytes);
-    let reserved = identity.reserved;
-    let (cpu, memory) = (allocatable_cpu(facts, reserved), allocatable_memory(facts, reserved));
-    let allocatable = resources(facts, identity.max_pods, cpu, memory);
+    let all = Amounts {
+        cpu_milli: i64::from(facts.cpus) * 1000,
+        memory: facts.memory_bytes,
+        storage: facts.storage_bytes,
+    };
+    let capacity = resources(facts, identity.max_pods, &all);
+    let allocatable = resources(facts, identity.max_pods, &allocatable(facts, identity));
     NodeStatus {
         addresses: Some(vec![
             NodeAddress { type_: "InternalIP".to_owned(), address: identity.address.to_string() },
@@ -134,7 +158,7 @@ pub fn status(
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
         }),
-        images: Some(images(health)),
+        images: Some(images(health, identity.object.max_images)),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         runtime_handlers: Some(vec![NodeRuntimeHandler {
             // The one that pods without a runtime class get.
@@ -160,19 +184,32 @@ pub fn status(
     }
 }
 
-/// Thousandths of a processor that pods may ask for together.
-#[must_use]
-pub fn allocatable_cpu(facts: &Facts, reserved: Reserved) -> i64 {
-    (i64::from(facts.cpus) * 1000).saturating_sub(reserved.cpu_milli).max(0)
+/// What there is, or what of it pods may ask for together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amounts {
+    /// Thousandths of a processor.
+    pub cpu_milli: i64,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes of local disk.
+    pub storage: u64,
 }
 
-/// Bytes of memory that pods may ask for together: neither what is reserved, nor what is kept free by eviction, nor
-/// huge pages, which are a stock of their own.
+/// What pods may ask for together: neither what is reserved, nor what is kept free by eviction, nor huge pages, which
+/// are a stock of their own.
 #[must_use]
-pub fn allocatable_memory(facts: &Facts, reserved: Reserved) -> u64 {
+pub fn allocatable(facts: &Facts, identity: &Identity) -> Amounts {
+    let (reserved, eviction) = (identity.reserved, &identity.eviction);
     let huge: u64 = facts.hugepages.iter().map(|(_, all)| all).sum();
-    let reserved = u64::try_from(reserved.memory).unwrap_or(0);
-    facts.memory_bytes.saturating_sub(RESERVED_MEMORY).saturating_sub(huge).saturating_sub(reserved)
+    let without = |all: u64, signal: Signal, reserved: i64| {
+        let rest = all.saturating_sub(eviction.kept_free(signal, all));
+        rest.saturating_sub(u64::try_from(reserved).unwrap_or(0))
+    };
+    Amounts {
+        cpu_milli: (i64::from(facts.cpus) * 1000).saturating_sub(reserved.cpu_milli).max(0),
+        memory: without(facts.memory_bytes, Signal::MemoryAvailable, reserved.memory).saturating_sub(huge),
+        storage: without(facts.storage_bytes, Signal::NodefsAvailable, reserved.ephemeral_storage),
+    }
 }
 
 /// `hugepages-2Mi`.
@@ -181,16 +218,16 @@ pub fn hugepages_name(size: u64) -> String {
     format!("hugepages-{}", Amount::from_bytes(i64::try_from(size).unwrap_or(i64::MAX)))
 }
 
-fn resources(facts: &Facts, pods: u32, cpu_milli: i64, memory: u64) -> BTreeMap<String, Quantity> {
-    let memory = memory / 1024;
+fn resources(facts: &Facts, pods: u32, amounts: &Amounts) -> BTreeMap<String, Quantity> {
+    let Amounts { cpu_milli, memory, storage } = *amounts;
     let hugepages = facts.hugepages.iter().map(|(size, all)| {
         let all = Amount::from_bytes(i64::try_from(*all).unwrap_or(i64::MAX));
         (hugepages_name(*size), Quantity(all.to_string()))
     });
     [
         ("cpu", Amount::from_milli(cpu_milli).to_string()),
-        ("ephemeral-storage", format!("{}Ki", facts.storage_bytes / 1024)),
-        ("memory", format!("{memory}Ki")),
+        ("ephemeral-storage", format!("{}Ki", storage / 1024)),
+        ("memory", format!("{}Ki", memory / 1024)),
         ("pods", pods.to_string()),
     ]
     .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
@@ -235,12 +272,12 @@ fn conditions(health: &Health, before: &[NodeCondition], now: Timestamp) -> Vec<
         .collect()
 }
 
-fn images(health: &Health) -> Vec<ContainerImage> {
+fn images(health: &Health, most: usize) -> Vec<ContainerImage> {
     let mut images: Vec<_> = health.images.iter().collect();
     images.sort_by(|(a_names, a), (b_names, b)| b.cmp(a).then_with(|| a_names.cmp(b_names)));
     images
         .into_iter()
-        .take(MAX_IMAGES)
+        .take(most)
         .map(|(names, size)| ContainerImage {
             names: Some(names.iter().take(MAX_IMAGE_NAMES).cloned().collect()),
             size_bytes: i64::try_from(*size).ok(),
@@ -296,6 +333,8 @@ mod tests {
             kubelet_port: 10250,
             max_pods: 110,
             reserved: Reserved::default(),
+            eviction: Eviction::default(),
+            object: NodeObject::default(),
             labels: BTreeMap::new(),
             user_namespaces: true,
         }
@@ -351,7 +390,7 @@ mod tests {
     #[test]
     fn what_is_reserved_and_huge_pages_are_not_for_pods() {
         let facts = Facts { hugepages: vec![(2 << 20, 64 << 20), (1 << 30, 1 << 30)], ..facts() };
-        let reserved = Reserved { cpu_milli: 250, memory: 1 << 30 };
+        let reserved = Reserved { cpu_milli: 250, memory: 1 << 30, ephemeral_storage: 1 << 30 };
         let status = status(
             &Identity { reserved, ..identity() },
             &facts,
@@ -364,7 +403,7 @@ mod tests {
             list.unwrap().into_iter().map(one).collect::<Vec<_>>().join(" ")
         };
         expect!["cpu=2 ephemeral-storage=10485760Ki hugepages-1Gi=1Gi hugepages-2Mi=64Mi memory=4194304Ki pods=110"].assert_eq(&shown(status.capacity));
-        expect!["cpu=1750m ephemeral-storage=10485760Ki hugepages-1Gi=1Gi hugepages-2Mi=64Mi memory=1929216Ki pods=110"].assert_eq(&shown(status.allocatable));
+        expect!["cpu=1750m ephemeral-storage=8388608Ki hugepages-1Gi=1Gi hugepages-2Mi=64Mi memory=1929216Ki pods=110"].assert_eq(&shown(status.allocatable));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What is observed of a pod when the agent starts: rebuilt from the runtime and the API, nothing is stored.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ContainerStatus;
 
 use super::{
     allocation::Allocation,
-    backoff::BackOff,
+    backoff::{self, BackOff},
     desired::Desired,
     machine::{Container, ContainerState, Exit, Sandbox},
     observed::{Ended, Instance, Life, Observed, Step, started_without_probe},
@@ -12,12 +14,13 @@ use super::{
 
 impl Observed {
     /// Rebuilds the state of a pod from what the runtime and the API know of it.
-    pub fn adopt(desired: &Desired, sandbox: Option<Sandbox>) -> Observed {
+    pub fn adopt(desired: &Desired, sandbox: Option<Sandbox>, longest_restart: Option<Duration>) -> Observed {
         let status = desired.pod.status.as_ref();
         let mut observed = Observed {
             started_at: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             over: desired.told_terminal(),
             told_end: desired.told_terminal(),
+            longest_restart,
             ..Observed::default()
         };
         let told = status.into_iter().flat_map(|s| {
@@ -48,6 +51,7 @@ impl Observed {
 /// Containers arrive oldest first.
 fn adopt_container(desired: &Desired, observed: &mut Observed, container: Container, shim_alive: bool) {
     let kind = desired.container(&container.name).map(|(kind, _)| kind);
+    let cap = observed.longest_restart.unwrap_or(backoff::CAP);
     let instances = observed.containers.entry(container.name.clone()).or_default();
     if container.state == ContainerState::Created {
         // Killed in the middle of a start: the same attempt is made again, and the runtime knows its id.
@@ -73,7 +77,7 @@ fn adopt_container(desired: &Desired, observed: &mut Observed, container: Contai
     }
     instances.last = instances.current.replace(instance);
     if let Some(ended) = instances.ended() {
-        instances.backoff = guess_backoff(instances.next_attempt, ended);
+        instances.backoff = guess_backoff(instances.next_attempt, cap, ended);
     }
 }
 
@@ -85,8 +89,8 @@ fn told_status<'a>(desired: &'a Desired, id: &str) -> Option<&'a ContainerStatus
 }
 
 /// Back-off is not stored: the attempt number tells how far it had come.
-fn guess_backoff(next_attempt: u32, ended: &Ended) -> Option<BackOff> {
-    (1..next_attempt).fold(None, |entry, _| Some(BackOff::next(entry, ended.exit.started_at)))
+fn guess_backoff(next_attempt: u32, cap: Duration, ended: &Ended) -> Option<BackOff> {
+    (1..next_attempt).fold(None, |entry, _| Some(BackOff::next(entry, cap, ended.exit.started_at)))
 }
 
 #[cfg(test)]
@@ -138,7 +142,7 @@ mod tests {
             containers: containers.collect(),
             labels: BTreeMap::new(),
         };
-        let observed = Observed::adopt(&desired, Some(sandbox));
+        let observed = Observed::adopt(&desired, Some(sandbox), None);
         let c = observed.container("c");
         let id = |instance: &Option<Instance>| instance.as_ref().map_or("-".into(), |i| i.id.clone());
         let current = c.current.as_ref();

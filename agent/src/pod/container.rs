@@ -218,7 +218,8 @@ fn run_as_non_root(
     }
 }
 
-/// Least privilege unless the pod says otherwise: no profile named means the runtime's default one.
+/// Least privilege unless the pod says otherwise: no profile named means the runtime's default one, unless the
+/// operator wants it as upstream has it.
 fn seccomp(settings: &Settings, spec: &PodSpec, security: &SecurityContext, privileged: bool) -> Seccomp {
     if privileged {
         return Seccomp::Unconfined;
@@ -228,6 +229,7 @@ fn seccomp(settings: &Settings, spec: &PodSpec, security: &SecurityContext, priv
     match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
         Some(("Unconfined", _)) => Seccomp::Unconfined,
         Some(("Localhost", Some(path))) => Seccomp::Localhost(settings.seccomp_dir.join(path)),
+        None if settings.policy.seccomp_unconfined => Seccomp::Unconfined,
         _ => Seccomp::RuntimeDefault,
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{
     allocation::{Allocation, Granted},
-    backoff::BackOff,
+    backoff::{self, BackOff},
     machine::{Exit, Resources},
     observed::{
         Ended, ImageState, ImageTrouble, Images, Instance, Instances, Life, Observed, Step, Trouble,
@@ -227,11 +227,12 @@ impl Observed {
     }
 
     fn starting(&mut self, container: &str, attempt: u32, now: Timestamp) {
+        let cap = self.longest_restart.unwrap_or(backoff::CAP);
         let entry = self.of(container);
         entry.starting = true;
         entry.next_attempt = attempt;
         if entry.current.is_some() {
-            entry.backoff = Some(BackOff::next(entry.backoff, now));
+            entry.backoff = Some(BackOff::next(entry.backoff, cap, now));
         }
     }
 
@@ -248,7 +249,7 @@ impl Observed {
                 entry.missing_image = Some(missing.clone());
                 entry.fail(reason, message, now);
                 if reason == "ErrImagePull" {
-                    let entry = BackOff::next(self.pulls.get(&missing).copied(), now);
+                    let entry = BackOff::next(self.pulls.get(&missing).copied(), backoff::CAP, now);
                     self.pulls.insert(missing, entry);
                 }
             }

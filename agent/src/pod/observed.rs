@@ -4,7 +4,7 @@
 //! After a restart of the agent it is rebuilt by [`Observed::adopt`] (in `adopt`) from what the runtime finds; decisions
 //! are never stored. Not for: anything about other pods.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -34,6 +34,8 @@ pub struct Observed {
     /// By name; a container that was never touched may be missing.
     /// Boxed: a map makes room for eleven at once, and most pods have one.
     pub containers: BTreeMap<String, Box<Instances>>,
+    /// Longest time before a container is started again, if the operator says so.
+    pub longest_restart: Option<Duration>,
     /// Pull back-off by image reference.
     pub pulls: BTreeMap<String, BackOff>,
     /// When this node first saw the pod.

@@ -12,7 +12,8 @@ use orlop_model::quantities::Quantity;
 
 use super::{desired::Kind, machine::Resources, settings::Settings};
 
-const PERIOD_US: u64 = 100_000;
+/// Microseconds over which limits of processor time hold, unless the operator says otherwise.
+pub const PERIOD_US: u64 = 100_000;
 
 /// Of containers that go last when the machine is out of memory.
 pub const LOWEST_OOM_SCORE: i32 = -997;
@@ -142,9 +143,9 @@ pub fn shares(milli: i64) -> u64 {
     u64::try_from(milli.saturating_mul(1024) / 1000).unwrap_or_default().clamp(2, 262_144)
 }
 
-/// Thousandths of a processor as `cpu.cfs_quota_us` of a period of 100 ms.
-pub fn quota(milli: i64) -> i64 {
-    milli.saturating_mul(100).max(1000)
+/// Thousandths of a processor as `cpu.cfs_quota_us` of a period.
+pub fn quota(milli: i64, period_us: u64) -> i64 {
+    milli.saturating_mul(i64::try_from(period_us).unwrap_or(i64::MAX)).saturating_div(1000).max(1000)
 }
 
 /// Limits of one container. Without limits of its own it has those of the pod.
@@ -158,10 +159,11 @@ pub fn of_container(settings: &Settings, spec: &PodSpec, container: &Container) 
         true => milli(requests, "cpu"),
         false => limit_cpu,
     };
+    let period = settings.policy.cfs_period_us.filter(|_| limit_cpu > 0);
     Resources {
         cpu_shares: Some(shares(request_cpu)),
-        cpu_quota_us: (limit_cpu > 0).then(|| quota(limit_cpu)),
-        cpu_period_us: (limit_cpu > 0).then_some(PERIOD_US),
+        cpu_quota_us: period.map(|period| quota(limit_cpu, period)),
+        cpu_period_us: period,
         memory_limit: (limit_memory > 0).then_some(limit_memory),
         hugepages: hugepages(settings, limits),
         unified: unified(settings, spec, container, limit_memory),
@@ -192,10 +194,11 @@ pub fn of_pod(settings: &Settings, spec: &PodSpec) -> Resources {
     let cpu = (every("cpu") || pods(pods_limits, "cpu")) && limit_cpu > 0;
     let memory = (every("memory") || pods(pods_limits, "memory")) && limit_memory > 0;
     let cpu_request = if request_cpu == 0 && cpu { limit_cpu } else { request_cpu };
+    let period = settings.policy.cfs_period_us.filter(|_| cpu);
     Resources {
         cpu_shares: Some(if best_effort { 2 } else { shares(cpu_request) }),
-        cpu_quota_us: cpu.then(|| quota(limit_cpu)),
-        cpu_period_us: cpu.then_some(PERIOD_US),
+        cpu_quota_us: period.map(|period| quota(limit_cpu, period)),
+        cpu_period_us: period,
         memory_limit: memory.then_some(limit_memory),
         pids_limit: settings.policy.pod_pids_limit,
         hugepages: hugepages_of_pod(settings, spec),
@@ -273,16 +276,16 @@ fn unified(
         set("memory.min", asked.to_string());
         if qos(spec) != Qos::Guaranteed {
             let most = if limit_memory > 0 { limit_memory } else { settings.allocatable.memory };
-            set("memory.high", throttled_at(asked, most).to_string());
+            set("memory.high", throttled_at(asked, most, settings.policy.throttling).to_string());
         }
     }
     files
 }
 
-/// KEP-2570: at nine tenths of the way from the request to the limit, in whole pages.
-fn throttled_at(request: i64, most: i64) -> i64 {
+/// KEP-2570: so many thousandths of the way from the request to the limit, in whole pages.
+fn throttled_at(request: i64, most: i64, thousandths: u32) -> i64 {
     const PAGE: i64 = 4096;
-    let above = i128::from(most.saturating_sub(request).max(0)) * 9 / 10;
+    let above = i128::from(most.saturating_sub(request).max(0)) * i128::from(thousandths) / 1000;
     let at = i128::from(request).saturating_add(above);
     i64::try_from(at).unwrap_or(i64::MAX) / PAGE * PAGE
 }

@@ -1,6 +1,8 @@
 //! What the node contributes to every pod: its names, addresses, directories and sizes.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+
+use super::{backoff, resources::PERIOD_US};
 
 /// Facts about the node and choices of its operator; the same for all pods.
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ pub struct Settings {
 }
 
 /// What operators want of pods' resources.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourcePolicy {
     /// Kept from pods.
     pub reserved: Reserved,
@@ -60,6 +62,31 @@ pub struct ResourcePolicy {
     pub single_process_oom_kill: bool,
     /// KEP-2570.
     pub memory_qos: bool,
+    /// How far from request to limit memory is throttled then, in thousandths.
+    pub throttling: u32,
+    /// Microseconds of the periods over which limits of processor time hold; `None`: they do not.
+    pub cfs_period_us: Option<u64>,
+    /// Longest time before a container that fails is started again.
+    pub longest_restart: Duration,
+    /// Containers that say nothing of seccomp are unconfined, instead of RuntimeDefault.
+    pub seccomp_unconfined: bool,
+}
+
+impl Default for ResourcePolicy {
+    fn default() -> Self {
+        ResourcePolicy {
+            reserved: Reserved::default(),
+            enforce: false,
+            pod_pids_limit: None,
+            limited_swap: false,
+            single_process_oom_kill: false,
+            memory_qos: false,
+            throttling: 900,
+            cfs_period_us: Some(PERIOD_US),
+            longest_restart: backoff::CAP,
+            seccomp_unconfined: false,
+        }
+    }
 }
 
 /// Amounts that pods do not get.
@@ -69,6 +96,8 @@ pub struct Reserved {
     pub cpu_milli: i64,
     /// Bytes.
     pub memory: i64,
+    /// Bytes of local disk.
+    pub ephemeral_storage: i64,
 }
 
 impl Reserved {
@@ -77,6 +106,7 @@ impl Reserved {
         Reserved {
             cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
             memory: self.memory.saturating_add(other.memory),
+            ephemeral_storage: self.ephemeral_storage.saturating_add(other.ephemeral_storage),
         }
     }
 }

@@ -61,7 +61,7 @@ impl PodWorker {
     ) -> PodWorker {
         let now = shared.ports.clock.now();
         let first = desired.borrow().clone();
-        let mut observed = Observed::adopt(&first, sandbox);
+        let mut observed = Observed::adopt(&first, sandbox, Some(shared.settings.policy.longest_restart));
         observed.started_at.get_or_insert(now);
         observed.refused = refused;
         let told = Arc::new(first.pod.status.clone().unwrap_or_default());

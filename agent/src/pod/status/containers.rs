@@ -342,11 +342,11 @@ fn applied(container: &Container, instance: &Instance) -> ResourceRequirements {
     let Some(limits) = instance.limits.as_ref().filter(|_| instance.running()) else { return resources };
     let granted = instance.granted.clone().unwrap_or_default();
     let [cpu_request, cpu_limit] = granted.amounts("cpu");
-    if let (Some(quota), Some(period)) = (limits.cpu_quota_us, limits.cpu_period_us) {
-        let period = i64::try_from(period).unwrap_or(i64::MAX).max(1);
+    if let (Some(quota), Some(period_us)) = (limits.cpu_quota_us, limits.cpu_period_us) {
+        let period = i64::try_from(period_us).unwrap_or(i64::MAX).max(1);
         let known = milli(cpu_limit);
         // Quotas have a least value, and shares are a little coarser than thousandths.
-        let same = known > 0 && resources::quota(known) == quota && period == 100_000;
+        let same = known > 0 && resources::quota(known, period_us) == quota;
         match same {
             true => {}
             false if quota < 0 => put(true, "cpu", None),

@@ -236,7 +236,7 @@ impl World {
             },
             labels: BTreeMap::new(),
         });
-        self.observed = Observed::adopt(&self.desired, sandbox);
+        self.observed = Observed::adopt(&self.desired, sandbox, None);
         self.observed.started_at.get_or_insert(self.now);
         self.told = self.desired.pod.status.clone().unwrap_or_default();
     }
