@@ -18,6 +18,7 @@ mod podspec;
 pub(crate) mod resize;
 mod resources;
 pub mod service;
+pub mod storage;
 pub mod workload;
 
 use std::collections::BTreeSet;
@@ -31,6 +32,8 @@ pub use causes::Causes;
 pub trait Surroundings {
     /// An object by store prefix (`serviceaccounts`), namespace (empty for cluster scope) and name.
     fn get(&self, prefix: &str, namespace: &str, name: &str) -> Option<Value>;
+    /// All objects of a store prefix, of every namespace.
+    fn all(&self, prefix: &str) -> Vec<Value>;
     /// A free service address, or the wanted one if it is free; the error is what upstream says.
     fn allocate_ip(&self, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, String>;
     /// Node ports that services hold.

@@ -157,6 +157,7 @@ fn common(c: &Value, spec: &Value, at: &str, volumes: &[&str], causes: &mut Caus
     network::ports(c, at, spec["hostNetwork"] == true, causes);
     env::validate(c, at, causes);
     volumes::mounts(c, at, volumes, causes);
+    volumes::devices(c, at, volumes, causes);
     security::of_container(c, spec, at, causes);
     resources::of_container(c, spec, at, causes);
 }

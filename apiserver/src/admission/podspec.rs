@@ -87,6 +87,11 @@ fn default_volume(volume: &mut Fields) {
     with(volume, "configMap", mode);
     with(volume, "secret", mode);
     with(volume, "hostPath", |path| or(path, "type", ""));
+    with(volume, "ephemeral", |ephemeral| {
+        with(ephemeral, "volumeClaimTemplate", |template| {
+            with(template, "spec", |spec| or(spec, "volumeMode", "Filesystem"));
+        });
+    });
     with(volume, "image", |image| {
         let policy = pull_policy(image.get("reference").and_then(Value::as_str).unwrap_or_default());
         or_text(image, "pullPolicy", policy);

@@ -71,6 +71,15 @@ fn node_may(node: &str, verb: &str, r: &Resource<'_>) -> bool {
         ("", "pods", "status") => matches!(verb, "get" | "update" | "patch"),
         ("", "serviceaccounts", "token") => verb == "create",
         ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
+        // Volumes of pods; what may be changed of which is `rest::node`'s to say.
+        ("", "persistentvolumes", "") => reads || verb == "patch",
+        ("", "persistentvolumeclaims", "") => verb == "get",
+        ("", "persistentvolumeclaims", "status") => verb == "patch",
+        ("storage.k8s.io", "csidrivers", "") => reads,
+        ("storage.k8s.io", "volumeattachments", "") => verb == "get",
+        ("storage.k8s.io", "csinodes", "") => {
+            verb == "create" || (r.name == node && matches!(verb, "get" | "update" | "patch" | "delete"))
+        }
         ("coordination.k8s.io", "leases", "") => {
             r.namespace == "kube-node-lease"
                 && (verb == "create"
@@ -131,6 +140,10 @@ mod tests {
         check(&node, "update", "coordination.k8s.io:leases", "n1", true);
         check(&node, "update", "coordination.k8s.io:leases", "n2", false);
         check(&node, "create", "apps:deployments", "", false);
+        check(&node, "patch", "storage.k8s.io:csinodes", "n1", true);
+        check(&node, "patch", "storage.k8s.io:csinodes", "n2", false);
+        check(&node, "list", ":persistentvolumeclaims", "", false);
+        check(&node, "create", ":persistentvolumes", "", false);
         let impostor = Identity::new("system:node:n1", ["people"]);
         check(&impostor, "watch", ":pods", "", false);
     }

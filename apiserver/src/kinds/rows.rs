@@ -125,6 +125,31 @@ pub const BUILTIN: &[Kind] = &[
         ..PLAIN
     },
     Kind {
+        gvk: gvk("", "v1", "PersistentVolumeClaim"),
+        resource: "persistentvolumeclaims",
+        singular: "persistentvolumeclaim",
+        short_names: &["pvc"],
+        subresources: &[sub("status", gvk("", "v1", "PersistentVolumeClaim"), GPU)],
+        prefix: "persistentvolumeclaims",
+        has_status: true,
+        returns_deleted: true,
+        hooks: adm::storage::CLAIM,
+        ..PLAIN
+    },
+    Kind {
+        gvk: gvk("", "v1", "PersistentVolume"),
+        resource: "persistentvolumes",
+        singular: "persistentvolume",
+        scope: Scope::Cluster,
+        short_names: &["pv"],
+        subresources: &[sub("status", gvk("", "v1", "PersistentVolume"), GPU)],
+        prefix: "persistentvolumes",
+        has_status: true,
+        returns_deleted: true,
+        hooks: adm::storage::VOLUME,
+        ..PLAIN
+    },
+    Kind {
         gvk: gvk("", "v1", "Pod"),
         resource: "pods",
         singular: "pod",
@@ -274,6 +299,58 @@ pub const BUILTIN: &[Kind] = &[
         scope: Scope::Cluster,
         verbs: CREATE,
         storage: Storage::None,
+        ..PLAIN
+    },
+    Kind {
+        gvk: gvk("storage.k8s.io", "v1", "CSIDriver"),
+        resource: "csidrivers",
+        singular: "csidriver",
+        scope: Scope::Cluster,
+        prefix: "csidrivers",
+        returns_deleted: true,
+        hooks: adm::storage::CSI_DRIVER,
+        ..PLAIN
+    },
+    Kind {
+        gvk: gvk("storage.k8s.io", "v1", "CSINode"),
+        resource: "csinodes",
+        singular: "csinode",
+        scope: Scope::Cluster,
+        prefix: "csinodes",
+        returns_deleted: true,
+        hooks: adm::storage::CSI_NODE,
+        ..PLAIN
+    },
+    Kind {
+        gvk: gvk("storage.k8s.io", "v1", "CSIStorageCapacity"),
+        resource: "csistoragecapacities",
+        singular: "csistoragecapacity",
+        prefix: "csistoragecapacities",
+        returns_deleted: true,
+        hooks: adm::storage::CSI_STORAGE_CAPACITY,
+        ..PLAIN
+    },
+    Kind {
+        gvk: gvk("storage.k8s.io", "v1", "StorageClass"),
+        resource: "storageclasses",
+        singular: "storageclass",
+        scope: Scope::Cluster,
+        short_names: &["sc"],
+        prefix: "storageclasses",
+        returns_deleted: true,
+        hooks: adm::storage::STORAGE_CLASS,
+        ..PLAIN
+    },
+    Kind {
+        gvk: gvk("storage.k8s.io", "v1", "VolumeAttachment"),
+        resource: "volumeattachments",
+        singular: "volumeattachment",
+        scope: Scope::Cluster,
+        subresources: &[sub("status", gvk("storage.k8s.io", "v1", "VolumeAttachment"), GPU)],
+        has_status: true,
+        prefix: "volumeattachments",
+        returns_deleted: true,
+        hooks: adm::storage::VOLUME_ATTACHMENT,
         ..PLAIN
     },
     // None can be made yet. kubectl asks for the list to tell a custom kind from a mistyped one, and goes no further

@@ -10,6 +10,8 @@ use crate::admission::Surroundings;
 use crate::auth::authorize::{self, Attributes, Resource};
 use crate::kinds;
 
+/// Names the node that has the directory of a volume.
+const PROVISIONED_ON: &str = "orlop.dev/provisioned-on";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 impl Api {
@@ -27,6 +29,16 @@ impl Api {
             ("secrets" | "configmaps", None, "get" | "list" | "watch") => {
                 self.related(call, verb, target, node)
             }
+            ("persistentvolumeclaims", None | Some("status"), _) if !self.claims(target, node) => {
+                self.unrelated(call, verb, target, &target.name, node)
+            }
+            ("persistentvolumes", None, "patch") if !self.ends_here(target, node) => forbid(format!(
+                "node {node:?} can only let go of persistent volumes that were made on it and are being deleted"
+            )),
+            ("csinodes", None, "create") => match object::name(&call.decode(target.kind.gvk)?.value) {
+                name if name == node => Ok(()),
+                _ => forbid("can only access CSINode with the same name as the requesting node".into()),
+            },
             ("nodes", None, "create") => {
                 let asked = call.decode(target.kind.gvk)?.value;
                 match object::name(&asked) {
@@ -88,13 +100,29 @@ impl Api {
     fn related(&self, call: &Call, verb: &str, target: &Target, node: &str) -> Result<(), Failure> {
         let filter = Filter::parse(target.kind, &call.query)?;
         let name = Some(target.name.as_str()).filter(|n| !n.is_empty()).or(filter.name()).unwrap_or_default();
-        let why = if name.is_empty() || target.namespace.is_empty() {
-            "can only get, list or watch individual resources of this type".to_owned()
-        } else if self.names(target, name, node) {
+        if name.is_empty() || target.namespace.is_empty() {
+            let why = "can only get, list or watch individual resources of this type";
+            return self.refuse(call, verb, target, name, why);
+        }
+        if self.names(target, name, node) {
             return Ok(());
-        } else {
-            format!("no relationship found between node '{node}' and this object")
-        };
+        }
+        self.unrelated(call, verb, target, name, node)
+    }
+
+    fn unrelated(
+        &self,
+        call: &Call,
+        verb: &str,
+        target: &Target,
+        name: &str,
+        node: &str,
+    ) -> Result<(), Failure> {
+        let why = format!("no relationship found between node '{node}' and this object");
+        self.refuse(call, verb, target, name, &why)
+    }
+
+    fn refuse(&self, call: &Call, verb: &str, target: &Target, name: &str, why: &str) -> Result<(), Failure> {
         let resource = Resource {
             group: "",
             resource: target.kind.resource,
@@ -108,21 +136,70 @@ impl Api {
     }
 
     fn names(&self, target: &Target, name: &str, node: &str) -> bool {
-        let pods = self.store.list(&format!("pods/{}/", target.namespace)).1;
-        pods.iter().filter_map(|stored| serde_json::from_slice::<Value>(&stored.value).ok()).any(|pod| {
-            object::text(&pod, &["spec", "nodeName"]) == node
-                && if target.kind.resource == "secrets" {
-                    refers(&pod["spec"], &SECRETS, name)
-                } else {
-                    refers(&pod["spec"], &CONFIG_MAPS, name)
-                }
+        if target.kind.resource != "secrets" {
+            return self.pods_on(node, &target.namespace).any(|pod| refers(&pod["spec"], &CONFIG_MAPS, name));
+        }
+        self.pods_on(node, &target.namespace).any(|pod| refers(&pod["spec"], &SECRETS, name))
+            || self.volume_secret(&target.namespace, name, node)
+    }
+
+    /// Pods of a node, in a namespace or (empty) in all.
+    fn pods_on(&self, node: &str, namespace: &str) -> impl Iterator<Item = Value> {
+        let prefix = if namespace.is_empty() { "pods".to_owned() } else { format!("pods/{namespace}") };
+        let pods = Surroundings::all(self, &prefix).into_iter();
+        pods.filter(move |pod| object::text(pod, &["spec", "nodeName"]) == node)
+    }
+
+    /// Whether a pod of the node uses the claim.
+    fn claims(&self, claim: &Target, node: &str) -> bool {
+        self.pods_on(node, &claim.namespace).any(|pod| claimed(&pod).any(|name| name == claim.name))
+    }
+
+    /// Whether a volume that pods of the node use names this secret for its driver.
+    fn volume_secret(&self, namespace: &str, name: &str, node: &str) -> bool {
+        let named = |volume: &Value| {
+            let fields = volume["spec"]["csi"].as_object().into_iter().flatten();
+            let mut references = fields.filter(|(field, _)| field.ends_with("SecretRef"));
+            references.any(|(_, r)| {
+                object::text(r, &["name"]) == name && object::text(r, &["namespace"]) == namespace
+            })
+        };
+        let volumes = Surroundings::all(self, "persistentvolumes");
+        volumes.iter().filter(|volume| named(volume)).any(|volume| {
+            let reference = |key| object::text(volume, &["spec", "claimRef", key]);
+            let mut pods = self.pods_on(node, reference("namespace"));
+            !reference("name").is_empty()
+                && pods.any(|pod| claimed(&pod).any(|claim| claim == reference("name")))
         })
     }
+
+    /// Whether a volume was made on this node by the bundled provisioner and is on its way out: then the node has to
+    /// say when its directory is gone.
+    fn ends_here(&self, target: &Target, node: &str) -> bool {
+        let Some(volume) = Surroundings::get(self, "persistentvolumes", "", &target.name) else {
+            return true;
+        };
+        object::is_deleting(&volume)
+            && object::text(&volume, &["metadata", "annotations", PROVISIONED_ON]) == node
+    }
+}
+
+/// Claims that a pod uses: those that it names and those that are made for it.
+fn claimed(pod: &Value) -> impl Iterator<Item = String> {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.filter_map(|volume| {
+        if volume.get("ephemeral").is_some() {
+            return Some(format!("{}-{}", object::name(pod), object::text(volume, &["name"])));
+        }
+        let claim = object::text(volume, &["persistentVolumeClaim", "claimName"]);
+        (!claim.is_empty()).then(|| claim.to_owned())
+    })
 }
 
 /// Field that holds a reference, and the key of the name in it.
 type References = [(&'static str, &'static str)];
-const SECRETS: [(&str, &str); 5] = [
+const SECRETS: [(&str, &str); 6] = [
+    ("nodePublishSecretRef", "name"),
     ("secret", "secretName"),
     ("secret", "name"),
     ("secretKeyRef", "name"),

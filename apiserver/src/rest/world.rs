@@ -19,6 +19,11 @@ impl Surroundings for Api {
         serde_json::from_slice(&self.store.get(&key)?.value).ok()
     }
 
+    fn all(&self, prefix: &str) -> Vec<Value> {
+        let objects = self.store.list(&format!("{prefix}/")).1;
+        objects.iter().filter_map(|object| serde_json::from_slice(&object.value).ok()).collect()
+    }
+
     fn allocate_ip(&self, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
         let taken = self.taken_addresses();
         let net = self.service_cidr;
@@ -47,7 +52,7 @@ impl Surroundings for Api {
     }
 
     fn node_ports(&self) -> BTreeSet<i64> {
-        let services = self.services();
+        let services = self.all("services");
         let ports = services.iter().filter_map(|s| s["spec"]["ports"].as_array()).flatten();
         ports.filter_map(|port| port["nodePort"].as_i64()).collect()
     }
@@ -64,15 +69,10 @@ impl Surroundings for Api {
 impl Api {
     fn taken_addresses(&self) -> BTreeSet<Ipv4Addr> {
         let mut taken = BTreeSet::from([self.kubernetes_ip]);
-        for service in self.services() {
+        for service in self.all("services") {
             taken.extend(super::object::text(&service, &["spec", "clusterIP"]).parse::<Ipv4Addr>());
         }
         taken
-    }
-
-    fn services(&self) -> Vec<Value> {
-        let objects = self.store.list("services/").1;
-        objects.iter().filter_map(|object| serde_json::from_slice(&object.value).ok()).collect()
     }
 }
 

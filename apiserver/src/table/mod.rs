@@ -13,6 +13,7 @@ mod plain;
 mod pod;
 mod read;
 mod service;
+mod storage;
 mod workload;
 
 #[cfg(test)]
@@ -81,6 +82,13 @@ fn printer(gvk: &Gvk) -> Printer {
         ("", "Secret") => plain::SECRET,
         ("", "ServiceAccount") => plain::SERVICE_ACCOUNT,
         ("coordination.k8s.io", "Lease") => plain::LEASE,
+        ("", "PersistentVolume") => storage::VOLUME,
+        ("", "PersistentVolumeClaim") => storage::CLAIM,
+        ("storage.k8s.io", "StorageClass") => storage::STORAGE_CLASS,
+        ("storage.k8s.io", "VolumeAttachment") => storage::ATTACHMENT,
+        ("storage.k8s.io", "CSINode") => storage::CSI_NODE,
+        ("storage.k8s.io", "CSIDriver") => storage::CSI_DRIVER,
+        ("storage.k8s.io", "CSIStorageCapacity") => storage::CSI_STORAGE_CAPACITY,
         _ => plain::GENERIC,
     }
 }

@@ -405,3 +405,53 @@ fn rows_carry_what_was_asked_for() {
     expect![[r#"{"kind":"Pod","metadata":{"name":"p","resourceVersion":"7"},"status":{"phase":"Failed"}}"#]]
         .assert_eq(&table(IncludeObject::Object)["rows"][0]["object"].to_string());
 }
+
+#[test]
+fn volumes_claims_and_classes() {
+    let spec = json!({"capacity": {"storage": "5Gi"}, "accessModes": ["ReadOnlyMany", "ReadWriteOnce"],
+        "persistentVolumeReclaimPolicy": "Retain", "storageClassName": "fast", "volumeMode": "Filesystem",
+        "claimRef": {"namespace": "default", "name": "data"}});
+    check(
+        "v1 PersistentVolume",
+        &[
+            json!({"metadata": meta("pv"), "spec": spec, "status": {"phase": "Bound"}}),
+            json!({"metadata": {"name": "gone", "deletionTimestamp": NOW}, "spec": {}, "status": {"phase": "Released"}}),
+        ],
+        expect![[r#"
+            Name | Capacity | Access Modes | Reclaim Policy | Status | Claim | StorageClass | VolumeAttributesClass | Reason | Age | VolumeMode*
+            pv | 5Gi | RWO,ROX | Retain | Bound | default/data | fast | <unset> |  | 2m | Filesystem
+            gone |  |  |  | Terminating |  |  | <unset> |  | <unknown> | <unset>"#]],
+    );
+    let bound =
+        json!({"phase": "Bound", "capacity": {"storage": "5Gi"}, "accessModes": ["ReadWriteOncePod"]});
+    check(
+        "v1 PersistentVolumeClaim",
+        &[
+            json!({"metadata": meta("data"), "spec": {"volumeName": "pv", "storageClassName": "fast", "volumeMode": "Block"}, "status": bound}),
+            json!({"metadata": meta("waits"), "spec": {"volumeMode": "Filesystem"}, "status": {"phase": "Pending"}}),
+        ],
+        expect![[r#"
+            Name | Status | Volume | Capacity | Access Modes | StorageClass | VolumeAttributesClass | Age | VolumeMode*
+            data | Bound | pv | 5Gi | RWOP | fast | <unset> | 2m | Block
+            waits | Pending |  |  |  |  | <unset> | 2m | Filesystem"#]],
+    );
+    let mut class = json!({"metadata": meta("fast"), "provisioner": "p", "reclaimPolicy": "Delete",
+        "volumeBindingMode": "Immediate"});
+    class["metadata"]["annotations"] = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+    check(
+        "storage.k8s.io/v1 StorageClass",
+        &[class],
+        expect![[r#"
+            Name | Provisioner | ReclaimPolicy | VolumeBindingMode | AllowVolumeExpansion | Age
+            fast (default) | p | Delete | Immediate | false | 2m"#]],
+    );
+    check(
+        "storage.k8s.io/v1 CSIDriver",
+        &[
+            json!({"metadata": meta("d"), "spec": {"attachRequired": false, "volumeLifecycleModes": ["Persistent", "Ephemeral"]}}),
+        ],
+        expect![[r#"
+            Name | AttachRequired | PodInfoOnMount | StorageCapacity | TokenRequests | RequiresRepublish | Modes | Age
+            d | false | false | false | <unset> | false | Persistent,Ephemeral | 2m"#]],
+    );
+}

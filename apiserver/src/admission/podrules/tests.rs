@@ -254,7 +254,7 @@ fn security() {
             [spec.securityContext.sysctls[0].name: Invalid value: "BAD NAME": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$, spec.securityContext.sysctls[2].name: Duplicate value: "a", spec.securityContext.sysctls[3].name: Required value]
             spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled
             [spec.hostNetwork: Forbidden: when `hostUsers` is false, spec.hostPID: Forbidden: when `hostUsers` is false, spec.hostIPC: Forbidden: when `hostUsers` is false]
-            spec.containers[0].volumeDevices: Forbidden: when `hostUsers` is false
+            [spec.containers[0].volumeDevices[0].name: Not found: "v", spec.containers[0].volumeDevices: Forbidden: when `hostUsers` is false]
             -
         "#]],
     );

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::super::causes::Causes;
 use super::super::fields::{items, text};
+use super::super::storage;
 use super::env::{self, Asker};
 
 const HOST_PATH_TYPES: &[&str] =
@@ -25,7 +26,14 @@ pub(super) fn source(volume: &Value, field: &str, causes: &mut Causes) {
     for extra in sources.iter().skip(1) {
         causes.forbidden(format!("{field}.{extra}"), "may not specify more than 1 volume type");
     }
-    for (source, key) in [("secret", "secretName"), ("configMap", "name"), ("hostPath", "path")] {
+    let named = [
+        ("secret", "secretName"),
+        ("configMap", "name"),
+        ("hostPath", "path"),
+        ("persistentVolumeClaim", "claimName"),
+        ("csi", "driver"),
+    ];
+    for (source, key) in named {
         if volume.get(source).is_some_and(|s| text(s, key).is_empty()) {
             causes.required(format!("{field}.{source}.{key}"), "");
         }
@@ -35,6 +43,13 @@ pub(super) fn source(volume: &Value, field: &str, causes: &mut Causes) {
         let kind = text(host, "type");
         if !HOST_PATH_TYPES.contains(&kind) {
             causes.not_supported(format!("{field}.hostPath.type"), &kind.into(), HOST_PATH_TYPES);
+        }
+    }
+    if let Some(ephemeral) = volume.get("ephemeral") {
+        let field = format!("{field}.ephemeral.volumeClaimTemplate");
+        match ephemeral.get("volumeClaimTemplate") {
+            None => causes.required(field, ""),
+            Some(template) => storage::claim_spec(&template["spec"], &format!("{field}.spec"), causes),
         }
     }
     if let Some(image) = volume.get("image") {
@@ -165,6 +180,40 @@ pub(super) fn mounts(container: &Value, at: &str, volumes: &[&str], causes: &mut
         descending(expression, &format!("{field}.subPathExpr"), causes);
         propagation(text(mount, "mountPropagation"), container, &format!("{field}.mountPropagation"), causes);
         recursive_read_only(mount, &format!("{field}.recursiveReadOnly"), causes);
+    }
+}
+
+/// `volumeDevices` of a container.
+pub(super) fn devices(container: &Value, at: &str, volumes: &[&str], causes: &mut Causes) {
+    let mounted = |key: &str, value: &str| {
+        items(container, "volumeMounts").iter().any(|mount| text(mount, key) == value)
+    };
+    let mut seen: (Vec<&str>, Vec<&str>) = Default::default();
+    for (i, device) in items(container, "volumeDevices").iter().enumerate() {
+        let field = format!("{at}.volumeDevices[{i}]");
+        let (name, path) = (text(device, "name"), text(device, "devicePath"));
+        if name.is_empty() {
+            causes.required(format!("{field}.name"), "");
+        } else if !volumes.contains(&name) {
+            causes.not_found(format!("{field}.name"), &name.into());
+        } else if seen.0.contains(&name) {
+            causes.invalid(format!("{field}.name"), &name.into(), "must be unique");
+        }
+        if mounted("name", name) && !name.is_empty() {
+            causes.invalid(format!("{field}.name"), &name.into(), "must not already exist in volumeMounts");
+        }
+        let field = format!("{field}.devicePath");
+        if path.is_empty() {
+            causes.required(field, "");
+        } else if seen.1.contains(&path) {
+            causes.invalid(field, &path.into(), "must be unique");
+        } else if mounted("mountPath", path) {
+            causes.invalid(field, &path.into(), "must not already exist as a path in volumeMounts");
+        } else {
+            no_backsteps(path, &field, causes);
+        }
+        seen.0.push(name);
+        seen.1.push(path);
     }
 }
 
