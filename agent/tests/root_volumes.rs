@@ -16,7 +16,10 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service},
+    storage::v1::{CSIDriver, VolumeAttachment},
+};
 use orlop::{
     pod::{
         container::MountPlan,
@@ -25,7 +28,7 @@ use orlop::{
         observed::Volumes,
         settings::{Allocatable, Settings},
     },
-    volume::Disk,
+    volume::{Disk, storage::StorageObjects},
     worker::ports::{
         Clock, MountRequest, ObjectFailure, ObjectRef, Objects, PodFiles as _, PodRef, Token, TokenRequest,
     },
@@ -69,6 +72,47 @@ impl Objects for Api {
     fn follow(&self, _: &str, _: BTreeSet<ObjectRef>) {}
 }
 
+/// Claims and volumes by name.
+#[derive(Default)]
+struct Storage(BTreeMap<String, String>);
+
+impl Storage {
+    fn get<T: serde::de::DeserializeOwned>(
+        &self,
+        kind: &'static str,
+        name: &str,
+    ) -> Result<Arc<T>, ObjectFailure> {
+        let found = self.0.get(&format!("{kind}/{name}"));
+        let found = found.ok_or_else(|| ObjectFailure::NotFound { kind, name: name.to_owned() })?;
+        Ok(Arc::new(serde_norway::from_str(found).unwrap()))
+    }
+}
+
+impl StorageObjects for Storage {
+    fn claim<'a>(
+        &'a self,
+        _: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<PersistentVolumeClaim>, ObjectFailure>> {
+        async move { self.get("persistentvolumeclaims", name) }.boxed()
+    }
+
+    fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<PersistentVolume>, ObjectFailure>> {
+        async move { self.get("persistentvolumes", name) }.boxed()
+    }
+
+    fn driver<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<CSIDriver>>, ObjectFailure>> {
+        async move { Ok(self.get("csidrivers", name).ok()) }.boxed()
+    }
+
+    fn attachment<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<VolumeAttachment>, ObjectFailure>> {
+        async move { self.get("volumeattachments", name) }.boxed()
+    }
+}
+
 impl Clock for Api {
     fn now(&self) -> Timestamp {
         Timestamp::now()
@@ -83,10 +127,15 @@ struct Node {
 
 impl Node {
     fn new() -> Node {
+        Node::with(|_| BTreeMap::new())
+    }
+
+    /// One whose API server has claims and volumes, in YAML by `kind/name`; they may be in its directory.
+    fn with(objects: impl FnOnce(&Path) -> BTreeMap<String, String>) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings {
             node_name: "n".into(),
-            node_labels: BTreeMap::new(),
+            node_labels: BTreeMap::from([("kubernetes.io/hostname".into(), "n".into())]),
             node_ips: Vec::new(),
             state_dir: dir.path().join("state"),
             run_dir: dir.path().join("run"),
@@ -105,7 +154,8 @@ impl Node {
             policy: orlop::pod::settings::ResourcePolicy::default(),
             allowed_unsafe_sysctls: Vec::new(),
         };
-        let disk = Disk::open(Arc::new(settings), Arc::new(Api), Arc::new(Api)).unwrap();
+        let storage = Arc::new(Storage(objects(dir.path())));
+        let disk = Disk::open(Arc::new(settings), Arc::new(Api), storage, Arc::new(Api)).unwrap();
         Node { dir, disk }
     }
 
@@ -228,4 +278,127 @@ async fn removal_spares_what_is_mounted_inside() {
 
     Command::new("umount").arg(&inside).status().unwrap();
     node.disk.remove_pod(&pod_ref(&pod)).await.unwrap();
+}
+
+/// A claim bound to a volume, and the volume.
+fn bound(name: &str, spec: &str) -> [(String, String); 2] {
+    let claim = format!(
+        "{{metadata: {{name: {name}, uid: u-{name}}}, spec: {{volumeName: pv-{name}}}, status: {{phase: Bound}}}}"
+    );
+    let volume = format!(
+        "{{metadata: {{name: pv-{name}, annotations: {{pv.beta.kubernetes.io/gid: '4242'}}}}, spec: {{claimRef: {{uid: u-{name}}}, {spec}}}}}"
+    );
+    [(format!("persistentvolumeclaims/{name}"), claim), (format!("persistentvolumes/pv-{name}"), volume)]
+}
+
+const HERE: &str = "nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [n]}]}]}}";
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn local_volumes_are_bound_owned_and_left_alone() {
+    let node = Node::with(|dir| {
+        fs::create_dir(dir.join("data")).unwrap();
+        fs::write(dir.join("data/old"), "kept").unwrap();
+        let path = dir.join("data").display().to_string();
+        let objects = [
+            bound("data", &format!("local: {{path: {path}}}, mountOptions: [noexec], {HERE}")),
+            bound("host", &format!("hostPath: {{path: {}/host, type: DirectoryOrCreate}}", dir.display())),
+        ];
+        objects.into_iter().flatten().collect()
+    });
+    let pod = pod(
+        "{securityContext: {fsGroup: 777}, containers: [{name: c, volumeMounts: [{name: d, mountPath: /d}, {name: h, mountPath: /h}]}], \
+         volumes: [{name: d, persistentVolumeClaim: {claimName: data}}, {name: h, persistentVolumeClaim: {claimName: host, readOnly: true}}, \
+         {name: unused, persistentVolumeClaim: {claimName: nobody}}]}",
+    );
+    let volumes = node.disk.make_volumes(Arc::clone(&pod)).await.unwrap();
+    let (data, mount) = (node.dir.path().join("data"), &volumes.paths["d"]);
+    assert!(mount.ends_with("pods/u/volumes/kubernetes.io~local-volume/pv-data"), "{mount:?}");
+    let kept = fs::metadata(data.join("old")).unwrap();
+    assert_eq!((kept.gid(), kept.permissions().mode() & 0o777), (777, 0o664));
+    let shown = Command::new("findmnt").args(["-n", "-o", "OPTIONS"]).arg(mount).output().unwrap();
+    assert!(String::from_utf8(shown.stdout).unwrap().contains("noexec"));
+    fs::write(mount.join("new"), "x").unwrap();
+    assert!(data.join("new").exists());
+    // No group for what is the node's own; whoever may use it is in the volume's group.
+    assert_eq!(fs::metadata(&volumes.paths["h"]).unwrap().gid(), 0);
+    assert_eq!(volumes.gids.iter().collect::<Vec<_>>(), [&4242]);
+    let mounts = node.mounts(&pod, &volumes, &[plan("h", None), plan("d", Some("deep"))]).await.unwrap();
+    assert!(mounts[mounts.len() - 2].read_only && !mounts[mounts.len() - 1].read_only);
+    assert!(data.join("deep").is_dir());
+
+    // What was promised once is not asked for again.
+    let record = node.dir.path().join("state/pods/u/claims/d.json");
+    assert_eq!(fs::metadata(&record).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::write(&record, "{").unwrap();
+    assert_eq!(node.disk.make_volumes(Arc::clone(&pod)).await.unwrap(), volumes);
+
+    node.disk.remove_pod(&pod_ref(&pod)).await.unwrap();
+    assert_eq!(fs::read_to_string(data.join("old")).unwrap(), "kept");
+    assert!(node.mounts_below().iter().all(|mount| mount.ends_with("run/volumes")));
+    assert!(node.disk.pods().await.is_empty());
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn what_keeps_a_claimed_volume_away_is_said_in_upstreams_words() {
+    let node = Node::with(|dir| {
+        let elsewhere = HERE.replace("[n]", "[m]");
+        let mut objects: BTreeMap<_, _> = [
+            bound("gone", &format!("local: {{path: {}/no}}, {HERE}", dir.display())),
+            bound("far", &format!("local: {{path: /}}, {elsewhere}")),
+            bound("disk", &format!("volumeMode: Block, local: {{path: {}}}, {HERE}", dir.display())),
+            bound("nfs", "nfs: {server: s, path: /x}"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        objects.insert("persistentvolumeclaims/waits".into(), "{status: {phase: Pending}}".into());
+        objects
+    });
+    for (claim, reason, text) in [
+        (
+            "nope",
+            "FailedMount",
+            "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], failed to process volumes=[v]: error processing PVC ns/nope: failed to fetch PVC from API server: persistentvolumeclaims \"nope\" not found",
+        ),
+        (
+            "waits",
+            "FailedMount",
+            "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], failed to process volumes=[v]: error processing PVC ns/waits: PVC is not bound",
+        ),
+        (
+            "nfs",
+            "FailedMount",
+            "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], failed to process volumes=[v]: error processing PVC ns/nfs: failed to get Plugin from volumeSpec for volume \"v\" err=no volume plugin matched",
+        ),
+        (
+            "gone",
+            "FailedMount",
+            "MountVolume.NewMounter initialization failed for volume \"pv-gone\" : path \"DIR/no\" does not exist",
+        ),
+        (
+            "far",
+            "FailedMount",
+            "MountVolume.NodeAffinity check failed for volume \"pv-far\" : no matching NodeSelectorTerms",
+        ),
+        (
+            "disk",
+            "FailedMapVolume",
+            "MapVolume.SetUp failed for volume \"pv-disk\" : DIR is not a block device",
+        ),
+    ] {
+        let uses = if claim == "disk" {
+            "volumeDevices: [{name: v, devicePath: /dev/v}]"
+        } else {
+            "volumeMounts: [{name: v, mountPath: /v}]"
+        };
+        let pod = pod(&format!(
+            "{{containers: [{{name: c, {uses}}}], volumes: [{{name: v, persistentVolumeClaim: {{claimName: {claim}}}}}]}}"
+        ));
+        let failures = node.disk.make_volumes(Arc::clone(&pod)).await.unwrap_err();
+        let told: Vec<_> = failures.iter().map(|failure| (failure.reason, failure.text.as_str())).collect();
+        assert_eq!(told, [(reason, &*text.replace("DIR", &node.dir.path().display().to_string()))]);
+        node.disk.remove_pod(&pod_ref(&pod)).await.unwrap();
+    }
 }

@@ -55,9 +55,10 @@ use orlop::{
         objects::ApiObjects,
         pods::PodSources,
         static_pods::{Directory, objects::NodeObjects},
+        storage::ApiStorage,
     },
     status::{Outlet, Writer},
-    volume::Disk,
+    volume::{Disk, own_dirs},
     wire::{images::Store, logs::ContainerLogs, reviews::NodeReviews, runtime::Containers},
     worker::{
         manager::{Inputs, Manager},
@@ -153,12 +154,8 @@ pub(super) async fn run(
             let known = ApiObjects::new(client.clone(), changes.clone(), memory.clone(), Arc::clone(&clock));
             api_objects = Some(Arc::new(known));
             writer = Some(Writer::new(client.clone(), written_to.clone()));
-            let (recorder, _recording) = Recorder::start(
-                client.clone(),
-                node_name.clone(),
-                Arc::clone(&clock),
-                config.kubelet.events,
-            );
+            let (recorder, _recording) =
+                Recorder::start(client.clone(), node_name.clone(), Arc::clone(&clock), config.kubelet.events);
             pod_events = Arc::new(recorder);
             events = Arc::new(NodeRecorder {
                 client: client.clone(),
@@ -193,7 +190,12 @@ pub(super) async fn run(
             }
         });
     }
-    let files = Disk::open(Arc::clone(&settings), Arc::new(objects.clone()), Arc::clone(&clock))
+    if let Some(client) = &client {
+        tasks.spawn(own_dirs::run(client.clone(), Arc::clone(&settings)));
+    }
+    let storage = Arc::new(ApiStorage(client.clone()));
+    let objects_of_pods = Arc::new(objects.clone());
+    let files = Disk::open(Arc::clone(&settings), objects_of_pods, storage, Arc::clone(&clock))
         .context("make the pods' directories ready")?;
     let ports = Ports {
         runtime: Arc::new(Containers(runtime.clone())),
@@ -353,6 +355,7 @@ fn identity(config: &Config, user_namespaces: bool) -> Identity {
         object: config.kubelet.node.clone(),
         labels: config.node_labels.clone(),
         user_namespaces,
+        local_volumes: own_dirs::directory(&config.state_dir).display().to_string(),
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Identity {
     pub labels: BTreeMap<String, String>,
     /// Pods can have users of their own.
     pub user_namespaces: bool,
+    /// Where volumes of the bundled provisioner are kept.
+    pub local_volumes: String,
 }
 
 /// What changes while the node runs.
@@ -90,10 +92,11 @@ pub fn node(identity: &Identity, facts: &Facts, health: &Health, now: Timestamp)
         metadata: ObjectMeta {
             name: Some(identity.name.clone()),
             labels: Some(labels(identity, facts)),
-            annotations: Some(BTreeMap::from([(
-                "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
-                "true".to_owned(),
-            )])),
+            annotations: Some(BTreeMap::from([
+                ("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned()),
+                // The provisioner puts it into the volumes that it makes for this node.
+                ("orlop.dev/local-volumes".to_owned(), identity.local_volumes.clone()),
+            ])),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
@@ -337,6 +340,7 @@ mod tests {
             object: NodeObject::default(),
             labels: BTreeMap::new(),
             user_namespaces: true,
+            local_volumes: "/s/local-volumes".to_owned(),
         }
     }
 

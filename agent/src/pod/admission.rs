@@ -103,7 +103,8 @@ fn selected(settings: &Settings, desired: &Desired) -> Result<(), Refused> {
     })
 }
 
-fn term_fits(settings: &Settings, term: &NodeSelectorTerm) -> bool {
+/// Whether a term chooses this node.
+pub(crate) fn term_fits(settings: &Settings, term: &NodeSelectorTerm) -> bool {
     let expressions = term.match_expressions.iter().flatten();
     let mut by_label = expressions.map(|wish| wish_fits(wish, settings.node_labels.get(&wish.key)));
     let fields = term.match_fields.iter().flatten();

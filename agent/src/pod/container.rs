@@ -11,7 +11,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{
     AppArmorProfile, Container, ImageVolumeSource, Pod, PodSpec, SeccompProfile, SecurityContext, Volume,
-    VolumeMount,
+    VolumeDevice, VolumeMount,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -20,10 +20,11 @@ use super::{
     allocation::{Allocation, Granted},
     expand::{expand, names},
     machine::{
-        AppArmor, ContainerSpec, Image, ImageVolume, PodRef, Propagation, SandboxSpec, Seccomp, UserRequest,
+        AppArmor, ContainerSpec, Device, Image, ImageVolume, PodRef, Propagation, SandboxSpec, Seccomp,
+        UserRequest,
     },
     names as pod_names,
-    observed::{Images, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_STOP_SIGNAL, VolumeImage},
+    observed::{Images, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_STOP_SIGNAL, VolumeImage, Volumes},
     resources,
     settings::Settings,
 };
@@ -133,6 +134,20 @@ pub fn spec(parts: Parts<'_>) -> Result<(ContainerSpec, Vec<MountPlan>), String>
         ..ContainerSpec::default()
     };
     Ok((spec, mounts))
+}
+
+/// The volumes of a container that are devices.
+pub fn block_devices(container: &Container, volumes: &Volumes) -> Result<Vec<Device>, String> {
+    let device = |wanted: &VolumeDevice| {
+        let found = volumes.devices.get(&wanted.name);
+        let found = found.ok_or_else(|| format!("volume \"{}\" is not there", wanted.name))?;
+        Ok(Device {
+            host_path: found.path.clone(),
+            container_path: wanted.device_path.clone().into(),
+            permissions: if found.read_only { "mr" } else { "mrw" }.into(),
+        })
+    };
+    container.volume_devices.iter().flatten().map(device).collect()
 }
 
 /// The id of one instance: known before it exists, so that no start can happen twice.

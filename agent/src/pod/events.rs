@@ -210,8 +210,8 @@ impl Observed {
     fn refreshing(&mut self) {
         if let Step::Done(volumes) = &self.volumes {
             // The next look is set by the result; until then none is due.
-            let paths = volumes.paths.clone();
-            self.volumes = Step::Done(Arc::new(Volumes { paths, refresh_at: None }));
+            let volumes = Volumes { refresh_at: None, ..(**volumes).clone() };
+            self.volumes = Step::Done(Arc::new(volumes));
         }
     }
 
@@ -220,7 +220,8 @@ impl Observed {
             // A refresh failed: the old content stays valid, look again soon.
             (Err(_), Some(old)) => {
                 let refresh_at = now.checked_add(REFRESH_RETRY).ok();
-                self.volumes = Step::Done(Arc::new(Volumes { paths: old.paths.clone(), refresh_at }));
+                let volumes = Volumes { refresh_at, ..(**old).clone() };
+                self.volumes = Step::Done(Arc::new(volumes));
             }
             (result, _) => settle(&mut self.volumes, result, now),
         }
@@ -321,8 +322,8 @@ impl Observed {
 
     fn objects_changed(&mut self, now: Timestamp) {
         if let Step::Done(volumes) = &self.volumes {
-            let paths = volumes.paths.clone();
-            self.volumes = Step::Done(Arc::new(Volumes { paths, refresh_at: Some(now) }));
+            let volumes = Volumes { refresh_at: Some(now), ..(**volumes).clone() };
+            self.volumes = Step::Done(Arc::new(volumes));
         } else if let Step::Failed { retry_at, .. } = &mut self.volumes {
             *retry_at = now;
         }

@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 pub use orlop_runtime::{
-    AppArmor, Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, ImageVolume, Mount,
-    PodRef, Propagation, Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User, UserRequest,
+    AppArmor, Container, ContainerSpec, ContainerState, Device, ExecOutput, ExecRequest, Exit, ImageVolume,
+    Mount, PodRef, Propagation, Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User, UserRequest,
     image::{Credential, Image, ImageConfig, Keyring},
 };
 

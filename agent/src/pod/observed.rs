@@ -4,7 +4,13 @@
 //! After a restart of the agent it is rebuilt by [`Observed::adopt`] (in `adopt`) from what the runtime finds; decisions
 //! are never stored. Not for: anything about other pods.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -123,8 +129,23 @@ impl<T> Step<T> {
 pub struct Volumes {
     /// Path on the node by volume name.
     pub paths: BTreeMap<String, PathBuf>,
+    /// Those that no container may write.
+    pub read_only: BTreeSet<String>,
+    /// Volumes that are devices.
+    pub devices: BTreeMap<String, BlockDevice>,
+    /// Groups that may use the volumes.
+    pub gids: BTreeSet<i64>,
     /// When their content has to be looked at again (token rotation).
     pub refresh_at: Option<Timestamp>,
+}
+
+/// A volume without a file system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockDevice {
+    /// Its node on the host.
+    pub path: PathBuf,
+    /// No container may write to it.
+    pub read_only: bool,
 }
 
 /// The instances of one container: the one that counts and the one before.

@@ -13,6 +13,7 @@ pub mod merge;
 pub mod objects;
 pub mod pods;
 pub mod static_pods;
+pub mod storage;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 

@@ -234,7 +234,7 @@ impl ApiObjects {
 }
 
 /// `NotFound` in upstream's words, everything else as the server said it.
-fn failure(error: &kube::Error, kind: &'static str, name: &str) -> ObjectFailure {
+pub(super) fn failure(error: &kube::Error, kind: &'static str, name: &str) -> ObjectFailure {
     match error {
         kube::Error::Api(status) if status.code == 404 => {
             ObjectFailure::NotFound { kind, name: name.to_owned() }

@@ -32,6 +32,11 @@ impl Layout {
         self.pod(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
+    /// What is known of a claimed volume of a pod.
+    pub fn claim(&self, uid: &str, volume: &str) -> PathBuf {
+        self.pod(uid).join("claims").join(format!("{volume}.json"))
+    }
+
     /// What must not touch a disk, of all pods.
     pub fn memory(&self) -> PathBuf {
         self.run_dir.join("volumes")

@@ -6,38 +6,46 @@
 //! <state_dir>/pods/<uid>/volume-subpaths/<volume>/<container>/<n>   bind mounts made from opened descriptors
 //! <state_dir>/pods/<uid>/containers/<name>/<attempt>                termination log
 //! <state_dir>/pods/<uid>/etc-hosts, resolv.conf, hostname
+//! <state_dir>/pods/<uid>/volumes/kubernetes.io~local-volume/<pv>    a local persistent volume, bound there
+//! <state_dir>/pods/<uid>/claims/<volume>.json                       the persistent volume that a claim stands for
+//! <state_dir>/local-volumes/<pv>                                    of the bundled provisioner; outlives the pod
 //! <run_dir>/volumes/<uid>/<name>                                    secret, projected, downwardAPI: never on a disk
 //! ```
 //!
 //! Everything is idempotent, because a start may be cut off anywhere. Not for: what goes into an environment.
 
 mod atomic;
+mod claim;
 mod content;
 mod empty_dir;
 mod fs_group;
 mod host_path;
 mod last_words;
 pub mod layout;
+mod local;
 mod mounts;
+pub mod own_dirs;
+mod persistent;
 mod remove;
+pub mod storage;
 mod sub_path;
 mod token;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use futures::{FutureExt as _, future::BoxFuture, future::join_all};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
-use self::{content::Payload, layout::Layout, token::Tokens};
+use self::{claim::Wanted, content::Payload, layout::Layout, storage::StorageObjects, token::Tokens};
 use crate::{
     pod::{
         desired::pod_ref,
         machine::{Mount, PodRef},
-        observed::Volumes,
+        observed::{BlockDevice, Volumes},
         settings::Settings,
     },
-    worker::ports::{Clock, LastWords, MountRequest, Objects, PodFiles},
+    worker::ports::{Clock, LastWords, MountRequest, Objects, PodFiles, VolumeFailure},
 };
 
 /// The real [`PodFiles`].
@@ -45,7 +53,30 @@ pub struct Disk {
     settings: Arc<Settings>,
     layout: Layout,
     objects: Arc<dyn Objects>,
+    storage: Arc<dyn StorageObjects>,
     tokens: Tokens,
+}
+
+/// Where a volume is on the node.
+enum Place {
+    Directory(PathBuf),
+    Device(PathBuf),
+}
+
+/// A volume that was set up.
+struct Made {
+    place: Place,
+    /// No container may write.
+    read_only: bool,
+    /// A group that may use it.
+    gid: Option<i64>,
+    refresh_at: Option<Timestamp>,
+}
+
+impl Made {
+    fn at(place: Place) -> Made {
+        Made { place, read_only: false, gid: None, refresh_at: None }
+    }
 }
 
 /// The directories of the node could not be made ready.
@@ -67,6 +98,7 @@ impl Disk {
     pub fn open(
         settings: Arc<Settings>,
         objects: Arc<dyn Objects>,
+        storage: Arc<dyn StorageObjects>,
         clock: Arc<dyn Clock>,
     ) -> Result<Disk, OpenError> {
         let layout = Layout::new(&settings);
@@ -77,10 +109,21 @@ impl Disk {
             let path = layout.memory();
             tracing::warn!(path = %path.display(), %error, "secrets of pods are on a disk, not in memory");
         }
-        Ok(Disk { settings, layout, objects, tokens: Tokens::new(clock) })
+        Ok(Disk { settings, layout, objects, storage, tokens: Tokens::new(clock) })
     }
 
-    async fn make(&self, pod: &Pod, volume: &Volume) -> Result<(PathBuf, Option<Timestamp>), String> {
+    async fn make(&self, pod: &Pod, volume: &Volume) -> Result<Made, VolumeFailure> {
+        if let Some(wanted) = Wanted::of(pod, volume) {
+            return self.claimed(pod, volume, &wanted).await;
+        }
+        let made = self.make_own(pod, volume).await;
+        let (path, refresh_at) =
+            made.map_err(|error| persistent::failure("MountVolume.SetUp", &volume.name, error))?;
+        Ok(Made { refresh_at, ..Made::at(Place::Directory(path)) })
+    }
+
+    /// A volume that is the pod's own.
+    async fn make_own(&self, pod: &Pod, volume: &Volume) -> Result<(PathBuf, Option<Timestamp>), String> {
         let uid = pod_ref(pod).uid;
         let spec = pod.spec.clone().unwrap_or_default();
         let group = spec.security_context.as_ref().and_then(|context| context.fs_group);
@@ -116,24 +159,23 @@ impl Disk {
 }
 
 impl PodFiles for Disk {
-    fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<(String, String)>>> {
+    fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<VolumeFailure>>> {
         async move {
             let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-            // Images come with the containers that mount them.
-            let wanted = volumes.filter(|volume| volume.image.is_none());
+            let used = claim::used(&pod);
+            // Images come with the containers that mount them, and nobody waits for a claim that no container uses.
+            let wanted = volumes.filter(|volume| {
+                let claimed = Wanted::of(&pod, volume).is_some();
+                volume.image.is_none() && (!claimed || used.contains(&volume.name))
+            });
             let made = join_all(wanted.map(async |volume| (volume, self.make(&pod, volume).await))).await;
             let (mut volumes, mut failures) = (Volumes::default(), Vec::new());
-            let mut paths = BTreeMap::new();
             for (volume, result) in made {
                 match result {
-                    Ok((path, refresh_at)) => {
-                        paths.insert(volume.name.clone(), path);
-                        volumes.refresh_at = volumes.refresh_at.into_iter().chain(refresh_at).min();
-                    }
-                    Err(error) => failures.push((volume.name.clone(), error)),
+                    Ok(made) => take(&mut volumes, &volume.name, made),
+                    Err(failure) => failures.push(failure),
                 }
             }
-            volumes.paths = paths;
             if failures.is_empty() { Ok(volumes) } else { Err(failures) }
         }
         .boxed()
@@ -179,6 +221,23 @@ impl PodFiles for Disk {
         }
         .boxed()
     }
+}
+
+fn take(volumes: &mut Volumes, name: &str, made: Made) {
+    let Made { place, read_only, gid, refresh_at } = made;
+    match place {
+        Place::Directory(path) => {
+            volumes.paths.insert(name.to_owned(), path);
+            if read_only {
+                volumes.read_only.insert(name.to_owned());
+            }
+        }
+        Place::Device(path) => {
+            volumes.devices.insert(name.to_owned(), BlockDevice { path, read_only });
+        }
+    }
+    volumes.gids.extend(gid);
+    volumes.refresh_at = volumes.refresh_at.into_iter().chain(refresh_at).min();
 }
 
 /// File work beside the threads that serve everybody.

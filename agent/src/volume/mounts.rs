@@ -1,6 +1,7 @@
 //! Everything a container sees mounted: volumes, names, termination log.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -24,6 +25,8 @@ pub(super) struct Job {
     uid: String,
     container: String,
     plans: Vec<(MountPlan, Option<PathBuf>)>,
+    /// Volumes that nobody may write.
+    sealed: BTreeSet<String>,
     files: Vec<Names>,
     read_only: bool,
     termination: (PathBuf, PathBuf),
@@ -72,6 +75,7 @@ impl Job {
                 // A path that is not absolute begins at the root too.
                 Path::new("/").join(message.unwrap_or("/dev/termination-log")),
             ),
+            sealed: volumes.read_only.clone(),
             container: container.name.clone(),
             layout: layout.clone(),
             uid,
@@ -96,7 +100,7 @@ impl Job {
             mounts.push(Mount {
                 source: self.source(index, plan, volume)?,
                 destination: plan.destination.clone(),
-                read_only: plan.read_only,
+                read_only: plan.read_only || self.sealed.contains(&plan.volume),
                 recursive_read_only: plan.recursive_read_only,
                 propagation: plan.propagation,
                 keep_owners: false,

@@ -12,8 +12,9 @@ pub(super) fn pod(directory: &Path) -> Result<(), String> {
     let sub_paths = children(&directory.join("volume-subpaths"));
     let sub_paths = sub_paths.iter().flat_map(|volume| children(volume));
     let sub_paths = sub_paths.flat_map(|container| children(&container));
-    let empty_dirs = children(&directory.join("volumes/kubernetes.io~empty-dir"));
-    for mount in sub_paths.chain(empty_dirs) {
+    let volumes = ["empty-dir", "local-volume"].into_iter();
+    let volumes = volumes.flat_map(|kind| children(&directory.join(format!("volumes/kubernetes.io~{kind}"))));
+    for mount in sub_paths.chain(volumes) {
         detach(&mount).map_err(|error| text("unmount", &mount, &error))?;
     }
     tree(directory)

@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{Message, Reports, Shared, hook, image, resize, start};
+use super::{Message, Reports, Shared, hook, image, ports::VolumeFailure, resize, start};
 use crate::pod::{
     allocation::Allocation,
     container,
@@ -159,9 +159,8 @@ impl Job {
             Ok(volumes) => Event::VolumesMade(Ok(Arc::new(volumes))),
             Err(failures) => {
                 let mut first = None;
-                for (volume, error) in failures {
-                    let text = format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}");
-                    self.shared.tell(&self.desired, true, "FailedMount", text);
+                for VolumeFailure { reason, text, error } in failures {
+                    self.shared.tell(&self.desired, true, reason, text);
                     first.get_or_insert(error);
                 }
                 Event::VolumesMade(Err(first.unwrap_or_default()))

@@ -377,7 +377,7 @@ impl Network for Fake {
 }
 
 impl PodFiles for Fake {
-    fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<(String, String)>>> {
+    fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<VolumeFailure>>> {
         async move {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             self.say(format!("volumes {uid}"));

@@ -144,8 +144,8 @@ pub trait Objects: Send + Sync {
 
 /// Volumes and files of pods on the node's disk. [`crate::volume::Disk`] is the real one.
 pub trait PodFiles: Send + Sync {
-    /// Makes all volumes of the pod, or brings their content up to date. Failures come by volume name.
-    fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<(String, String)>>>;
+    /// Makes all volumes of the pod, or brings their content up to date.
+    fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<VolumeFailure>>>;
     /// Everything a container sees mounted: volumes with their sub paths, hosts, resolv.conf, termination log.
     fn mounts<'a>(&'a self, request: MountRequest<'a>) -> BoxFuture<'a, Result<Vec<Mount>, String>>;
     /// What an ended container left as its last words.
@@ -154,6 +154,17 @@ pub trait PodFiles: Send + Sync {
     fn remove_pod<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>>;
     /// UIDs of pods that have a directory here.
     fn pods(&self) -> BoxFuture<'_, Vec<String>>;
+}
+
+/// A volume could not be set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeFailure {
+    /// Of the event.
+    pub reason: &'static str,
+    /// What the event says.
+    pub text: String,
+    /// What went wrong, without the volume.
+    pub error: String,
 }
 
 /// For [`PodFiles::mounts`].

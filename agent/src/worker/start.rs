@@ -145,6 +145,8 @@ async fn request(
     let env = env::resolve(&context, spec)?;
     let parts = Parts { settings, pod, pod_ref, container: spec, attempt, images, env };
     let (mut request, plans) = container::spec(parts)?;
+    request.devices.extend(container::block_devices(spec, volumes)?);
+    request.user.additional_gids.extend(volumes.gids.iter().filter_map(|gid| u32::try_from(*gid).ok()));
     let mounts =
         MountRequest { pod, container: spec, attempt, plans: &plans, volumes, pod_ips: &job.pod_ips };
     request.mounts = job.shared.ports.files.mounts(mounts).await?;

@@ -1,0 +1,64 @@
+//! Persistent volumes, claims and CSI drivers, read one by one: a node may only see what its own pods use.
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, future::BoxFuture};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim},
+    storage::v1::{CSIDriver, VolumeAttachment},
+};
+use kube::{Api, Client};
+
+use super::objects::failure;
+use crate::{volume::storage::StorageObjects, worker::ports::ObjectFailure};
+
+/// The API server's, where there is one.
+pub struct ApiStorage(pub Option<Client>);
+
+impl ApiStorage {
+    fn client(&self) -> Result<Client, ObjectFailure> {
+        self.0.clone().ok_or_else(|| ObjectFailure::Other("this node has no API server".into()))
+    }
+}
+
+impl StorageObjects for ApiStorage {
+    fn claim<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<PersistentVolumeClaim>, ObjectFailure>> {
+        async move {
+            let got = Api::<PersistentVolumeClaim>::namespaced(self.client()?, namespace).get(name).await;
+            got.map(Arc::new).map_err(|error| failure(&error, "persistentvolumeclaims", name))
+        }
+        .boxed()
+    }
+
+    fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<PersistentVolume>, ObjectFailure>> {
+        async move {
+            let got = Api::<PersistentVolume>::all(self.client()?).get(name).await;
+            got.map(Arc::new).map_err(|error| failure(&error, "persistentvolumes", name))
+        }
+        .boxed()
+    }
+
+    fn driver<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<CSIDriver>>, ObjectFailure>> {
+        async move {
+            let got = Api::<CSIDriver>::all(self.client()?).get_opt(name).await;
+            let got = got.map_err(|error| failure(&error, "csidrivers.storage.k8s.io", name))?;
+            Ok(got.map(Arc::new))
+        }
+        .boxed()
+    }
+
+    fn attachment<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<VolumeAttachment>, ObjectFailure>> {
+        async move {
+            let got = Api::<VolumeAttachment>::all(self.client()?).get(name).await;
+            got.map(Arc::new).map_err(|error| failure(&error, "volumeattachments.storage.k8s.io", name))
+        }
+        .boxed()
+    }
+}
