@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -89,17 +89,18 @@ impl Kubelets {
 
     /// GET; the connection lives as long as the answer's body.
     pub async fn get(&self, address: &Address, path: &str) -> Result<Response<Body>, KubeletError> {
-        let answer = self.ask(address, &Method::GET, path, &HeaderMap::new()).await?;
+        let answer = self.ask(address, &Method::GET, path, &HeaderMap::new(), Bytes::new()).await?;
         Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
     }
 
-    /// One request without a body, whose answer may become another protocol.
+    /// One request, whose answer may become another protocol.
     pub async fn ask(
         &self,
         address: &Address,
         method: &Method,
         path: &str,
         headers: &HeaderMap,
+        body: Bytes,
     ) -> Result<Response<Incoming>, KubeletError> {
         let Address { host, port } = address;
         let connecting = TcpStream::connect((host.as_str(), *port));
@@ -123,7 +124,7 @@ impl Kubelets {
                 tracing::debug!(%error, "connection to a kubelet ended");
             }
         });
-        let mut request = Request::new(Empty::<Bytes>::new());
+        let mut request = Request::new(Full::new(body));
         method.clone_into(request.method_mut());
         *request.uri_mut() = path.parse().map_err(KubeletError::Path)?;
         headers.clone_into(request.headers_mut());

@@ -10,6 +10,7 @@ const READ: &[&str] = &["get", "list", "watch"];
 const CREATE: &[&str] = &["create"];
 const GET: &[&str] = &["get"];
 const CONNECT: &[&str] = &["create", "get"];
+const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 const GPU: &[&str] = &["get", "patch", "update"];
 
 const fn gvk(group: &'static str, version: &'static str, kind: &'static str) -> Gvk {
@@ -117,7 +118,10 @@ pub const BUILTIN: &[Kind] = &[
         singular: "node",
         scope: Scope::Cluster,
         short_names: &["no"],
-        subresources: &[sub("status", gvk("", "v1", "Node"), GPU)],
+        subresources: &[
+            sub("proxy", gvk("", "v1", "NodeProxyOptions"), PROXY),
+            sub("status", gvk("", "v1", "Node"), GPU),
+        ],
         prefix: "nodes",
         selectable: &[Selectable { path: "spec.unschedulable", default: "false" }],
         has_status: true,

@@ -6,15 +6,18 @@
 //! Nothing of the streams is understood here: whatever protocol client and kubelet agree on passes through. Not for: what
 //! is said on them.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 
-use super::body::Body;
+use super::body::{Body, failure};
 use super::kubelet::{chain, container, escape};
 use super::status::Failure;
 use super::write::parse;
 use super::{Api, Call, Target, authorize_as, object};
+use crate::kubelet::KubeletError;
 
 /// Headers that settle a stream's protocol.
 const ASKED: [HeaderName; 6] = [
@@ -49,13 +52,21 @@ impl Api {
             return Err(Failure::bad_request("Upgrade request required"));
         };
         let address = self.kubelet_address(node)?;
-        let asked = self.kubelets.ask(&address, &call.method, &path, &chosen(&call.headers, &ASKED)).await;
-        let mut answer =
-            asked.map_err(|error| Failure::internal(format!("error dialing backend: {}", chain(&error))))?;
+        let headers = chosen(&call.headers, &ASKED);
+        let asked = self.kubelets.ask(&address, &call.method, &path, &headers, Bytes::new()).await;
+        let answer = asked.map_err(|error| unreachable(&error))?;
+        Ok(self.joined(Some(client), answer))
+    }
+
+    /// The kubelet's answer; where it became another protocol, client and kubelet are joined.
+    pub(super) fn joined(&self, client: Option<OnUpgrade>, mut answer: Response<Incoming>) -> Response<Body> {
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             // The kubelet's own words, as they are.
-            return Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()));
+            return answer.map(|body| body.map_err(Into::into).boxed_unsync());
         }
+        let Some(client) = client else {
+            return failure(&Failure::bad_request("Upgrade request required"));
+        };
         let kubelet = hyper::upgrade::on(&mut answer);
         let closing = self.closing.clone();
         tokio::spawn(async move {
@@ -71,14 +82,18 @@ impl Api {
                 () = closing.cancelled() => {}
             }
         });
-        Ok(answer.map(|_| Empty::new().map_err(|never| match never {}).boxed_unsync()))
+        answer.map(|_| Empty::new().map_err(|never| match never {}).boxed_unsync())
     }
+}
+
+pub(super) fn unreachable(error: &KubeletError) -> Failure {
+    Failure::internal(format!("error dialing backend: {}", chain(error)))
 }
 
 /// Bytes on their way in one direction.
 const BUFFER: usize = 32 << 10;
 
-fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+pub(super) fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     let mut chosen = HeaderMap::new();
     for name in names {
         for value in headers.get_all(name) {

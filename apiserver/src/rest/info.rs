@@ -68,6 +68,8 @@ impl ResourceInfo {
         let (name, sub) = match rest {
             [] => (None, None),
             [name] => (Some((*name).to_owned()), None),
+            // What follows is not our path.
+            [name, sub @ "proxy", ..] => (Some((*name).to_owned()), Some((*sub).to_owned())),
             [name, sub @ ..] => (Some((*name).to_owned()), Some(sub.join("/"))),
         };
         Some(Self {
@@ -155,6 +157,11 @@ mod tests {
             Method::DELETE,
             "/api/v1/namespaces/a/pods",
             "deletecollection /v1 pods ns=a name= sub= known=true",
+        );
+        check(
+            Method::GET,
+            "/api/v1/nodes/n/proxy/stats/summary",
+            "get /v1 nodes ns= name=n sub=proxy known=true",
         );
         check(Method::GET, "/apis/x.io/v1/things", "list x.io/v1 things ns= name= sub= known=false");
     }

@@ -23,6 +23,7 @@ mod node;
 pub mod object;
 mod patching;
 mod plain;
+mod proxy;
 pub mod query;
 mod reviews;
 mod scale;
@@ -38,7 +39,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::upgrade::OnUpgrade;
 use orlop_model::net::Ipv4Net;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +86,7 @@ pub struct Api {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) method: Method,
+    pub(crate) uri: Uri,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -162,14 +164,16 @@ impl Api {
             ..Failure::new(403, "Forbidden", text)
         })?;
         authorize(&identity, &info)?;
-        // Discovery and OpenAPI have media types of their own.
-        let form = match info.resource {
-            Some(_) => encode::negotiate(&parts.headers)?,
-            None => Form::Object,
+        // Discovery, OpenAPI and what is behind a proxy have media types of their own.
+        let form = match &info.resource {
+            Some(resource) if resource.subresource.as_deref() != Some("proxy") => {
+                encode::negotiate(&parts.headers)?
+            }
+            _ => Form::Object,
         };
         let body = body::collect(payload).await?;
-        let call =
-            Call { method: parts.method, query, headers: parts.headers, body, identity, form, upgrade };
+        let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
+        let call = Call { method, uri, query, headers, body, identity, form, upgrade };
         match info.resource {
             None => self.plain(&call, &info.path),
             Some(resource) => self.resource(call, info.verb, resource).await,

@@ -42,6 +42,7 @@ impl Api {
             }
             ("log", _) => self.log(&call, &target).await,
             ("exec" | "attach" | "portforward", _) => self.connect(call, &target, name).await,
+            ("proxy", _) => self.proxy(call, &target).await,
             ("scale", _) => self.scale(&call, verb, target).await,
             ("binding", _) => self.bind(&call, target, sub.gvk).await,
             ("eviction", _) => self.evict(&call, target, sub.gvk).await,

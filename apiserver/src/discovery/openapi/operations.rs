@@ -155,6 +155,9 @@ impl Builder<'_> {
                 match *verb {
                     "get" if connects => self.push("get", "connect", Level::Item, Some(sub)),
                     "create" if connects => self.push("post", "connect", Level::Item, Some(sub)),
+                    "update" if connects => self.push("put", "connect", Level::Item, Some(sub)),
+                    "patch" if connects => self.push("patch", "connect", Level::Item, Some(sub)),
+                    "delete" if connects => self.push("delete", "connect", Level::Item, Some(sub)),
                     "get" => self.push("get", "get", Level::Item, Some(sub)),
                     "create" => self.push("post", "post", Level::Item, Some(sub)),
                     "update" => self.push("put", "put", Level::Item, Some(sub)),
@@ -230,8 +233,7 @@ impl Builder<'_> {
             "put" => "replace",
             "get" => "read",
             "deletecollection" => "delete",
-            "connect" if method == "get" => "connectGet",
-            "connect" => "connectPost",
+            "connect" => &format!("connect{}", capital(method)),
             other => other,
         };
         let group =
