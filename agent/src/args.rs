@@ -298,6 +298,9 @@ flags! {
     kube_reserved: String, "ORLOP_KUBE_RESERVED";
     /// Whether pods together are held to what the node has for them: `pods` or `none` [default: pods].
     enforce_node_allocatable: String, "ORLOP_ENFORCE_NODE_ALLOCATABLE";
+    /// When pods are evicted at once: `memory.available<100Mi,nodefs.available<10%` [default: those, with
+    /// nodefs.inodesFree<5%, imagefs.available<15% and imagefs.inodesFree<5%].
+    eviction_hard: String, "ORLOP_EVICTION_HARD";
     /// Most tasks in a pod; -1 is no limit [default: -1].
     #[arg(allow_negative_numbers = true)]
     pod_max_pids: i64, "ORLOP_POD_MAX_PIDS";

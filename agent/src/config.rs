@@ -30,7 +30,10 @@ use crate::{
         settings::{Reserved, ResourcePolicy},
     },
 };
-use kubelet::{Document, DocumentError, Kubelet, Said};
+use kubelet::{
+    Document, DocumentError, Kubelet, Said,
+    eviction::{Threshold, hard_thresholds},
+};
 
 /// The store's libraries tell how they work at `info`; operators want to know what changed.
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
@@ -46,6 +49,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Control plane to join.
     pub kubeconfig: Option<PathBuf>,
+    /// Hard thresholds of eviction, where a flag gives them.
+    pub eviction_hard: Option<Vec<Threshold>>,
     /// Directory of static pods.
     pub static_pod_path: Option<PathBuf>,
     /// Addresses of this node's pods, where nobody else says them; else the first node's part of the cluster's.
@@ -210,7 +215,11 @@ impl Config {
         config.resources.throttling = kubelet.throttling;
         config.resources.seccomp_unconfined = !kubelet.seccomp_default;
         config.resources.longest_restart = kubelet.longest_restart;
+        config.static_pod_path = config.static_pod_path.or_else(|| kubelet.static_pods.clone());
         config.kubelet = kubelet;
+        if let Some(hard) = config.eviction_hard.take() {
+            config.kubelet.eviction.hard = hard;
+        }
         config.warnings = notes
             .into_iter()
             .map(|(file, note)| format!("{}: {} {}", file.display(), note.field, note.text))
@@ -390,6 +399,7 @@ impl TryFrom<Flags> for Config {
             system_reserved,
             kube_reserved,
             enforce_node_allocatable,
+            eviction_hard,
             pod_max_pids,
             memory_swap_behavior,
             single_process_oom_kill,
@@ -525,6 +535,9 @@ impl TryFrom<Flags> for Config {
             state_dir,
             run_dir,
             kubeconfig,
+            eviction_hard: eviction_hard
+                .map(|text| hard_thresholds(&text).map_err(|reason| value("eviction-hard", text, reason)))
+                .transpose()?,
             static_pod_path: static_pod_path.map(|dir| absolute("static-pod-path", dir)).transpose()?,
             pod_cidr,
             cluster_cidr,

@@ -25,6 +25,7 @@ use orlop_runtime::{
     log::Limits as LogLimits,
 };
 use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
@@ -36,6 +37,7 @@ use orlop::{
     credential::NodeCredentials,
     cri,
     events::{Recorder, log::EventLog, node::NodeRecorder},
+    evict::Evictor,
     images::{
         collect::{Collector, NodeEvents},
         import::Importer,
@@ -49,8 +51,12 @@ use orlop::{
         report::{self, Facts, Health, Identity},
         tiers::Tiers,
     },
-    pod::settings::{Allocatable, Settings},
+    pod::{
+        node_state::NodeState,
+        settings::{Allocatable, Settings},
+    },
     server::{Logs, Server},
+    shutdown::Shutdown,
     source::{
         objects::ApiObjects,
         pods::PodSources,
@@ -108,7 +114,11 @@ pub(super) async fn run(
     }
     let identity = identity(&config, user_namespaces.is_ok());
     let mut tasks = JoinSet::new();
-    let waiting = Health { not_ready: vec![network::NOT_READY.to_owned()], images: listed_images(&images) };
+    let waiting = Health {
+        not_ready: vec![network::NOT_READY.to_owned()],
+        images: listed_images(&images),
+        ..Health::default()
+    };
     let (health, health_seen) = watch::channel(waiting);
     tasks.spawn(follow_images(images.clone(), health.clone()));
     tasks.spawn(rotate_logs(runtime.clone(), config.container_logs, config.kubelet.log_monitor));
@@ -162,7 +172,7 @@ pub(super) async fn run(
                 node_name: node_name.clone(),
                 clock: Arc::clone(&clock),
             });
-            network::start(&config, client.clone(), memory.clone(), health)
+            network::start(&config, client.clone(), memory.clone(), health.clone())
         }
     };
     let mirrors = Mirrors::default();
@@ -204,7 +214,7 @@ pub(super) async fn run(
         files: Arc::new(files),
         objects: Arc::new(objects.clone()),
         clock: Arc::clone(&clock),
-        events: pod_events,
+        events: Arc::clone(&pod_events),
         statuses: Arc::new(Outlet {
             writer: writer.clone(),
             memory: memory.clone(),
@@ -218,6 +228,7 @@ pub(super) async fn run(
         let (found_to, found) = mpsc::channel(1);
         let directory = Directory {
             dir,
+            period: config.kubelet.static_pods_again,
             node: node_name.clone(),
             rules: orlop_apiserver::manifest::admit,
             objects,
@@ -242,21 +253,47 @@ pub(super) async fn run(
         mirrors,
     };
     tasks.spawn(sources.run(pods_to));
-    let inputs = Inputs { pods, runtime: runtime_events, written, changed };
+    let (asks, asked) = mpsc::unbounded_channel();
+    let state = Arc::new(watch::Sender::new(NodeState::default()));
+    tasks.spawn(show_state(state.subscribe(), health));
+    let inputs = Inputs { pods, runtime: runtime_events, written, changed, asked, state: state.subscribe() };
     let containers = runtime;
     let (runtime, clock) = (Arc::clone(&ports.runtime), Arc::clone(&ports.clock));
     let manager = Manager::new(Arc::clone(&settings), ports);
-    let tiers =
-        Tiers { runtime: containers, settings, burstable: manager.burstable(), events: Arc::clone(&events) };
+    let tiers = Tiers {
+        runtime: containers.clone(),
+        settings: Arc::clone(&settings),
+        burstable: manager.burstable(),
+        events: Arc::clone(&events),
+    };
     let collector = Collector {
         images: image_store,
         thresholds: config.image_gc,
         period: config.image_gc_period,
         needed: manager.needed(),
         runtime,
-        events,
+        events: Arc::clone(&events),
+        clock: Arc::clone(&clock),
+    };
+    let evictor = Evictor {
+        eviction: config.kubelet.eviction.clone(),
+        local_storage: config.kubelet.local_storage_isolation,
+        images: config.state_dir.join("images"),
+        collector: collector.clone(),
+        runtime: containers,
+        settings,
+        asks: asks.clone(),
+        state: Arc::clone(&state),
+        pod_events,
+        events: Arc::clone(&events),
         clock,
     };
+    tasks.spawn(evictor.run());
+    if !config.kubelet.shutdown.is_empty() {
+        let shutdown = Shutdown { phases: config.kubelet.shutdown.clone(), asks, state, events };
+        let notice = signal(SignalKind::from_raw(SIGPWR)).context("listen for SIGPWR")?;
+        tasks.spawn(shut_down(notice, shutdown, stop.clone()));
+    }
     tasks.spawn(collector.run());
     tasks.spawn(tiers.run());
     tasks.spawn(manager.run(inputs));
@@ -316,6 +353,27 @@ pub(super) fn image_store(config: &Config, images: Images) -> Result<Store> {
         turns: Arc::new(Semaphore::new(config.max_parallel_image_pulls)),
         rate: config.pull_rate.map(|rate| Arc::new(Mutex::new(Bucket::new(rate, Instant::now())))),
     })
+}
+
+/// The node's conditions follow its state.
+async fn show_state(mut state: watch::Receiver<NodeState>, health: watch::Sender<Health>) {
+    while state.changed().await.is_ok() {
+        let now = state.borrow_and_update().clone();
+        health.send_modify(|health| health.state = now);
+    }
+    // The node is ending, and says how itself.
+    std::future::pending().await
+}
+
+/// What power supplies and init systems send when the power fails.
+const SIGPWR: i32 = 30;
+
+/// After the pods the agent ends too: whoever gave notice sees that the machine may go.
+async fn shut_down(mut notice: Signal, shutdown: Shutdown, stop: CancellationToken) {
+    notice.recv().await;
+    shutdown.run().await;
+    stop.cancel();
+    std::future::pending().await
 }
 
 /// Puts logs aside that have grown too large.

@@ -41,6 +41,7 @@ pub trait NodeEvents: Send + Sync {
 }
 
 /// The loop.
+#[derive(Clone)]
 pub struct Collector {
     /// The store.
     pub images: Images,
@@ -78,6 +79,28 @@ impl Collector {
         }
     }
 
+    /// Removes everything that nobody needs, whatever its age: the disk is full.
+    pub async fn remove_unused(&self) {
+        let (listed, needed) = {
+            let needed = self.needed.borrow();
+            (needed.listed, needed.images.clone())
+        };
+        let sandboxes = self.runtime.pods().await;
+        let (images, thresholds, now) = (self.images.clone(), self.thresholds, self.clock.now());
+        let looked = tokio::task::spawn_blocking(move || {
+            let before = if listed { BTreeMap::new() } else { images.needed() };
+            let needed = with_machine(needed, before, &sandboxes);
+            collect(&images, &needed, &thresholds, Goal::Unused, now)
+        });
+        match looked.await {
+            Ok(Ok((choice, collected))) => drop(self.tell(&choice, &collected).await),
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "remove unused images");
+            }
+            Err(error) => tracing::warn!(%error, "remove unused images"),
+        }
+    }
+
     async fn remember(&mut self) {
         let needed = self.needed.borrow_and_update().clone();
         if !needed.listed {
@@ -98,7 +121,7 @@ impl Collector {
         let looked = tokio::task::spawn_blocking(move || {
             let before = if listed { BTreeMap::new() } else { images.needed() };
             let needed = with_machine(needed, before, &sandboxes);
-            collect(&images, &needed, &thresholds, now)
+            collect(&images, &needed, &thresholds, Goal::Thresholds, now)
         });
         let failure = match looked.await {
             Ok(Ok((choice, collected))) => self.tell(&choice, &collected).await,
@@ -172,10 +195,11 @@ fn collect(
     images: &Images,
     needed: &BTreeMap<String, String>,
     thresholds: &Thresholds,
+    goal: Goal,
     now: Timestamp,
 ) -> Result<(Choice, Collected), StoreError> {
     let usage: Usage = images.usage()?;
-    let choice = choose(images.candidates(needed, now)?, usage, thresholds, Goal::Thresholds, now);
+    let choice = choose(images.candidates(needed, now)?, usage, thresholds, goal, now);
     if choice.wanted > 0 {
         tracing::info!(percent = usage.percent(), wanted = choice.wanted, "the image disk is too full");
     }

@@ -30,7 +30,7 @@ fn first_line(path: &str) -> String {
 }
 
 /// A line of /proc/meminfo, in bytes.
-fn meminfo(field: &str) -> u64 {
+pub(crate) fn meminfo(field: &str) -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib =
         text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.split_whitespace().next());

@@ -22,7 +22,10 @@ use crate::{
         NodeObject,
         eviction::{Eviction, Signal},
     },
-    pod::settings::Reserved,
+    pod::{
+        node_state::{NodeState, Pressure},
+        settings::Reserved,
+    },
 };
 
 /// What the machine is. Sizes in bytes.
@@ -75,6 +78,8 @@ pub struct Identity {
 pub struct Health {
     /// Why pods cannot be started yet; empty when they can.
     pub not_ready: Vec<String>,
+    /// What runs short, and whether the machine goes down.
+    pub state: NodeState,
     /// Images here: names and size in bytes.
     pub images: Vec<(Vec<String>, u64)>,
 }
@@ -239,17 +244,37 @@ fn resources(facts: &Facts, pods: u32, amounts: &Amounts) -> BTreeMap<String, Qu
     .collect()
 }
 
+/// Reason and message of a condition, true or false.
+fn pressure_words(pressure: Pressure, is_there: bool) -> (&'static str, &'static str) {
+    match (pressure, is_there) {
+        (Pressure::Memory, true) => {
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
+        }
+        (Pressure::Memory, false) => {
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+        }
+        (Pressure::Disk, true) => ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+        (Pressure::Disk, false) => ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        (Pressure::Pid, true) => ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+        (Pressure::Pid, false) => ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    }
+}
+
 fn conditions(health: &Health, before: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
-    let ready = health.not_ready.is_empty();
+    let going = health.state.shutting_down.then_some("node is shutting down");
+    let problems: Vec<_> = health.not_ready.iter().map(String::as_str).chain(going).collect();
+    let ready = problems.is_empty();
     let ready_message =
-        if ready { "kubelet is posting ready status".to_owned() } else { health.not_ready.join(", ") };
-    let quiet = |kind: &str, reason: &str, message: &str| {
-        (kind.to_owned(), "False", reason.to_owned(), message.to_owned())
+        if ready { "kubelet is posting ready status".to_owned() } else { problems.join(", ") };
+    let pressure = |pressure: Pressure| {
+        let (reason, message) = pressure_words(pressure, health.state.pressures.contains(&pressure));
+        let status = if health.state.pressures.contains(&pressure) { "True" } else { "False" };
+        (pressure.condition().to_owned(), status, reason.to_owned(), message.to_owned())
     };
     let wanted = [
-        quiet("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        quiet("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        quiet("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        pressure(Pressure::Memory),
+        pressure(Pressure::Disk),
+        pressure(Pressure::Pid),
         (
             "Ready".to_owned(),
             if ready { "True" } else { "False" },

@@ -3,9 +3,14 @@
 //! The scheduler has asked the same before; this is for pods that came another way or met others on theirs. A refused
 //! pod stays in the API as Failed. Not for: eviction.
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Sysctl};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Sysctl, Toleration};
 
-use super::{desired::Desired, resources::requests_of_pod, settings::Settings};
+use super::{
+    desired::Desired,
+    node_state::{NodeState, Pressure},
+    resources::{self, Qos, requests_of_pod},
+    settings::Settings,
+};
 
 /// Why a pod is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +19,13 @@ pub struct Refused {
     pub reason: String,
     /// Text for users.
     pub text: String,
+}
+
+impl Refused {
+    /// Others could make room.
+    pub fn is_for_room(&self) -> bool {
+        matches!(self.reason.as_str(), "OutOfcpu" | "OutOfmemory" | "OutOfpods")
+    }
 }
 
 const SAFE_SYSCTLS: [&str; 12] = [
@@ -31,8 +43,28 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
+/// Static pods and those of the system: they are not evicted, and others make room for them.
+pub fn is_critical(desired: &Desired) -> bool {
+    desired.is_static() || desired.spec().priority.is_some_and(|priority| priority >= CRITICAL)
+}
+
+/// Priority from which on pods are the system's own.
+const CRITICAL: i32 = 2_000_000_000;
+
 /// Decides; `others` are the pods that are here already.
-pub fn admit(settings: &Settings, desired: &Desired, others: &[Desired]) -> Result<(), Refused> {
+pub fn admit(
+    settings: &Settings,
+    state: &NodeState,
+    desired: &Desired,
+    others: &[Desired],
+) -> Result<(), Refused> {
+    if state.shutting_down {
+        return Err(Refused {
+            reason: "NodeShutdown".into(),
+            text: "Pod was rejected as the node is shutting down.".into(),
+        });
+    }
+    pressed(state, desired)?;
     sysctls(settings, desired)?;
     apparmor(settings, desired)?;
     selected(settings, desired)?;
@@ -43,6 +75,34 @@ pub fn admit(settings: &Settings, desired: &Desired, others: &[Desired]) -> Resu
         return Err(out_of("pods", 1, count, room.pods));
     }
     self::room(settings, desired, others)
+}
+
+/// Under pressure only critical pods are taken; pods that ask for memory, or say that they bear it, while only memory
+/// is short.
+fn pressed(state: &NodeState, desired: &Desired) -> Result<(), Refused> {
+    let pressures = &state.pressures;
+    if pressures.is_empty() || is_critical(desired) {
+        return Ok(());
+    }
+    let only_memory = pressures.iter().eq([&Pressure::Memory]);
+    let bears = || desired.spec().tolerations.iter().flatten().any(tolerates_memory_pressure);
+    if only_memory && (resources::qos(desired.spec()) != Qos::BestEffort || bears()) {
+        return Ok(());
+    }
+    let names: Vec<_> = pressures.iter().map(|pressure| pressure.condition()).collect();
+    Err(Refused {
+        reason: "Evicted".into(),
+        text: format!("The node had condition: [{}]. ", names.join(" ")),
+    })
+}
+
+fn tolerates_memory_pressure(toleration: &Toleration) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    let value = toleration.value.as_deref().unwrap_or_default();
+    let same = key == "node.kubernetes.io/memory-pressure" && (exists || value.is_empty());
+    matches!(effect, "" | "NoSchedule") && (same || (key.is_empty() && exists))
 }
 
 /// Whether there is processor and memory for a pod beside the others.
@@ -71,6 +131,8 @@ pub fn event_reason(reason: &str) -> &'static str {
         "NodeAffinity" => "NodeAffinity",
         "SysctlForbidden" => "SysctlForbidden",
         "AppArmor" => "AppArmor",
+        "Evicted" => "Evicted",
+        "NodeShutdown" => "NodeShutdown",
         _ => "UnexpectedAdmissionError",
     }
 }
@@ -177,26 +239,65 @@ mod tests {
         Desired::new(Arc::new(pod))
     }
 
+    fn calm() -> NodeState {
+        NodeState::default()
+    }
+
+    #[test]
+    fn a_node_in_need_takes_only_what_bears_it() {
+        let state = |pressures: &[Pressure], shutting_down| NodeState {
+            pressures: pressures.iter().copied().collect(),
+            shutting_down,
+        };
+        let settings = Settings::for_tests();
+        let asks = pod("{containers: [{name: c, resources: {requests: {memory: 1Mi}}}]}");
+        let plain = pod("{containers: [{name: c}]}");
+        let bears = pod(
+            "{containers: [], tolerations: [{key: node.kubernetes.io/memory-pressure, operator: Exists}]}",
+        );
+        let critical = pod("{containers: [], priority: 2000000000}");
+        let reason =
+            |state: &NodeState, pod| admit(&settings, state, pod, &[]).err().map(|refused| refused.text);
+        let memory = state(&[Pressure::Memory], false);
+        assert_eq!(reason(&memory, &plain).unwrap(), "The node had condition: [MemoryPressure]. ");
+        for pod in [&asks, &bears, &critical] {
+            assert_eq!(reason(&memory, pod), None);
+        }
+        let both = state(&[Pressure::Disk, Pressure::Memory], false);
+        for pod in [&asks, &bears] {
+            assert_eq!(
+                reason(&both, pod).unwrap(),
+                "The node had condition: [MemoryPressure DiskPressure]. "
+            );
+        }
+        assert_eq!(reason(&both, &critical), None);
+        let down = state(&[], true);
+        assert_eq!(reason(&down, &critical).unwrap(), "Pod was rejected as the node is shutting down.");
+    }
+
     #[test]
     fn refusals_in_upstreams_words() {
         let half = pod("{containers: [{name: c, resources: {requests: {cpu: 1500m}}}]}");
         let settings = Settings::for_tests();
-        assert_eq!(admit(&settings, &half, &[]), Ok(()));
-        let refused = admit(&settings, &half, std::slice::from_ref(&half)).unwrap_err();
+        assert_eq!(admit(&settings, &calm(), &half, &[]), Ok(()));
+        let refused = admit(&settings, &calm(), &half, std::slice::from_ref(&half)).unwrap_err();
         assert_eq!(refused.reason, "OutOfcpu");
         assert_eq!(
             refused.text,
             "Node didn't have enough resource: cpu, requested: 1500, used: 1500, capacity: 2000"
         );
-        assert_eq!(admit(&settings, &pod("{containers: [], nodeSelector: {disk: ssd}}"), &[]), Ok(()));
+        assert_eq!(
+            admit(&settings, &calm(), &pod("{containers: [], nodeSelector: {disk: ssd}}"), &[]),
+            Ok(())
+        );
         let elsewhere = pod(
             "{containers: [], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: \
              {nodeSelectorTerms: [{matchExpressions: [{key: disk, operator: NotIn, values: [ssd]}]}]}}}}",
         );
-        assert_eq!(admit(&settings, &elsewhere, &[]).unwrap_err().reason, "NodeAffinity");
+        assert_eq!(admit(&settings, &calm(), &elsewhere, &[]).unwrap_err().reason, "NodeAffinity");
         let sysctl =
             pod("{containers: [], securityContext: {sysctls: [{name: kernel.msgmax, value: \"1\"}]}}");
-        let refused = admit(&settings, &sysctl, &[]).unwrap_err();
+        let refused = admit(&settings, &calm(), &sysctl, &[]).unwrap_err();
         assert_eq!(refused.text, "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
     }
 
@@ -209,15 +310,15 @@ mod tests {
             pod(&format!("{{containers: [{{name: c, securityContext: {{appArmorProfile: {profile}}}}}]}}"))
         };
         let (without, with) = (Settings::for_tests(), Settings { apparmor: true, ..Settings::for_tests() });
-        assert_eq!(admit(&without, &pod("{containers: [{name: c}]}"), &[]), Ok(()));
-        assert_eq!(admit(&without, &of_container("{type: Unconfined}"), &[]), Ok(()));
+        assert_eq!(admit(&without, &calm(), &pod("{containers: [{name: c}]}"), &[]), Ok(()));
+        assert_eq!(admit(&without, &calm(), &of_container("{type: Unconfined}"), &[]), Ok(()));
         for profile in ["{type: RuntimeDefault}", "{type: Localhost, localhostProfile: mine}"] {
             for asking in [of_pod(profile), of_container(profile)] {
-                let refused = admit(&without, &asking, &[]).unwrap_err();
+                let refused = admit(&without, &calm(), &asking, &[]).unwrap_err();
                 assert_eq!(refused.reason, "AppArmor");
                 assert_eq!(refused.text, "Cannot enforce AppArmor: AppArmor is not enabled on the host");
                 assert_eq!(event_reason(&refused.reason), "AppArmor");
-                assert_eq!(admit(&with, &asking, &[]), Ok(()));
+                assert_eq!(admit(&with, &calm(), &asking, &[]), Ok(()));
             }
         }
     }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::{
     allocation::{Allocation, Granted},
     backoff::{self, BackOff},
+    ending::Ending,
     machine::{Exit, Resources},
     observed::{
         Ended, ImageState, ImageTrouble, Images, Instance, Instances, Life, Observed, Step, Trouble,
@@ -80,6 +81,8 @@ pub enum Event {
     SandboxRemoved(Result<(), String>),
     /// Volumes are gone.
     VolumesRemoved(Result<(), String>),
+    /// Volumes are gone, logs stay.
+    VolumesCleared(Result<(), String>),
     /// A readiness probe changed its mind.
     Ready {
         /// Container id.
@@ -87,6 +90,8 @@ pub enum Event {
         /// Its result.
         ready: bool,
     },
+    /// The node ends the pod.
+    End(Box<Ending>),
     /// A startup probe passed.
     StartupPassed {
         /// Container id.
@@ -145,7 +150,7 @@ impl Observed {
             Action::RemoveContainer { container, .. } => self.of(container).removing = true,
             Action::Resize => self.resizing = true,
             Action::RemoveSandbox => self.sandbox = Step::Undoing,
-            Action::RemoveVolumes => self.volumes = Step::Undoing,
+            Action::RemoveVolumes | Action::ClearVolumes => self.volumes = Step::Undoing,
             Action::DeleteObject => self.delete_asked = true,
             Action::TellBackOff { container, .. } => self.of(container).told_backoff = true,
             Action::TellDeadline => self.told_deadline = true,
@@ -188,8 +193,16 @@ impl Observed {
             }
             Event::SandboxRemoved(result) => self.sandbox_removed(result, now),
             Event::VolumesRemoved(Ok(())) => (self.volumes, self.cleaned) = (Step::Absent, true),
-            Event::VolumesRemoved(Err(message)) => fail(&mut self.volumes, message, now),
+            Event::VolumesCleared(Ok(())) => (self.volumes, self.cleared) = (Step::Absent, true),
+            Event::VolumesRemoved(Err(message)) | Event::VolumesCleared(Err(message)) => {
+                fail(&mut self.volumes, message, now)
+            }
             Event::Ready { id, ready } => self.with_running(&id, |instance| instance.ready = Some(ready)),
+            Event::End(ending) => match &mut self.ending {
+                // The first reason stands; a second one can only be in more of a hurry.
+                Some(known) => known.grace = known.grace.into_iter().chain(ending.grace).min(),
+                None => self.ending = Some(ending),
+            },
             Event::StartupPassed { id } => self.with_running(&id, |instance| instance.started = true),
             Event::Unhealthy { id, why } => self.with_running(&id, |i| i.unhealthy = Some(why)),
             Event::ShimLost => self.shim_lost(now),

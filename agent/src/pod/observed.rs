@@ -18,6 +18,7 @@ use super::{
     allocation::{Allocation, Granted},
     backoff::BackOff,
     desired::{Desired, Kind, RestartPolicy},
+    ending::Ending,
     machine::{Container, ContainerState, Exit, Image, Resources, User},
 };
 
@@ -50,6 +51,8 @@ pub struct Observed {
     pub over: bool,
     /// The API server confirmed a terminal phase with all containers ended.
     pub told_end: bool,
+    /// Volumes of a pod that has ended are removed; its logs stay for those who ask why.
+    pub cleared: bool,
     /// Volumes, directories and logs of the pod are removed.
     pub cleaned: bool,
     /// Everything on the node is gone and the API object was asked to go.
@@ -66,6 +69,8 @@ pub struct Observed {
     pub unchecked: bool,
     /// Why the last change of limits failed.
     pub resize_trouble: Option<Trouble>,
+    /// The node ends the pod.
+    pub ending: Option<Box<Ending>>,
     /// The pod was refused: reason and text. Nothing was ever made for it.
     pub refused: Option<(String, String)>,
 }

@@ -76,6 +76,8 @@ pub enum Action {
     RemoveSandbox,
     /// Unmount and delete the pod's directory and logs.
     RemoveVolumes,
+    /// Unmount and delete the pod's directory; the logs stay.
+    ClearVolumes,
     /// Delete the API object with grace 0.
     DeleteObject,
     /// Say that the container waits.
@@ -103,7 +105,11 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     if overdue && !observed.told_deadline && !desired.deleting() && !desired.told_terminal() {
         plan.actions.push(Action::TellDeadline);
     }
-    let over = observed.over || desired.told_terminal() || overdue || finished(desired, observed);
+    let over = observed.over
+        || observed.ending.is_some()
+        || desired.told_terminal()
+        || overdue
+        || finished(desired, observed);
     if desired.deleting() || over {
         wind_down::plan(desired, observed, now, &mut plan);
     } else {
@@ -185,6 +191,7 @@ impl fmt::Display for Action {
             Action::RemoveContainer { container, id } => write!(f, "remove {container} {id}"),
             Action::RemoveSandbox => f.write_str("remove sandbox"),
             Action::RemoveVolumes => f.write_str("remove volumes"),
+            Action::ClearVolumes => f.write_str("clear volumes"),
             Action::DeleteObject => f.write_str("delete object"),
             Action::TellBackOff { container, image: None } => write!(f, "tell back-off of {container}"),
             Action::TellBackOff { container, image: Some(image) } => {

@@ -195,17 +195,20 @@ impl PodFiles for Disk {
             .boxed()
     }
 
-    fn remove_pod<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
+    fn clear_volumes<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
         self.tokens.forget(&pod.uid);
         let (directory, memory) = (self.layout.pod(&pod.uid), self.layout.memory_pod(&pod.uid));
+        blocking(move || together([remove::pod(&directory), remove::tree(&memory)])).boxed()
+    }
+
+    fn remove_pod<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
         let logs =
             (!pod.name.is_empty()).then(|| crate::pod::container::log_dir(&self.settings.log_dir, pod));
-        blocking(move || {
-            let logs = logs.map_or(Ok(()), |logs| remove::tree(&logs));
-            let steps = [remove::pod(&directory), remove::tree(&memory), logs];
-            let failures: Vec<_> = steps.into_iter().filter_map(Result::err).collect();
-            if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
-        })
+        async move {
+            let cleared = self.clear_volumes(pod).await;
+            let removed = blocking(move || logs.map_or(Ok(()), |logs| remove::tree(&logs))).await;
+            together([cleared, removed])
+        }
         .boxed()
     }
 
@@ -241,6 +244,12 @@ fn take(volumes: &mut Volumes, name: &str, made: Made) {
 }
 
 /// File work beside the threads that serve everybody.
+/// All failures as one.
+fn together(steps: [Result<(), String>; 2]) -> Result<(), String> {
+    let failures: Vec<_> = steps.into_iter().filter_map(Result::err).collect();
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
+
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {

@@ -107,6 +107,10 @@ impl Executor {
                 let removed = job.shared.ports.files.remove_pod(&job.desired.pod_ref()).await;
                 Event::VolumesRemoved(removed)
             }),
+            Action::ClearVolumes => self.report(async move {
+                let cleared = job.shared.ports.files.clear_volumes(&job.desired.pod_ref()).await;
+                Event::VolumesCleared(cleared)
+            }),
             Action::DeleteObject => job.shared.ports.statuses.delete(&desired.pod),
             Action::TellBackOff { container, image } => job.tell_backoff(&container, image),
             Action::TellDeadline => {

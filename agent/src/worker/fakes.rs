@@ -395,6 +395,14 @@ impl PodFiles for Fake {
         async { None }.boxed()
     }
 
+    fn clear_volumes<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            self.say(format!("volumes {} cleared", pod.uid));
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn remove_pod<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
         async move {
             self.say(format!("remove files {}", pod.uid));

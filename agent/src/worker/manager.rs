@@ -12,7 +12,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use orlop_model::event::Event as Change;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{self, JoinError, JoinSet},
 };
 
@@ -27,9 +27,12 @@ use crate::{
         admission,
         allocation::Allocation,
         desired::{Desired, pod_ref},
+        ending::Ending,
         events::Event,
         machine::PodRef,
-        needed, refs,
+        needed,
+        node_state::NodeState,
+        preempt, refs,
         resize::{self, Pending},
         resources,
         settings::Settings,
@@ -47,6 +50,24 @@ pub struct Inputs {
     pub written: mpsc::UnboundedReceiver<Written>,
     /// Objects of the API that changed.
     pub changed: mpsc::UnboundedReceiver<ObjectRef>,
+    /// What other parts of the node want of its pods.
+    pub asked: mpsc::UnboundedReceiver<Ask>,
+    /// What runs short, and whether the machine goes down.
+    pub state: watch::Receiver<NodeState>,
+}
+
+/// A word to the manager.
+#[derive(Debug)]
+pub enum Ask {
+    /// Which pods are here and have not ended.
+    Pods(oneshot::Sender<Vec<Desired>>),
+    /// End a pod.
+    End {
+        /// Its UID.
+        uid: String,
+        /// Why.
+        ending: Ending,
+    },
 }
 
 /// All pods of this node.
@@ -55,6 +76,9 @@ pub struct Manager {
     workers: HashMap<String, Handle>,
     /// Sandboxes found at the start that no pod has claimed yet.
     found: HashMap<String, Sandbox>,
+    /// Critical pods that others make room for, by UID, with the UIDs of the others.
+    preempting: BTreeMap<String, (Arc<Pod>, BTreeSet<String>)>,
+    state: NodeState,
     /// Static pods whose predecessor of the same name is still ending, by UID.
     held: BTreeMap<String, Arc<Pod>>,
     tasks: JoinSet<bool>,
@@ -104,6 +128,8 @@ impl Manager {
             shared: Shared { ports, settings },
             workers: HashMap::new(),
             found: HashMap::new(),
+            preempting: BTreeMap::new(),
+            state: NodeState::default(),
             held: BTreeMap::new(),
             tasks: JoinSet::new(),
             owners: HashMap::new(),
@@ -159,14 +185,18 @@ impl Manager {
                 change = inputs.pods.recv() => match change {
                     Some(change) => {
                         self.change(change).await;
+                        self.admit_waiting();
                         self.settle();
                         self.tell_needed();
                     }
                     None => return,
                 },
                 Some(object) = inputs.changed.recv() => self.object_changed(&object),
+                Some(ask) = inputs.asked.recv() => self.asked(ask),
+                Ok(()) = inputs.state.changed() => self.state = inputs.state.borrow_and_update().clone(),
                 Some(ended) = self.tasks.join_next_with_id() => {
                     self.ended(ended).await;
+                    self.admit_waiting();
                     self.settle();
                     self.tell_needed();
                 }
@@ -182,6 +212,7 @@ impl Manager {
             Change::Apply(pod) => self.apply(pod),
             Change::Delete(pod) => {
                 uid(&pod).and_then(|uid| self.held.remove(uid));
+                uid(&pod).and_then(|uid| self.preempting.remove(uid));
                 if let Some(handle) = uid(&pod).and_then(|uid| self.workers.get(uid)) {
                     let pod = handle.granted.into_pod(&pod);
                     handle
@@ -195,6 +226,8 @@ impl Manager {
 
     async fn reset(&mut self, pods: Vec<Arc<Pod>>) {
         let named: HashSet<String> = pods.iter().filter_map(|pod| uid(pod)).map(Into::into).collect();
+        self.preempting.retain(|uid, _| named.contains(uid));
+        self.held.retain(|uid, _| named.contains(uid));
         pods.into_iter().for_each(|pod| self.apply(pod));
         for (_, handle) in self.workers.iter().filter(|(uid, _)| !named.contains(*uid)) {
             handle.desired.send_modify(|desired| desired.gone = true);
@@ -240,8 +273,19 @@ impl Manager {
             }
             return;
         }
+        if let Some((waiting, _)) = self.preempting.get_mut(&uid)
+            && pod.metadata.deletion_timestamp.is_none()
+        {
+            *waiting = pod;
+            return;
+        }
         if self.has_to_wait(&pod) {
             self.held.insert(uid, pod);
+            return;
+        }
+        let victims = self.make_room(&pod);
+        if !victims.is_empty() {
+            self.preempting.insert(uid, (pod, victims));
             return;
         }
         let sandbox = self.found.remove(&uid);
@@ -254,6 +298,48 @@ impl Manager {
         let refs = refs::of_pod(&desired.borrow());
         let asks = granted.differs(&wanted);
         self.workers.insert(uid, Handle { desired, wanted, granted, asks, messages, refs });
+    }
+
+    /// A critical pod that lacks nothing but room gets it from others; it is taken when they have ended.
+    fn make_room(&self, pod: &Arc<Pod>) -> BTreeSet<String> {
+        let desired = Desired::new(Arc::clone(pod));
+        let known = self.found.contains_key(desired.uid())
+            || desired.told_phase().is_some_and(|phase| phase != "Pending");
+        if known || desired.deleting() || !admission::is_critical(&desired) {
+            return BTreeSet::new();
+        }
+        let others = self.active();
+        match admission::admit(&self.shared.settings, &self.state, &desired, &others) {
+            Err(refused) if refused.is_for_room() => {}
+            _ => return BTreeSet::new(),
+        }
+        let victims = preempt::victims(&self.shared.settings, &desired, &others);
+        for victim in &victims {
+            let message = "Preempted in order to admit critical pod".to_owned();
+            self.shared.tell(victim, true, "Preempting", message.clone());
+            let ending = Ending { reason: "Preempting", message, grace: None };
+            self.send(victim.uid(), Event::End(Box::new(ending)).into());
+        }
+        victims.iter().map(|victim| victim.uid().to_owned()).collect()
+    }
+
+    /// Pods that are here and have not ended.
+    fn active(&self) -> Vec<Desired> {
+        let all = self.workers.values().map(|handle| handle.desired.borrow().clone());
+        all.filter(|desired| !desired.told_terminal()).collect()
+    }
+
+    /// Those who wait for room look whether there is some now.
+    fn admit_waiting(&mut self) {
+        let active: BTreeSet<_> = self.active().iter().map(|desired| desired.uid().to_owned()).collect();
+        let ready =
+            |(_, (_, victims)): &(&String, &(Arc<Pod>, BTreeSet<String>))| active.is_disjoint(victims);
+        let ready: Vec<_> = self.preempting.iter().filter(ready).map(|(uid, _)| uid.clone()).collect();
+        for uid in ready {
+            if let Some((pod, _)) = self.preempting.remove(&uid) {
+                self.apply(pod);
+            }
+        }
     }
 
     /// A static pod that was changed is another pod of the same name; it starts when the old one has ended.
@@ -323,7 +409,7 @@ impl Manager {
             return None;
         }
         let others: Vec<_> = self.workers.values().map(|handle| handle.desired.borrow().clone()).collect();
-        let refused = admission::admit(&self.shared.settings, desired, &others).err()?;
+        let refused = admission::admit(&self.shared.settings, &self.state, desired, &others).err()?;
         self.shared.tell(desired, true, admission::event_reason(&refused.reason), refused.text.clone());
         Some((refused.reason, refused.text))
     }
@@ -350,6 +436,16 @@ impl Manager {
         for handle in self.workers.values().filter(|handle| handle.refs.contains(object)) {
             // A worker that has ended needs no news.
             let _ended = handle.messages.send(Event::ObjectsChanged.into());
+        }
+    }
+
+    fn asked(&self, ask: Ask) {
+        match ask {
+            Ask::Pods(answer) => {
+                // Whoever asked may be gone.
+                let _gone = answer.send(self.active());
+            }
+            Ask::End { uid, ending } => self.send(&uid, Event::End(Box::new(ending)).into()),
         }
     }
 

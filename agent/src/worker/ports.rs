@@ -150,6 +150,8 @@ pub trait PodFiles: Send + Sync {
     fn mounts<'a>(&'a self, request: MountRequest<'a>) -> BoxFuture<'a, Result<Vec<Mount>, String>>;
     /// What an ended container left as its last words.
     fn last_words<'a>(&'a self, request: LastWords<'a>) -> BoxFuture<'a, Option<String>>;
+    /// Removes volumes and directory of the pod.
+    fn clear_volumes<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>>;
     /// Removes volumes, directory and logs of the pod.
     fn remove_pod<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>>;
     /// UIDs of pods that have a directory here.

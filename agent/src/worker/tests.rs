@@ -8,14 +8,17 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use orlop_model::event::Event as Change;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 use super::{
     fakes::Fake,
     manager::{Inputs, Manager},
     ports::{Clock as _, ObjectRef},
 };
-use crate::pod::settings::Settings;
+use crate::pod::{node_state::NodeState, settings::Settings};
 
 /// One agent over one fake machine.
 struct Agent {
@@ -40,7 +43,9 @@ impl Agent {
             None => Fake::new(events, confirm),
         };
         let manager = Manager::new(Arc::new(Settings::for_tests()), fake.ports());
-        let inputs = Inputs { pods: source, runtime, written, changed: changes };
+        let (_asks, asked) = mpsc::unbounded_channel();
+        let (_state, state) = watch::channel(NodeState::default());
+        let inputs = Inputs { pods: source, runtime, written, changed: changes, asked, state };
         Agent { task: tokio::spawn(manager.run(inputs)), fake, pods, changed }
     }
 

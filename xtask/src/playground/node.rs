@@ -78,6 +78,12 @@ fn common_args(mode: &str, place: &NodePlace) -> Vec<String> {
         format!("--node-name={}", place.name),
         format!("--cgroup-root={}", place.cgroup),
     ];
+    // A developer's disk may be full by a kubelet's standards: a node with no disk to spare would take no pod.
+    if std::env::var_os("ORLOP_CONFIG").is_none() {
+        args.push(
+            "--eviction-hard=memory.available<100Mi,nodefs.available<1%,imagefs.available<1%".to_owned(),
+        );
+    }
     args.extend(place.address.as_ref().map(|address| format!("--node-ip={address}")));
     args
 }

@@ -191,6 +191,23 @@ pub(super) fn eviction(fields: &Fields, notes: &mut Vec<Note>) -> Result<Evictio
     Ok(Eviction { hard, soft, max_pod_grace_seconds, pressure_transition })
 }
 
+/// As on the command line: `memory.available<100Mi,nodefs.available<10%`.
+///
+/// # Errors
+/// Which of them cannot be used, and why.
+pub fn hard_thresholds(text: &str) -> Result<Vec<Threshold>, String> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let said: BTreeMap<String, String> = pairs
+        .map(|pair| {
+            let (name, least) =
+                pair.split_once('<').ok_or_else(|| format!("{pair:?} must be signal<amount"))?;
+            let _known = Signal::parse(name).ok_or_else(|| format!("there is no signal {name:?}"))?;
+            Ok((name.to_owned(), least.to_owned()))
+        })
+        .collect::<Result<_, String>>()?;
+    thresholds("", &said, &mut Vec::new()).map_err(|wrong| format!("{}: {}", wrong.field, wrong.reason))
+}
+
 /// A share of nothing or of everything switches a threshold off, as upstream has it.
 fn thresholds(
     field: &str,

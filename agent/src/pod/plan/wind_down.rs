@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::{Action, Plan};
 use crate::pod::{
     desired::{Desired, Kind},
+    ending,
     observed::{Observed, Step},
 };
 
@@ -24,6 +25,10 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan:
         return remove(&observed.sandbox, Action::RemoveSandbox, now, plan);
     }
     if !desired.deleting() {
+        // What an ended pod holds on the disk is free as soon as it has ended, not when somebody deletes the object.
+        if !observed.cleared {
+            remove(&observed.volumes, Action::ClearVolumes, now, plan);
+        }
         return;
     }
     if !observed.cleaned {
@@ -45,7 +50,7 @@ fn remove<T>(step: &Step<T>, action: Action, now: Timestamp, plan: &mut Plan) {
 }
 
 fn stop_containers(desired: &Desired, observed: &Observed, now: Timestamp, plan: &mut Plan) {
-    let grace = desired.grace();
+    let grace = ending::grace(desired, observed);
     let why = |name: &str| format!("Stopping container {name}");
     let mut others_run = false;
     for (_, container) in desired.containers().filter(|(kind, _)| *kind != Kind::Sidecar) {
@@ -67,7 +72,7 @@ fn stop_containers(desired: &Desired, observed: &Observed, now: Timestamp, plan:
     }
     for (_, sidecar) in desired.init().filter(|(kind, _)| *kind == Kind::Sidecar).rev() {
         let instances = observed.container(&sidecar.name);
-        plan.stop(observed, &sidecar.name, (left(desired, now), now), why(&sidecar.name));
+        plan.stop(observed, &sidecar.name, (left(desired, grace, now), now), why(&sidecar.name));
         if instances.starting || instances.running().is_some() {
             // Reverse spec order, one after the other.
             return;
@@ -76,12 +81,12 @@ fn stop_containers(desired: &Desired, observed: &Observed, now: Timestamp, plan:
 }
 
 /// Sidecars get what the others left of the grace period.
-fn left(desired: &Desired, now: Timestamp) -> Duration {
+fn left(desired: &Desired, grace: Duration, now: Timestamp) -> Duration {
     let ends = desired.pod.metadata.deletion_timestamp.as_ref().filter(|_| !desired.gone);
     let left = ends.and_then(|ends| Duration::try_from(ends.0.duration_since(now)).ok());
     match ends {
-        Some(_) => left.unwrap_or_default().clamp(LEAST, desired.grace().max(LEAST)),
-        None => desired.grace(),
+        Some(_) => left.unwrap_or_default().clamp(LEAST, grace.max(LEAST)),
+        None => grace,
     }
 }
 

@@ -20,6 +20,9 @@ pub const OUR_CONDITIONS: [&str; 5] =
 /// Conditions that are there only while a resize waits or goes on.
 pub const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
+/// Said together with the end of a pod that the node ended.
+const DISRUPTION: &str = "DisruptionTarget";
+
 /// What a condition says, before times are added.
 struct Said {
     status: bool,
@@ -67,8 +70,15 @@ pub(super) fn conditions(
         .collect();
     // Conditions of other owners (readiness gates, the scheduler's, controllers') are theirs.
     let ours = |kind: &str| OUR_CONDITIONS.contains(&kind) || RESIZE_CONDITIONS.contains(&kind);
+    let disrupted = observed.ending.as_ref().filter(|_| phase == "Failed").map(|ending| {
+        let message = Some(ending.message.clone());
+        let said = Said { status: true, reason: Some("TerminationByKubelet"), message };
+        condition(DISRUPTION, said, told(DISRUPTION), generation, now)
+    });
     let others = previous.conditions.iter().flatten().filter(|c| !ours(&c.type_));
+    let others = others.filter(|c| disrupted.is_none() || c.type_ != DISRUPTION);
     conditions.extend(others.cloned());
+    conditions.extend(disrupted);
     let resize = RESIZE_CONDITIONS.iter().zip([pending(desired), in_progress(desired, observed)]);
     let resize = resize.filter_map(|(kind, said)| Some(condition(kind, said?, told(kind), generation, now)));
     conditions.extend(resize);

@@ -61,13 +61,15 @@ pub fn status(
 
     let computed = phase::phase(desired, &init, &regular, torn_down);
     let overdue = desired.deadline(observed.started_at).is_some_and(|at| at <= now) || observed.told_deadline;
-    let computed = if overdue && !desired.deleting() { "Failed" } else { computed };
+    let ending = observed.ending.as_ref().filter(|_| computed != "Succeeded");
+    let failed = (overdue && !desired.deleting()) || ending.is_some();
+    let computed = if failed { "Failed" } else { computed };
     let phase = settle_phase(computed, observed, previous);
     let kept = previous.phase.as_deref() == Some(phase);
-    (status.reason, status.message) = match (phase, overdue) {
-        ("Failed", true) if !is_terminal(previous.phase.as_deref()) => {
-            (Some("DeadlineExceeded".into()), Some(DEADLINE_MESSAGE.into()))
-        }
+    let newly_failed = phase == "Failed" && !is_terminal(previous.phase.as_deref());
+    (status.reason, status.message) = match (ending, overdue) {
+        (Some(ending), _) if newly_failed => (Some(ending.reason.into()), Some(ending.message.clone())),
+        (_, true) if newly_failed => (Some("DeadlineExceeded".into()), Some(DEADLINE_MESSAGE.into())),
         _ if kept => (previous.reason.clone(), previous.message.clone()),
         _ => (None, None),
     };

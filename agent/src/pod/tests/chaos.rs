@@ -109,7 +109,7 @@ impl World {
             Action::RemoveSandbox => {
                 assert!(self.observed.lost || !self.runs(), "sandbox removed under a running container");
             }
-            Action::RemoveVolumes | Action::DeleteObject => {
+            Action::RemoveVolumes | Action::ClearVolumes | Action::DeleteObject => {
                 assert!(!self.sandbox, "removed before the sandbox");
             }
             _ => {}
@@ -166,6 +166,7 @@ impl World {
             }
             Action::RemoveSandbox => Event::SandboxRemoved(failure()),
             Action::RemoveVolumes => Event::VolumesRemoved(if works { Ok(()) } else { failure() }),
+            Action::ClearVolumes => Event::VolumesCleared(if works { Ok(()) } else { failure() }),
             Action::DeleteObject => {
                 self.deleted = true;
                 return;

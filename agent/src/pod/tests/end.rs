@@ -269,3 +269,138 @@ fn last_words_of_all_containers_share_twelve_kibibytes() {
     // A fifth is 2457 bytes; no character is cut in two.
     assert_eq!(lengths, [Some(6), Some(2456), Some(2456), Some(2456), Some(2456)]);
 }
+
+#[test]
+fn an_evicted_pod_fails_when_its_containers_have_ended() {
+    check(
+        ALWAYS,
+        &[
+            "begin; up; image c; started c",
+            "evict 1",
+            "exit c 137",
+            "written",
+            "sandbox-removed",
+            "cleared",
+            "delete 30",
+            "volumes-removed",
+        ],
+        expect![[r#"
+            > begin; up; image c; started c
+              volumes
+              sandbox
+              image i for c
+              start c#0
+              = Running, ready True: 
+                c: running, ready
+            > evict 1
+              stop c within 1s: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > exit c 137
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > written
+              remove sandbox
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > sandbox-removed
+              clear volumes
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > cleared
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > delete 30
+              remove volumes
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > volumes-removed
+              delete object
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+        "#]],
+    );
+}
+
+#[test]
+fn a_second_ending_and_a_deletion_only_make_it_shorter() {
+    check(
+        ALWAYS,
+        &["begin; up; image c; started c", "evict", "delete 5", "evict 1"],
+        expect![[r#"
+            > begin; up; image c; started c
+              volumes
+              sandbox
+              image i for c
+              start c#0
+              = Running, ready True: 
+                c: running, ready
+            > evict
+              stop c within 30s: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > delete 5
+              stop c within 5s without hook: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > evict 1
+              stop c within 1s without hook: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+        "#]],
+    );
+}
+
+#[test]
+fn a_pod_that_waits_for_its_image_is_evicted_too() {
+    check(
+        ALWAYS,
+        &["begin; up", "evict 1", "image c", "written"],
+        expect![[r#"
+        > begin; up
+          volumes
+          sandbox
+          image i for c
+          = Pending, ready False: containers with unready status: [c]
+            c: waiting ContainerCreating
+        > evict 1
+          = Failed (Evicted), ready False: PodFailed
+            c: waiting ContainerCreating
+        > image c
+          = Failed (Evicted), ready False: PodFailed
+            c: waiting ContainerCreating
+        > written
+          remove sandbox
+          = Failed (Evicted), ready False: PodFailed
+            c: waiting ContainerCreating
+    "#]],
+    );
+}
+
+#[test]
+fn a_pod_that_succeeds_while_it_is_ended_has_succeeded() {
+    check(
+        "{restartPolicy: Never, containers: [{name: c, image: i}]}",
+        &["begin; up; image c; started c", "evict 5", "exit c 0", "written"],
+        expect![[r#"
+            > begin; up; image c; started c
+              volumes
+              sandbox
+              image i for c
+              start c#0
+              = Running, ready True: 
+                c: running, ready
+            > evict 5
+              stop c within 5s: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > exit c 0
+              = Succeeded, ready False: PodCompleted
+                c: terminated Completed 0
+            > written
+              remove sandbox
+              = Succeeded, ready False: PodCompleted
+                c: terminated Completed 0
+        "#]],
+    );
+}

@@ -152,6 +152,7 @@ fn the_end_of_the_pod_is_theirs() {
                 e: terminated Error 137
             > written; sandbox-removed
               remove sandbox
+              clear volumes
               = Succeeded, ready False: PodCompleted
                 c: terminated Completed 0
                 e: terminated Error 137

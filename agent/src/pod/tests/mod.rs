@@ -19,6 +19,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use crate::pod::{
     allocation::{Allocation, Granted},
     desired::Desired,
+    ending::Ending,
     events::{Event, Resized},
     machine::{Container, ContainerState, Exit},
     observed::{Ended, ImageTrouble, Images, Instance, Life, Observed, Unhealthy, Volumes},
@@ -81,6 +82,11 @@ impl Story {
         self.out += &summary(&self.told);
     }
 
+    fn ending(&self, grace: Option<Duration>) -> Event {
+        let message = "The node was low on resource: memory. ".into();
+        Event::End(Box::new(Ending { reason: "Evicted", message, grace }))
+    }
+
     fn event(&mut self, event: &str) {
         let words: Vec<_> = event.split(' ').collect();
         let event = match words[..] {
@@ -98,6 +104,9 @@ impl Story {
                 });
                 return;
             }
+            ["evict"] => self.ending(None),
+            ["evict", grace] => self.ending(Some(Duration::from_secs(grace.parse().unwrap()))),
+            ["cleared"] => Event::VolumesCleared(Ok(())),
             ["gone"] => {
                 self.desired.gone = true;
                 return;

@@ -150,6 +150,7 @@ fn init_containers_run_one_by_one_and_sidecars_end_last() {
                 b: terminated Completed 0
             > written; sandbox-removed
               remove sandbox
+              clear volumes
               = Succeeded, ready False: PodCompleted
                 one: terminated Completed 0, ready
                 side: terminated Error 143

@@ -38,8 +38,6 @@ use crate::{
     worker::ports::{Clock, ObjectRef},
 };
 
-/// A kubelet's fileCheckFrequency: so often the directory is looked at without news.
-const PERIOD: Duration = Duration::from_secs(20);
 /// Files often come together.
 const GATHER: Duration = Duration::from_millis(50);
 /// A kubelet's limit for a manifest.
@@ -49,6 +47,8 @@ const LARGEST: u64 = 10 << 20;
 pub struct Directory {
     /// The directory.
     pub dir: PathBuf,
+    /// How often it is looked at without news.
+    pub period: Duration,
     /// This node.
     pub node: String,
     /// What is a valid object.
@@ -69,7 +69,7 @@ impl Directory {
         let dir = self.dir.display().to_string();
         let mut watch = watch_dir::watch(&self.dir, "static-pods")
             .inspect_err(
-                |error| tracing::warn!(dir, %error, "static pods not watched, only looked at every 20 s"),
+                |error| tracing::warn!(dir, %error, "static pods not watched, only looked at now and then"),
             )
             .ok();
         let (mut files, mut said) = (Files::new(), None);
@@ -99,7 +99,7 @@ impl Directory {
                     None => std::future::pending().await,
                 }
             };
-            if timeout(PERIOD, news).await.is_ok() {
+            if timeout(self.period, news).await.is_ok() {
                 sleep(GATHER).await;
             }
         }

@@ -1,0 +1,75 @@
+//! Ends the pods in good order when the machine goes down (graceful node shutdown).
+//!
+//! ```text
+//!  notice ─▶ NodeState: not Ready, no new pods ─▶ plan ─▶ group by group: Ask::End ─▶ manager
+//!                                                           └ all ended, or its time is over ─▶ next group
+//! ```
+//!
+//! The notice is SIGPWR, which power supplies and init systems send; an ordinary end of the agent (SIGTERM) touches no
+//! pod. Not for: keeping the machine from going down meanwhile; that is up to who sends the notice.
+
+mod plan;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    config::kubelet::Phase,
+    images::collect::NodeEvents,
+    pod::{desired::Desired, ending::Ending, node_state::NodeState},
+    worker::manager::Ask,
+};
+
+const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
+/// How often it is looked whether a group has ended.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What it takes.
+pub struct Shutdown {
+    /// By priority, with their times; none switches all of this off.
+    pub phases: Vec<Phase>,
+    /// To the manager.
+    pub asks: mpsc::UnboundedSender<Ask>,
+    /// What pods that come have to know.
+    pub state: Arc<watch::Sender<NodeState>>,
+    /// For users.
+    pub events: Arc<dyn NodeEvents>,
+}
+
+impl Shutdown {
+    /// Ends all pods; returns when they have ended or had their time.
+    pub async fn run(self) {
+        self.state.send_modify(|state| state.shutting_down = true);
+        self.events.tell(false, "Shutdown", "Shutdown manager detected shutdown event".into()).await;
+        let Some(pods) = self.pods().await else { return };
+        for group in plan::groups(&self.phases, &pods) {
+            tracing::info!(pods = group.pods.len(), seconds = group.period.as_secs(), "shutdown: end pods");
+            for uid in &group.pods {
+                let ending =
+                    Ending { reason: "Terminated", message: MESSAGE.into(), grace: Some(group.period) };
+                // Without a manager there is nobody to end anything.
+                let _ended = self.asks.send(Ask::End { uid: uid.clone(), ending });
+            }
+            let until = Instant::now() + group.period;
+            while Instant::now() < until && self.any_left(&group.pods).await {
+                sleep(LOOK).await;
+            }
+        }
+        tracing::info!("shutdown: all pods have ended or had their time");
+    }
+
+    async fn any_left(&self, uids: &[String]) -> bool {
+        let pods = self.pods().await.unwrap_or_default();
+        pods.iter().any(|pod| uids.iter().any(|uid| uid == pod.uid()))
+    }
+
+    async fn pods(&self) -> Option<Vec<Desired>> {
+        let (answer, pods) = oneshot::channel();
+        self.asks.send(Ask::Pods(answer)).ok()?;
+        pods.await.ok()
+    }
+}
