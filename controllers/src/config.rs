@@ -74,6 +74,16 @@ controllers! {
     NodeLifecycle = "node-lifecycle-controller",
     /// Deletes pods that do not tolerate the NoExecute taints of their node, or not for longer.
     TaintEviction = "taint-eviction-controller",
+    /// Binds claims to volumes, and says what becomes of volumes.
+    VolumeBinder = "persistentvolume-binder-controller",
+    /// Keeps claims that pods use.
+    ClaimProtection = "persistentvolumeclaim-protection-controller",
+    /// Keeps volumes that are bound.
+    VolumeProtection = "persistentvolume-protection-controller",
+    /// Makes the claims of ephemeral volumes.
+    EphemeralVolume = "ephemeral-volume-controller",
+    /// Makes volumes of the class `orlop-local`, on the nodes where they are needed.
+    LocalProvisioner = "local-provisioner-controller",
     /// Deletes events after an hour.
     EventTtl = "event-ttl-controller",
 }

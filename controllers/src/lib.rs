@@ -35,6 +35,7 @@ mod scheduler;
 mod service;
 #[cfg(test)]
 mod testing;
+mod volume;
 
 pub use config::{ConfigError, Controller, ControllersConfig};
 pub use run::{RunError, run};

@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::record::{self, Recorder};
 use crate::{Controller, ControllersConfig};
 use crate::{
-    deployment, endpoints, endpointslice, events, gc, namespace, node, podgc, replicaset, scheduler,
+    deployment, endpoints, endpointslice, events, gc, namespace, node, podgc, replicaset, scheduler, volume,
 };
 
 /// A controller ended, which none does on its own.
@@ -79,6 +79,11 @@ fn build(
         Controller::TaintEviction => node::run_eviction(client, cache, recorder).boxed(),
         Controller::GarbageCollector => gc::run(client, cache).boxed(),
         Controller::PodGc => podgc::run(client, cache).boxed(),
+        Controller::VolumeBinder => volume::run(client, cache, recorder).boxed(),
+        Controller::ClaimProtection => volume::protect::run_claims(client, cache).boxed(),
+        Controller::VolumeProtection => volume::protect::run_volumes(client, cache).boxed(),
+        Controller::EphemeralVolume => volume::ephemeral::run(client, cache, recorder).boxed(),
+        Controller::LocalProvisioner => volume::provision::run(client, cache, recorder).boxed(),
         Controller::EventTtl => events::run(client).boxed(),
     }
 }

@@ -15,9 +15,11 @@ use futures::future::{BoxFuture, join_all};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
 
@@ -39,6 +41,9 @@ pub(crate) struct Cache {
     pub(crate) endpoints: Arc<Store<Endpoints>>,
     pub(crate) namespaces: Arc<Store<Namespace>>,
     pub(crate) leases: Arc<Store<Lease>>,
+    pub(crate) volumes: Arc<Store<PersistentVolume>>,
+    pub(crate) claims: Arc<Store<PersistentVolumeClaim>>,
+    pub(crate) storage_classes: Arc<Store<StorageClass>>,
     pub(crate) config_maps: Arc<Store<Meta<ConfigMap>>>,
     pub(crate) secrets: Arc<Store<Meta<Secret>>>,
     pub(crate) service_accounts: Arc<Store<Meta<ServiceAccount>>>,
@@ -56,6 +61,9 @@ impl Cache {
             endpoints: Arc::default(),
             namespaces: Arc::default(),
             leases: Arc::default(),
+            volumes: Arc::default(),
+            claims: Arc::default(),
+            storage_classes: Arc::default(),
             config_maps: Arc::default(),
             secrets: Arc::default(),
             service_accounts: Arc::default(),
@@ -74,6 +82,9 @@ impl Cache {
             Box::pin(reflect(Typed(Api::all(client.clone())), &self.endpoints)),
             Box::pin(reflect(Typed(Api::all(client.clone())), &self.namespaces)),
             Box::pin(reflect(Typed(Api::all(client.clone())), &self.leases)),
+            Box::pin(reflect(Typed(Api::all(client.clone())), &self.volumes)),
+            Box::pin(reflect(Typed(Api::all(client.clone())), &self.claims)),
+            Box::pin(reflect(Typed(Api::all(client.clone())), &self.storage_classes)),
             Box::pin(reflect(Metadata(Api::all(client.clone())), &self.config_maps)),
             Box::pin(reflect(Metadata(Api::all(client.clone())), &self.secrets)),
             Box::pin(reflect(Metadata(Api::all(client.clone())), &self.service_accounts)),
@@ -92,6 +103,9 @@ impl Cache {
         self.endpoints.synced().await;
         self.namespaces.synced().await;
         self.leases.synced().await;
+        self.volumes.synced().await;
+        self.claims.synced().await;
+        self.storage_classes.synced().await;
         self.config_maps.synced().await;
         self.secrets.synced().await;
         self.service_accounts.synced().await;

@@ -49,6 +49,9 @@ pub(crate) async fn run(client: Client, cache: Arc<Cache>) {
     follow(&cache.endpoints, &graph, &queue);
     follow(&cache.namespaces, &graph, &queue);
     follow(&cache.leases, &graph, &queue);
+    follow(&cache.volumes, &graph, &queue);
+    follow(&cache.claims, &graph, &queue);
+    follow(&cache.storage_classes, &graph, &queue);
     follow(&cache.config_maps, &graph, &queue);
     follow(&cache.secrets, &graph, &queue);
     follow(&cache.service_accounts, &graph, &queue);

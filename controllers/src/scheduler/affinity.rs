@@ -24,7 +24,7 @@ pub(super) fn preference(spec: &PodSpec, node: &Node) -> i64 {
 }
 
 /// A term without any requirement matches no node.
-fn matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+pub(crate) fn matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     if expressions.is_empty() && fields.is_empty() {

@@ -9,20 +9,23 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::object::{created, is_deleting, is_finished, name, node_name, uid};
 
-use super::filter::{self, Refused};
+use super::filter::{self, Misfit, Refused};
 use super::ledger::Ledger;
 use super::request::Request;
 use super::score;
+use super::volumes::{Binding, Volumes};
 
 /// A pod that shall run on a node, already counted there.
 #[derive(Debug)]
 pub(super) struct Placement {
     pub(super) pod: Arc<Pod>,
     pub(super) node: String,
+    /// What is bound for it first.
+    pub(super) volumes: Vec<Binding>,
 }
 
 /// A pod that no node takes, and why; only told when the reason is a new one.
@@ -45,6 +48,7 @@ type Rank = (Reverse<i32>, Timestamp, String);
 #[derive(Debug, Default)]
 pub(super) struct Board {
     ledger: Ledger,
+    volumes: Volumes,
     /// Pods without a node, by uid.
     waiting: HashMap<String, Waiting>,
     ready: BTreeSet<Rank>,
@@ -96,6 +100,17 @@ impl Board {
         self.paused.insert((at, id), ());
     }
 
+    /// A claim, a volume or a class changed: what waits for one may go on.
+    pub(super) fn volumes(&mut self, change: impl FnOnce(&mut Volumes)) {
+        change(&mut self.volumes);
+        self.try_all_again();
+    }
+
+    /// What a placement would have bound is free again.
+    pub(super) fn take_back(&mut self, bindings: &[Binding]) {
+        self.volumes.take_back(bindings);
+    }
+
     /// A node was added or changed.
     pub(super) fn node(&mut self, node: &Arc<Node>) {
         let old = self.ledger.get(name(&node.metadata)).map(|info| Arc::clone(&info.node));
@@ -122,12 +137,13 @@ impl Board {
             let Some(waiting) = self.waiting.get_mut(&id) else { continue };
             let pod = Arc::clone(&waiting.pod);
             let request = Request::of(&pod);
-            match place(&self.ledger, pod.spec.as_ref(), &request, self.turn) {
-                Ok(node) => {
+            match place(&self.ledger, &self.volumes, &pod, &request, self.turn) {
+                Ok((node, volumes)) => {
+                    self.volumes.promise(&volumes);
                     self.turn = self.turn.wrapping_add(1);
                     self.waiting.remove(&id);
                     self.ledger.assign(&id, &node, request);
-                    return Some(Decision::Place(Placement { pod, node }));
+                    return Some(Decision::Place(Placement { pod, node, volumes }));
                 }
                 Err(refused) => {
                     let message = refused.to_string();
@@ -179,18 +195,27 @@ impl Board {
     }
 }
 
-fn place(ledger: &Ledger, spec: Option<&PodSpec>, request: &Request, turn: usize) -> Result<String, Refused> {
+fn place(
+    ledger: &Ledger,
+    volumes: &Volumes,
+    pod: &Pod,
+    request: &Request,
+    turn: usize,
+) -> Result<(String, Vec<Binding>), Refused> {
     let mut refused = Refused::default();
-    let Some(spec) = spec else { return Err(refused) };
+    let Some(spec) = &pod.spec else { return Err(refused) };
+    let needs = volumes.needs(pod).map_err(|why| Refused::everywhere(why, ledger.nodes().count()))?;
     let mut candidates = Vec::new();
     for info in ledger.nodes() {
-        match filter::check(spec, request, info) {
-            Ok(()) => candidates.push(info),
+        let bindings = || volumes.check(&needs, &info.node).map_err(Misfit::never);
+        match filter::check(spec, request, info).and_then(|()| bindings()) {
+            Ok(_) => candidates.push(info),
             Err(misfit) => refused.count(misfit),
         }
     }
     let best = score::best(spec, request, &candidates, turn).ok_or(refused)?;
-    Ok(name(&best.node.metadata).to_owned())
+    let bindings = volumes.check(&needs, &best.node).unwrap_or_default();
+    Ok((name(&best.node.metadata).to_owned(), bindings))
 }
 
 fn is_ours(pod: &Pod) -> bool {

@@ -64,15 +64,29 @@ fn fits(request: &Request, info: &NodeInfo) -> Result<(), Misfit> {
     if misfit.reasons.is_empty() { Ok(()) } else { Err(misfit) }
 }
 
+impl Misfit {
+    /// What no removal of pods changes.
+    pub(super) fn never(reason: &str) -> Misfit {
+        Misfit { reasons: vec![reason.to_owned()], resolvable: false }
+    }
+}
+
 /// Why no node takes the pod: what the event and the condition say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Refused {
     nodes: usize,
+    /// What keeps it from every node.
+    everywhere: Option<String>,
     reasons: BTreeMap<String, usize>,
     resolvable: usize,
 }
 
 impl Refused {
+    /// For the same reason by every node.
+    pub(super) fn everywhere(reason: String, nodes: usize) -> Refused {
+        Refused { nodes, everywhere: Some(reason), ..Refused::default() }
+    }
+
     pub(super) fn count(&mut self, misfit: Misfit) {
         self.nodes += 1;
         self.resolvable += usize::from(misfit.resolvable);
@@ -93,6 +107,7 @@ impl fmt::Display for Refused {
             reasons.join(", ")
         };
         let mut reasons: Vec<_> = self.reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+        reasons.extend(self.everywhere.clone());
         let mut preemption = Vec::new();
         if self.resolvable > 0 {
             preemption.push(format!("{} No preemption victims found for incoming pod", self.resolvable));

@@ -7,22 +7,29 @@
 //! A placed pod counts on its node at once, before the API server has confirmed the binding: a burst of pods
 //! is decided in one go, with all bindings under way together.
 //!
-//! Not here: preemption, volumes, pod affinity and spreading.
+//! Volumes that wait for their first consumer are bound first; then the pod.
+//!
+//! Not here: preemption, pod affinity and spreading.
 
 pub(crate) mod affinity;
 mod board;
 mod filter;
 mod ledger;
+mod prebind;
 mod report;
 mod request;
 mod score;
+mod volumes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{
+    Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -44,12 +51,22 @@ const RETRY: Duration = Duration::from_secs(1);
 enum Change {
     Pod(Option<Arc<Pod>>, Option<Arc<Pod>>),
     Node(Option<Arc<Node>>, Option<Arc<Node>>),
+    Claim(Option<Arc<PersistentVolumeClaim>>, Option<Arc<PersistentVolumeClaim>>),
+    Volume(Option<Arc<PersistentVolume>>, Option<Arc<PersistentVolume>>),
+    Class(Option<Arc<StorageClass>>, Option<Arc<StorageClass>>),
 }
 
 /// How a binding ended.
 struct Bound {
     placement: Placement,
-    result: kube::Result<()>,
+    result: Result<(), Failed>,
+}
+
+/// Why a pod did not get its node.
+enum Failed {
+    Api(kube::Error),
+    /// Its volumes could not be bound.
+    Volumes(String),
 }
 
 /// Schedules until dropped.
@@ -61,13 +78,16 @@ pub(crate) async fn run(client: Client, cache: Arc<Cache>, recorder: Recorder) {
     let mut reports = FuturesUnordered::new();
     cache.pods.synced().await;
     cache.nodes.synced().await;
+    cache.claims.synced().await;
+    cache.volumes.synced().await;
+    cache.storage_classes.synced().await;
     loop {
         while let Ok(change) = changes.try_recv() {
             apply(&mut board, change);
         }
         while bindings.len() < IN_FLIGHT {
             match board.next(Instant::now()) {
-                Some(Decision::Place(placement)) => bindings.push(bind(&client, placement)),
+                Some(Decision::Place(placement)) => bindings.push(bind(&client, &cache, placement)),
                 Some(Decision::Refuse(refusal)) => reports.push(report::refuse(&client, &recorder, refusal)),
                 None => break,
             }
@@ -95,7 +115,16 @@ fn subscribe(cache: &Cache) -> mpsc::UnboundedReceiver<Change> {
     let pods = sender.clone();
     // The receiver may be gone when the scheduler was stopped: then nobody needs to hear.
     cache.pods.on_change(move |old, new| drop(pods.send(Change::Pod(old.cloned(), new.cloned()))));
-    cache.nodes.on_change(move |old, new| drop(sender.send(Change::Node(old.cloned(), new.cloned()))));
+    let nodes = sender.clone();
+    cache.nodes.on_change(move |old, new| drop(nodes.send(Change::Node(old.cloned(), new.cloned()))));
+    let claims = sender.clone();
+    cache.claims.on_change(move |old, new| drop(claims.send(Change::Claim(old.cloned(), new.cloned()))));
+    let volumes = sender.clone();
+    cache.volumes.on_change(move |old, new| drop(volumes.send(Change::Volume(old.cloned(), new.cloned()))));
+    let classes = sender;
+    cache
+        .storage_classes
+        .on_change(move |old, new| drop(classes.send(Change::Class(old.cloned(), new.cloned()))));
     changes
 }
 
@@ -105,11 +134,17 @@ fn apply(board: &mut Board, change: Change) {
         Change::Pod(Some(old), None) => board.pod_gone(&old),
         Change::Node(_, Some(new)) => board.node(&new),
         Change::Node(Some(old), None) => board.node_gone(name(&old.metadata)),
+        Change::Claim(old, new) => board.volumes(|volumes| volumes.claim(old.as_deref(), new)),
+        Change::Volume(old, new) => board.volumes(|volumes| volumes.volume(old.as_deref(), new)),
+        Change::Class(old, new) => board.volumes(|volumes| volumes.class(old.as_deref(), new)),
         Change::Pod(None, None) | Change::Node(None, None) => {}
     }
 }
 
-async fn bind(client: &Client, placement: Placement) -> Bound {
+async fn bind(client: &Client, cache: &Cache, placement: Placement) -> Bound {
+    if let Err(failed) = prebind::bind(client, cache, &placement).await {
+        return Bound { placement, result: Err(failed) };
+    }
     let meta = &placement.pod.metadata;
     let binding = Binding {
         metadata: ObjectMeta {
@@ -126,7 +161,7 @@ async fn bind(client: &Client, placement: Placement) -> Bound {
     };
     let api = Api::<Pod>::namespaced(client.clone(), namespace(meta));
     let result = post_binding(&api, name(meta), &binding).await;
-    Bound { placement, result }
+    Bound { placement, result: result.map_err(Failed::Api) }
 }
 
 async fn post_binding(api: &Api<Pod>, pod: &str, binding: &Binding) -> kube::Result<()> {
@@ -137,7 +172,10 @@ async fn post_binding(api: &Api<Pod>, pod: &str, binding: &Binding) -> kube::Res
 }
 
 fn finish(board: &mut Board, recorder: &Recorder, Bound { placement, result }: Bound) {
-    let Placement { pod, node } = placement;
+    let Placement { pod, node, volumes } = placement;
+    if result.is_err() {
+        board.take_back(&volumes);
+    }
     let meta = &pod.metadata;
     match result {
         Ok(()) => {
@@ -146,8 +184,13 @@ fn finish(board: &mut Board, recorder: &Recorder, Bound { placement, result }: B
             recorder.note(reference(&*pod), false, "Scheduled", message, Some("Binding"));
         }
         // The pod is gone or somebody else was quicker: the watch tells.
-        Err(error) if is_not_found(&error) || is_conflict(&error) => board.forget(&pod),
-        Err(error) => {
+        Err(Failed::Api(error)) if is_not_found(&error) || is_conflict(&error) => board.forget(&pod),
+        Err(Failed::Volumes(error)) => {
+            let message = format!("running PreBind plugin \"VolumeBinding\": {error}");
+            recorder.note(reference(&*pod), true, "FailedScheduling", message, Some("Scheduling"));
+            board.retry(pod, Instant::now() + RETRY);
+        }
+        Err(Failed::Api(error)) => {
             let pod_name = name(meta);
             let error = &error as &dyn std::error::Error;
             tracing::warn!(pod = pod_name, node, error, "binding failed, trying again");
