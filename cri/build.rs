@@ -1,8 +1,11 @@
-//! Messages and services from `proto/api.proto`.
+//! Messages and services from the files in `proto`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=proto/api.proto");
-    let files = protox::compile(["proto/api.proto"], ["proto"])?;
-    tonic_prost_build::configure().build_transport(false).compile_fds(files)?;
+    // Each by itself: their packages are apart.
+    for file in ["proto/api.proto", "proto/deviceplugin.proto", "proto/podresources.proto"] {
+        println!("cargo::rerun-if-changed={file}");
+        let files = protox::compile([file], ["proto"])?;
+        tonic_prost_build::configure().build_transport(false).compile_fds(files)?;
+    }
     Ok(())
 }

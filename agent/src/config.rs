@@ -79,6 +79,8 @@ pub struct Config {
     pub shim: PathBuf,
     /// Where CRI is served.
     pub cri_socket: Option<PathBuf>,
+    /// Where device plugins and monitoring agents have their sockets.
+    pub kubelet_dir: PathBuf,
     /// MTU of pod interfaces, bytes.
     pub mtu: u32,
     /// Addresses of all pods.
@@ -208,6 +210,12 @@ impl Config {
             // These are kept, whatever is said of amounts.
             config.resources.reserved.cpu_milli =
                 i64::try_from(kubelet.reserved_cpus.len()).unwrap_or(i64::MAX / 1000) * 1000;
+        }
+        config.resources.static_cpus = kubelet.static_cpus.is_some();
+        if config.resources.static_cpus && config.resources.reserved.cpu_milli == 0 {
+            let reason = "the static CPU manager policy needs processors that are kept (reservedSystemCPUs, or cpu of \
+                          systemReserved or kubeReserved)";
+            return Err(ConfigError::Missing { flag: "system-reserved", reason: reason.to_owned() });
         }
         config.resources.cfs_period_us = kubelet
             .cfs_quota
@@ -410,6 +418,7 @@ impl TryFrom<Flags> for Config {
             bpffs,
             shim,
             cri_socket,
+            kubelet_dir,
             mtu,
             cluster_cidr,
             node_cidr_mask,
@@ -466,6 +475,7 @@ impl TryFrom<Flags> for Config {
             bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
             shim: shim.map_or_else(shim_beside_us, Ok)?,
             cri_socket: cri_socket.map(|path| absolute("cri-socket", path)).transpose()?,
+            kubelet_dir: absolute("kubelet-dir", kubelet_dir.unwrap_or_else(|| state_dir.join("kubelet")))?,
             node_name: parse_node_name(node_name)?,
             node_ip: node_ip.map_or_else(default_address, |text| parse("node-ip", text))?,
             node_labels: parse_labels(&node_labels.unwrap_or_default())?,
@@ -800,10 +810,19 @@ mod tests {
         let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
                     systemReserved: {cpu: 100m, memory: 1Gi}\nreservedSystemCPUs: 0,2-3\n";
         fs::write(&path, text).unwrap();
-        let flags: Flags = serde_norway::from_str("{nodeName: n1, nodeIp: 10.0.0.1, shim: /s}").unwrap();
-        let config = Config::load(ModeArgs { config: Some(path), config_dir: None, flags }).unwrap();
+        let own: Flags = serde_norway::from_str("{nodeName: n1, nodeIp: 10.0.0.1, shim: /s}").unwrap();
+        let args = ModeArgs { config: Some(path), config_dir: None, flags: own.clone() };
+        let config = Config::load(args).unwrap();
         let reserved = config.resources.reserved;
         assert_eq!((reserved.cpu_milli, reserved.memory), (3000, 1 << 30));
+        let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncpuManagerPolicy: static\n";
+        let path = dir.path().join("static.yaml");
+        fs::write(&path, text).unwrap();
+        let args = |flags| ModeArgs { config: Some(path.clone()), config_dir: None, flags };
+        let error = Config::load(args(own.clone())).unwrap_err().to_string();
+        assert!(error.starts_with("--system-reserved is needed: the static CPU manager policy"), "{error}");
+        let kept = Flags { kube_reserved: Some("cpu=500m".to_owned()), ..own };
+        assert!(Config::load(args(kept)).unwrap().resources.static_cpus);
     }
 
     #[test]

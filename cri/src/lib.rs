@@ -1,7 +1,8 @@
-//! Messages, server and client of the Kubernetes Container Runtime Interface, `runtime.v1`.
+//! Messages, servers and clients of the gRPC interfaces around a kubelet: the Container Runtime Interface `runtime.v1`,
+//! device plugins, pod resources.
 //!
-//! Made from `proto/api.proto`, upstream's file as a crate carries it (see NOTICE), whenever this is built; that needs no
-//! protoc. Not for: anything written by hand.
+//! Made from the files in `proto` whenever this is built; that needs no protoc. `api.proto` is upstream's as a crate
+//! carries it (see NOTICE), the others are our own. Not for: anything written by hand.
 
 #![forbid(unsafe_code)]
 
@@ -17,4 +18,32 @@
 )]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
+}
+
+/// Device plugins, v1beta1.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::unwrap_used,
+    rustdoc::all,
+    reason = "generated"
+)]
+pub mod device_plugin {
+    tonic::include_proto!("v1beta1");
+}
+
+/// Pod resources, v1.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::unwrap_used,
+    rustdoc::all,
+    reason = "generated"
+)]
+pub mod pod_resources {
+    tonic::include_proto!("v1");
 }

@@ -9,9 +9,10 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -34,10 +35,13 @@ use tokio_util::sync::CancellationToken;
 use super::{dataplane, network};
 use orlop::{
     config::Config,
+    cpu::{self, pool::Pool, reconcile::Reconcile},
     credential::NodeCredentials,
     cri,
+    device::{self, Devices, ledger::Counts},
     events::{Recorder, log::EventLog, node::NodeRecorder},
     evict::Evictor,
+    exclusive::Exclusive,
     images::{
         collect::{Collector, NodeEvents},
         import::Importer,
@@ -119,8 +123,13 @@ pub(super) async fn run(
         images: listed_images(&images),
         ..Health::default()
     };
+    let exclusive = Arc::new(exclusive(&config)?);
+    let counts = exclusive.devices().counts();
+    let waiting = Health { devices: counts.borrow().clone(), ..waiting };
     let (health, health_seen) = watch::channel(waiting);
     tasks.spawn(follow_images(images.clone(), health.clone()));
+    tasks.spawn(follow_devices(counts, health.clone()));
+    tasks.spawn(local_sockets(config.kubelet_dir.clone(), Arc::clone(&exclusive), stop.clone()));
     tasks.spawn(rotate_logs(runtime.clone(), config.container_logs, config.kubelet.log_monitor));
     let node_name = config.node_name.to_string();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -221,6 +230,7 @@ pub(super) async fn run(
             mirrors: mirrors.clone(),
             written: written_to,
         }),
+        exclusive: Arc::clone(&exclusive),
     };
     let importer = Importer { images: image_store.clone(), dir: config.image_dir.clone() };
     tasks.spawn(importer.run());
@@ -259,6 +269,7 @@ pub(super) async fn run(
     let inputs = Inputs { pods, runtime: runtime_events, written, changed, asked, state: state.subscribe() };
     let containers = runtime;
     let (runtime, clock) = (Arc::clone(&ports.runtime), Arc::clone(&ports.clock));
+    let of_cpus = Arc::clone(&runtime);
     let manager = Manager::new(Arc::clone(&settings), ports);
     let tiers = Tiers {
         runtime: containers.clone(),
@@ -293,6 +304,10 @@ pub(super) async fn run(
         let shutdown = Shutdown { phases: config.kubelet.shutdown.clone(), asks, state, events };
         let notice = signal(SignalKind::from_raw(SIGPWR)).context("listen for SIGPWR")?;
         tasks.spawn(shut_down(notice, shutdown, stop.clone()));
+    }
+    if let (Some(changed), Some(cpus)) = (exclusive.shared(), config.kubelet.static_cpus) {
+        let runtime = Arc::clone(&of_cpus);
+        tasks.spawn(Reconcile { runtime, exclusive, changed, period: cpus.again }.run());
     }
     tasks.spawn(collector.run());
     tasks.spawn(tiers.run());
@@ -360,6 +375,49 @@ async fn show_state(mut state: watch::Receiver<NodeState>, health: watch::Sender
     while state.changed().await.is_ok() {
         let now = state.borrow_and_update().clone();
         health.send_modify(|health| health.state = now);
+    }
+    // The node is ending, and says how itself.
+    std::future::pending().await
+}
+
+/// What containers can have for themselves, as the configuration wants it.
+fn exclusive(config: &Config) -> Result<Exclusive> {
+    let cpus = match config.kubelet.static_cpus {
+        None => None,
+        Some(wanted) => {
+            let machine = cpu::read::topology().context("read the processors of this machine")?;
+            let reserved = config.kubelet.reserved_cpus.clone();
+            let milli = config.resources.reserved.cpu_milli;
+            let count = usize::try_from(milli.unsigned_abs().div_ceil(1000)).unwrap_or(usize::MAX);
+            Some(Pool::new(machine, reserved, count, wanted.how, wanted.strict))
+        }
+    };
+    let known = config.state_dir.join("device-resources.json");
+    Ok(Exclusive::new(cpus, Devices::open(config.kubelet_dir.join("device-plugins"), Some(known))))
+}
+
+/// The sockets for device plugins and for monitoring agents. A node is of use without.
+async fn local_sockets(dir: PathBuf, exclusive: Arc<Exclusive>, stop: CancellationToken) {
+    let registry = device::serve(exclusive.devices().clone(), stop.clone());
+    let path = dir.join("pod-resources/kubelet.sock");
+    let lister = device::pod_resources::serve(&path, exclusive, stop.clone());
+    let (registry, lister) = tokio::join!(registry, lister);
+    for (what, served) in [("device plugins", registry), ("pod resources", lister)] {
+        if let Err(error) = served {
+            tracing::error!(%error, dir = %dir.display(), "the socket for {what}");
+        }
+    }
+    stop.cancelled().await;
+}
+
+/// Devices come and go: the node's status follows.
+async fn follow_devices(
+    mut counts: watch::Receiver<BTreeMap<String, Counts>>,
+    health: watch::Sender<Health>,
+) {
+    while counts.changed().await.is_ok() {
+        let now = counts.borrow_and_update().clone();
+        health.send_modify(|health| health.devices = now);
     }
     // The node is ending, and says how itself.
     std::future::pending().await

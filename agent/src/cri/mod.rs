@@ -196,7 +196,7 @@ impl Cri {
 }
 
 /// A socket for root alone. One that a process before us has left is replaced; one that somebody answers at is not.
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
+pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }

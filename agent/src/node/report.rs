@@ -22,6 +22,7 @@ use crate::{
         NodeObject,
         eviction::{Eviction, Signal},
     },
+    device::ledger::Counts,
     pod::{
         node_state::{NodeState, Pressure},
         settings::Reserved,
@@ -82,6 +83,8 @@ pub struct Health {
     pub state: NodeState,
     /// Images here: names and size in bytes.
     pub images: Vec<(Vec<String>, u64)>,
+    /// Devices of plugins, by resource.
+    pub devices: BTreeMap<String, Counts>,
 }
 
 /// Kubernetes version whose behaviour this agent implements.
@@ -153,8 +156,14 @@ pub fn status(
         memory: facts.memory_bytes,
         storage: facts.storage_bytes,
     };
-    let capacity = resources(facts, identity.max_pods, &all);
-    let allocatable = resources(facts, identity.max_pods, &allocatable(facts, identity));
+    let devices = |count: fn(&Counts) -> u64| {
+        let devices = health.devices.iter();
+        devices.map(move |(resource, counts)| (resource.clone(), Quantity(count(counts).to_string())))
+    };
+    let mut capacity = resources(facts, identity.max_pods, &all);
+    let mut allocatable = resources(facts, identity.max_pods, &allocatable(facts, identity));
+    capacity.extend(devices(|counts| counts.capacity));
+    allocatable.extend(devices(|counts| counts.allocatable));
     NodeStatus {
         addresses: Some(vec![
             NodeAddress { type_: "InternalIP".to_owned(), address: identity.address.to_string() },

@@ -133,6 +133,7 @@ pub fn event_reason(reason: &str) -> &'static str {
         "AppArmor" => "AppArmor",
         "Evicted" => "Evicted",
         "NodeShutdown" => "NodeShutdown",
+        "SMTAlignmentError" => "SMTAlignmentError",
         _ => "UnexpectedAdmissionError",
     }
 }

@@ -35,6 +35,11 @@ pub fn judge(settings: &Settings, wanted: &Desired, others: &[Desired]) -> Resul
     if of_pod_level(wanted.spec()).is_some() {
         return infeasible("In-place resize of pods with pod-level resources is not supported".into());
     }
+    if settings.policy.static_cpus && qos(wanted.spec()) == Qos::Guaranteed {
+        return infeasible(
+            "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy".into(),
+        );
+    }
     let (cpu, memory) = requests_of_pod(wanted.spec());
     let room = &settings.allocatable;
     let too_much = [("memory", memory, room.memory), ("cpu", cpu, room.cpu_milli)];

@@ -68,6 +68,8 @@ pub struct ResourcePolicy {
     pub cfs_period_us: Option<u64>,
     /// Longest time before a container that fails is started again.
     pub longest_restart: Duration,
+    /// Containers of Guaranteed pods have whole processors for themselves: these cannot change while they run.
+    pub static_cpus: bool,
     /// Containers that say nothing of seccomp are unconfined, instead of RuntimeDefault.
     pub seccomp_unconfined: bool,
 }
@@ -84,6 +86,7 @@ impl Default for ResourcePolicy {
             throttling: 900,
             cfs_period_us: Some(PERIOD_US),
             longest_restart: backoff::CAP,
+            static_cpus: false,
             seccomp_unconfined: false,
         }
     }

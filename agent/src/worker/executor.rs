@@ -178,7 +178,10 @@ impl Job {
         }
         let spec = container::sandbox(&self.shared.settings, &self.desired.pod, self.desired.pod_ref());
         let made = match spec {
-            Ok(spec) => self.shared.ports.runtime.create_sandbox(&spec).await.map_err(|failure| failure.0),
+            Ok(mut spec) => {
+                spec.labels.extend(self.shared.ports.exclusive.labels(self.desired.uid()));
+                self.shared.ports.runtime.create_sandbox(&spec).await.map_err(|failure| failure.0)
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = &made {

@@ -116,6 +116,7 @@ impl Fake {
             clock: fake(),
             events: fake(),
             statuses: fake(),
+            exclusive: Arc::new(crate::exclusive::Exclusive::nothing()),
         }
     }
 

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     cri,
     pod::{
-        admission,
+        admission::{self, Refused},
         allocation::Allocation,
         desired::{Desired, pod_ref},
         ending::Ending,
@@ -85,6 +85,9 @@ pub struct Manager {
     /// Whose task it is.
     owners: HashMap<task::Id, String>,
     cleanups: JoinSet<()>,
+    /// New pods that plugins are asked about, as the API has them now.
+    coming: HashMap<String, Arc<Pod>>,
+    answers: JoinSet<(String, Result<(), Refused>)>,
     listed: bool,
     counts: watch::Sender<Counts>,
     needed: watch::Sender<Needed>,
@@ -134,6 +137,8 @@ impl Manager {
             tasks: JoinSet::new(),
             owners: HashMap::new(),
             cleanups: JoinSet::new(),
+            coming: HashMap::new(),
+            answers: JoinSet::new(),
             listed: false,
             counts: watch::Sender::default(),
             needed: watch::Sender::default(),
@@ -161,6 +166,9 @@ impl Manager {
             self.workers.values().map(|handle| Arc::clone(&handle.desired.borrow().pod)).collect();
         let active = self.workers.values().map(|handle| handle.desired.borrow().clone());
         let active: Vec<_> = active.filter(|desired| !desired.told_terminal()).collect();
+        let there = active.iter().map(|desired| Arc::clone(&desired.pod)).collect();
+        let coming = self.coming.keys().chain(self.found.keys()).cloned();
+        self.shared.ports.exclusive.retain(there, coming);
         let asked = resources::asked_by_burstable(active.iter().map(Desired::spec));
         self.burstable.send_if_modified(|known| std::mem::replace(known, asked) != asked);
         let needed =
@@ -176,6 +184,10 @@ impl Manager {
     pub async fn run(mut self, mut inputs: Inputs) {
         let found = self.shared.ports.runtime.pods().await;
         self.found = found.into_iter().map(|sandbox| (sandbox.pod.uid.clone(), sandbox)).collect();
+        // Before anybody new is given anything.
+        for (uid, sandbox) in &self.found {
+            self.shared.ports.exclusive.adopt(uid, &sandbox.labels);
+        }
         loop {
             tokio::select! {
                 // Ends of containers are taken before new wishes, so that no plan is made on stale ground.
@@ -200,6 +212,13 @@ impl Manager {
                     self.settle();
                     self.tell_needed();
                 }
+                Some(answer) = self.answers.join_next() => {
+                    if let Ok((uid, admitted)) = answer {
+                        self.answered(&uid, admitted);
+                        self.settle();
+                    }
+                    self.tell_needed();
+                }
                 Some(_) = self.cleanups.join_next() => {}
             }
             let counts = Counts { workers: self.workers.len(), listed: self.listed };
@@ -211,8 +230,11 @@ impl Manager {
         match change {
             Change::Apply(pod) => self.apply(pod),
             Change::Delete(pod) => {
-                uid(&pod).and_then(|uid| self.held.remove(uid));
-                uid(&pod).and_then(|uid| self.preempting.remove(uid));
+                if let Some(uid) = uid(&pod) {
+                    self.held.remove(uid);
+                    self.preempting.remove(uid);
+                    self.coming.remove(uid);
+                }
                 if let Some(handle) = uid(&pod).and_then(|uid| self.workers.get(uid)) {
                     let pod = handle.granted.into_pod(&pod);
                     handle
@@ -229,6 +251,7 @@ impl Manager {
         self.preempting.retain(|uid, _| named.contains(uid));
         self.held.retain(|uid, _| named.contains(uid));
         pods.into_iter().for_each(|pod| self.apply(pod));
+        self.coming.retain(|uid, _| named.contains(uid));
         for (_, handle) in self.workers.iter().filter(|(uid, _)| !named.contains(*uid)) {
             handle.desired.send_modify(|desired| desired.gone = true);
         }
@@ -273,6 +296,10 @@ impl Manager {
             }
             return;
         }
+        if let Some(known) = self.coming.get_mut(&uid) {
+            *known = pod;
+            return;
+        }
         if let Some((waiting, _)) = self.preempting.get_mut(&uid)
             && pod.metadata.deletion_timestamp.is_none()
         {
@@ -289,11 +316,43 @@ impl Manager {
             return;
         }
         let sandbox = self.found.remove(&uid);
+        let desired = Desired::new(Arc::clone(&pod));
+        if let Some(refused) = self.refuse(&desired, sandbox.is_some()) {
+            return self.begin(pod, sandbox, Some(refused));
+        }
+        // What was found here has what it has.
+        let asks = sandbox.is_none() && !desired.told_terminal() && !desired.deleting();
+        match asks.then(|| self.shared.ports.exclusive.reserve(&desired)) {
+            None => self.begin(pod, sandbox, None),
+            Some(Err(refused)) => {
+                let refused = self.told(&desired, refused);
+                self.begin(pod, sandbox, Some(refused));
+            }
+            Some(Ok(wanted)) if wanted.is_empty() => self.begin(pod, sandbox, None),
+            Some(Ok(wanted)) => {
+                let exclusive = Arc::clone(&self.shared.ports.exclusive);
+                self.coming.insert(uid.clone(), pod);
+                self.answers.spawn(async move {
+                    let admitted = exclusive.complete(&uid, &wanted).await;
+                    (uid, admitted)
+                });
+            }
+        }
+    }
+
+    /// The plugins have said what they think of a new pod; it may be gone by now.
+    fn answered(&mut self, uid: &str, admitted: Result<(), Refused>) {
+        let Some(pod) = self.coming.remove(uid) else { return };
+        let refused = admitted.err().map(|refused| self.told(&Desired::new(Arc::clone(&pod)), refused));
+        self.begin(pod, None, refused);
+    }
+
+    fn begin(&mut self, pod: Arc<Pod>, sandbox: Option<Sandbox>, refused: Option<(String, String)>) {
+        let Some(uid) = uid(&pod).map(str::to_owned) else { return };
         let asked = || Allocation::of(Desired::new(Arc::clone(&pod)).spec());
         let granted = sandbox.as_ref().and_then(|sandbox| Allocation::from_labels(&sandbox.labels));
         let granted = granted.unwrap_or_else(asked);
         let (wanted, desired) = (Arc::clone(&pod), Desired::new(granted.into_pod(&pod)));
-        let refused = self.refuse(&desired, sandbox.is_some());
         let (desired, messages) = self.start(desired, sandbox, refused, Duration::ZERO);
         let refs = refs::of_pod(&desired.borrow());
         let asks = granted.differs(&wanted);
@@ -308,7 +367,7 @@ impl Manager {
         if known || desired.deleting() || !admission::is_critical(&desired) {
             return BTreeSet::new();
         }
-        let others = self.active();
+        let others = self.others();
         match admission::admit(&self.shared.settings, &self.state, &desired, &others) {
             Err(refused) if refused.is_for_room() => {}
             _ => return BTreeSet::new(),
@@ -321,6 +380,12 @@ impl Manager {
             self.send(victim.uid(), Event::End(Box::new(ending)).into());
         }
         victims.iter().map(|victim| victim.uid().to_owned()).collect()
+    }
+
+    /// Pods that a new one has to share the node with.
+    fn others(&self) -> Vec<Desired> {
+        let coming = self.coming.values().map(|pod| Desired::new(Arc::clone(pod)));
+        self.active().into_iter().chain(coming).collect()
     }
 
     /// Pods that are here and have not ended.
@@ -408,10 +473,13 @@ impl Manager {
         if known || desired.deleting() {
             return None;
         }
-        let others: Vec<_> = self.workers.values().map(|handle| handle.desired.borrow().clone()).collect();
-        let refused = admission::admit(&self.shared.settings, &self.state, desired, &others).err()?;
-        self.shared.tell(desired, true, admission::event_reason(&refused.reason), refused.text.clone());
-        Some((refused.reason, refused.text))
+        let refused = admission::admit(&self.shared.settings, &self.state, desired, &self.others()).err()?;
+        Some(self.told(desired, refused))
+    }
+
+    fn told(&self, desired: &Desired, Refused { reason, text }: Refused) -> (String, String) {
+        self.shared.tell(desired, true, admission::event_reason(&reason), text.clone());
+        (reason, text)
     }
 
     fn runtime_event(&mut self, event: RuntimeEvent) {

@@ -22,8 +22,8 @@ pub use crate::pod::machine::{
     Keyring, Mount, PodRef, Propagation, Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
 };
 
-use crate::pod::container::MountPlan;
 pub use crate::pod::{observed::Volumes, refs::ObjectRef};
+use crate::{exclusive::Exclusive, pod::container::MountPlan};
 
 /// Sandboxes and containers. Every method is idempotent: it is named after the end state.
 pub trait Runtime: Send + Sync {
@@ -360,4 +360,6 @@ pub struct Ports {
     pub events: Arc<dyn EventSink>,
     /// Statuses.
     pub statuses: Arc<dyn StatusSink>,
+    /// What single containers have for themselves.
+    pub exclusive: Arc<Exclusive>,
 }

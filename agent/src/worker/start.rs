@@ -150,6 +150,7 @@ async fn request(
     let mounts =
         MountRequest { pod, container: spec, attempt, plans: &plans, volumes, pod_ips: &job.pod_ips };
     request.mounts = job.shared.ports.files.mounts(mounts).await?;
+    job.shared.ports.exclusive.prepare(job.desired.uid(), &mut request).await?;
     Ok(request)
 }
 

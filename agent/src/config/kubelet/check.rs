@@ -7,12 +7,16 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 use orlop_model::quantities::Quantity;
 
 use super::{
-    Kubelet, NodeObject, Phase, Taint,
+    Kubelet, NodeObject, Phase, StaticCpus, Taint,
     eviction::eviction,
     fields::{Fields, ShutdownByPriority},
     read::{Note, Wrong, join},
 };
-use crate::{args::Flags, cpu::set::CpuSet, images::rate::Rate};
+use crate::{
+    args::Flags,
+    cpu::{choose::How, reconcile, set::CpuSet},
+    images::rate::Rate,
+};
 
 /// Pods of this priority and above are critical (`system-cluster-critical`).
 const CRITICAL: i32 = 2_000_000_000;
@@ -33,6 +37,7 @@ fn kubelet(fields: &Fields, notes: &mut Vec<Note>) -> Result<Kubelet, Wrong> {
         local_storage_isolation: fields.local_storage_capacity_isolation.unwrap_or(true),
         shutdown: shutdown(fields)?,
         reserved_cpus: reserved_cpus(fields)?,
+        static_cpus: static_cpus(fields, notes)?,
         node: node(fields)?,
         address: fields.address.filter(|address| !address.is_unspecified()),
         all_addresses: fields.address.is_some_and(|address| address.is_unspecified()),
@@ -171,6 +176,43 @@ fn reserved_cpus(fields: &Fields) -> Result<CpuSet, Wrong> {
     text.parse().map_err(|error: crate::cpu::set::NoCpuSet| {
         Wrong::new("reservedSystemCPUs", &text, error.to_string())
     })
+}
+
+fn static_cpus(fields: &Fields, notes: &mut Vec<Note>) -> Result<Option<StaticCpus>, Wrong> {
+    let mut cpus = StaticCpus {
+        how: How::default(),
+        strict: false,
+        again: period(fields.cpu_manager_reconcile_period, reconcile::PERIOD),
+    };
+    for (name, said) in fields.cpu_manager_policy_options.iter().flatten() {
+        let at = join("cpuManagerPolicyOptions", name);
+        let on = said.parse().map_err(|_| Wrong::new(&at, said, "must be \"true\" or \"false\""))?;
+        match name.as_str() {
+            "full-pcpus-only" => cpus.how.whole_cores = on,
+            "distribute-cpus-across-numa" => cpus.how.spread = on,
+            "strict-cpu-reservation" => cpus.strict = on,
+            "align-by-socket" | "distribute-cpus-across-cores" | "prefer-align-cpus-by-uncorecache" => {
+                if on {
+                    notes.push(Note {
+                        field: at,
+                        text: "is not supported: processors are packed, or spread over memory nodes"
+                            .to_owned(),
+                    });
+                }
+            }
+            _ => return Err(Wrong::new(&at, said, "there is no such option")),
+        }
+    }
+    let options = fields.cpu_manager_policy_options.as_ref().is_some_and(|options| !options.is_empty());
+    match fields.cpu_manager_policy.as_deref() {
+        None | Some("" | "none") if options => {
+            let reason = "options need cpuManagerPolicy: static";
+            Err(Wrong::new("cpuManagerPolicyOptions", &fields.cpu_manager_policy_options, reason))
+        }
+        None | Some("" | "none") => Ok(None),
+        Some("static") => Ok(Some(cpus)),
+        Some(other) => Err(Wrong::new("cpuManagerPolicy", other, "must be none or static")),
+    }
 }
 
 fn tls(fields: &Fields) -> Result<Option<(PathBuf, PathBuf)>, Wrong> {

@@ -152,9 +152,9 @@ object! {
         "containerLogMonitorInterval" container_log_monitor_interval: Duration, Acts;
         "cpuCFSQuota" cpu_cfs_quota: bool, Acts;
         "cpuCFSQuotaPeriod" cpu_cfs_quota_period: Duration, Acts;
-        "cpuManagerPolicy" cpu_manager_policy: String, Waits;
-        "cpuManagerPolicyOptions" cpu_manager_policy_options: BTreeMap<String, String>, Waits;
-        "cpuManagerReconcilePeriod" cpu_manager_reconcile_period: Duration, Waits;
+        "cpuManagerPolicy" cpu_manager_policy: String, Acts;
+        "cpuManagerPolicyOptions" cpu_manager_policy_options: BTreeMap<String, String>, Acts;
+        "cpuManagerReconcilePeriod" cpu_manager_reconcile_period: Duration, Acts;
         "crashLoopBackOff" crash_loop_back_off: CrashLoopBackOff, Acts;
         "enforceNodeAllocatable" enforce_node_allocatable: Vec<String>, Acts;
         "eventBurst" event_burst: u32, Acts;

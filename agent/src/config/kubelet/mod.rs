@@ -24,7 +24,11 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{args::Flags, cpu::set::CpuSet, images::rate::Rate};
+use crate::{
+    args::Flags,
+    cpu::{choose::How, set::CpuSet},
+    images::rate::Rate,
+};
 use eviction::Eviction;
 use fields::Fields;
 use read::Read as _;
@@ -50,6 +54,8 @@ pub struct Kubelet {
     pub shutdown: Vec<Phase>,
     /// Processors that no container has for itself, and that are not for pods.
     pub reserved_cpus: CpuSet,
+    /// The static policy: Guaranteed pods may have processors for themselves.
+    pub static_cpus: Option<StaticCpus>,
     /// About the Node object.
     pub node: NodeObject,
     /// Address of the kubelet API instead of the node's.
@@ -78,6 +84,17 @@ pub struct Kubelet {
     pub throttling: u32,
     /// Events per second.
     pub events: Option<Rate>,
+}
+
+/// How containers get processors for themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StaticCpus {
+    /// Which ones.
+    pub how: How,
+    /// Others do not run on those that are reserved.
+    pub strict: bool,
+    /// How often it is looked whether all is as it should be.
+    pub again: Duration,
 }
 
 /// About the Node object.
@@ -126,6 +143,7 @@ impl Default for Kubelet {
             local_storage_isolation: true,
             shutdown: Vec::new(),
             reserved_cpus: CpuSet::default(),
+            static_cpus: None,
             node: NodeObject::default(),
             address: None,
             all_addresses: false,

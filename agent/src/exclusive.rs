@@ -1,0 +1,231 @@
+//! What single containers have for themselves: processors (static policy) and devices of plugins.
+//!
+//! ```text
+//!  admission ──reserve──▶ Exclusive ──labels──▶ sandbox (on disk) ──adopt──▶ the next agent's Exclusive
+//!                 └─complete─▶ plugins │
+//!                                      └─prepare─▶ request for a container
+//! ```
+//!
+//! A pod gets all of it when it is admitted, before anything is made for it, and gives it back when it has ended. What
+//! it has is written down with its sandbox. Not for: how things are chosen (`cpu`, `device`).
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
+
+use crate::{
+    cpu::{
+        pool::{Held, Pool},
+        set::CpuSet,
+    },
+    device::{
+        Devices,
+        grant::{self, Grants},
+        ledger::Wanted,
+    },
+    pod::{admission::Refused, desired::Desired, machine::ContainerSpec},
+};
+
+/// Label of sandboxes: processors by container, as lists.
+const CPUS: &str = "orlop/cpus";
+
+/// Who has what.
+pub struct Exclusive {
+    /// With the static policy.
+    cpus: Option<Mutex<Pool>>,
+    shared: watch::Sender<CpuSet>,
+    devices: Devices,
+    pods: Mutex<Vec<Arc<Pod>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Exclusive {
+    /// With processors, if containers can have some for themselves, and devices.
+    #[must_use]
+    pub fn new(cpus: Option<Pool>, devices: Devices) -> Exclusive {
+        let shared = cpus.as_ref().map(Pool::shared).unwrap_or_default();
+        Exclusive {
+            cpus: cpus.map(Mutex::new),
+            shared: watch::Sender::new(shared),
+            devices,
+            pods: Mutex::default(),
+        }
+    }
+
+    /// Neither processors nor devices.
+    #[must_use]
+    pub fn nothing() -> Exclusive {
+        Exclusive::new(None, Devices::open("/".into(), None))
+    }
+
+    /// Takes over what a pod that was found here has, from the labels of its sandbox.
+    pub fn adopt(&self, uid: &str, labels: &BTreeMap<String, String>) {
+        if let Some(grants) = read::<Grants>(uid, labels, grant::LABEL) {
+            self.devices.adopt(uid, grants);
+        }
+        let held = read::<BTreeMap<String, String>>(uid, labels, CPUS);
+        if let Some((pool, held)) = self.cpus.as_ref().zip(held) {
+            let parsed: Held =
+                held.into_iter().filter_map(|(name, list)| Some((name, list.parse().ok()?))).collect();
+            locked(pool).adopt(uid, parsed);
+            self.tell();
+        }
+    }
+
+    /// Sets aside what a pod needs, all or nothing. What plugins still have to agree to is returned.
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub fn reserve(&self, desired: &Desired) -> Result<Vec<Wanted>, Refused> {
+        let (uid, spec) = (desired.uid(), desired.spec());
+        if let Some(pool) = &self.cpus {
+            locked(pool).admit(uid, spec)?;
+            self.tell();
+        }
+        self.devices.reserve(uid, spec).map_err(|error| {
+            self.release(uid);
+            unexpected(&error)
+        })
+    }
+
+    /// Asks the plugins.
+    ///
+    /// # Errors
+    /// One refuses; nothing is set aside any more.
+    pub async fn complete(&self, uid: &str, wanted: &[Wanted]) -> Result<(), Refused> {
+        self.devices.allocate(uid, wanted).await.map_err(|error| {
+            self.release(uid);
+            unexpected(&error)
+        })
+    }
+
+    /// What is written down with a pod's sandbox.
+    #[must_use]
+    pub fn labels(&self, uid: &str) -> BTreeMap<String, String> {
+        let devices = self.devices.of_pod(uid).and_then(|grants| serde_json::to_string(&grants).ok());
+        let cpus = self.cpus.as_ref().and_then(|pool| {
+            let held: BTreeMap<String, String> = locked(pool)
+                .of_pod(uid)?
+                .iter()
+                .map(|(name, cpus)| (name.clone(), cpus.to_string()))
+                .collect();
+            serde_json::to_string(&held).ok()
+        });
+        let labels = [(grant::LABEL, devices), (CPUS, cpus)];
+        labels.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?))).collect()
+    }
+
+    /// Adds what a container has to what the runtime is asked for.
+    ///
+    /// # Errors
+    /// A plugin does not want it to start.
+    pub async fn prepare(&self, uid: &str, spec: &mut ContainerSpec) -> Result<(), String> {
+        if let Some(grant) = self.devices.grant(uid, &spec.name) {
+            self.devices.before_start(&grant).await?;
+            grant.extras.into_spec(spec);
+        }
+        if let Some(cpus) = self.cpus(uid, &spec.name).filter(|cpus| !cpus.is_empty()) {
+            spec.resources.cpuset_cpus = Some(cpus.to_string());
+        }
+        Ok(())
+    }
+
+    /// These pods are there; what others had is free. `coming` are those that are not admitted yet.
+    pub fn retain(&self, pods: Vec<Arc<Pod>>, coming: impl Iterator<Item = String>) {
+        let uids = pods.iter().filter_map(|pod| pod.metadata.uid.clone());
+        let active: HashSet<String> = uids.chain(coming).collect();
+        self.devices.retain(&active);
+        if let Some(pool) = &self.cpus {
+            locked(pool).retain(&active);
+            self.tell();
+        }
+        *locked(&self.pods) = pods;
+    }
+
+    fn release(&self, uid: &str) {
+        self.devices.release(uid);
+        if let Some(pool) = &self.cpus {
+            locked(pool).release(uid);
+            self.tell();
+        }
+    }
+
+    /// The pods that are there.
+    #[must_use]
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        locked(&self.pods).clone()
+    }
+
+    /// The devices.
+    #[must_use]
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// Where a container runs; `None`: wherever the kernel likes.
+    #[must_use]
+    pub fn cpus(&self, uid: &str, container: &str) -> Option<CpuSet> {
+        let pool = locked(self.cpus.as_ref()?);
+        Some(pool.held(uid, container).cloned().unwrap_or_else(|| pool.shared()))
+    }
+
+    /// What a container has for itself.
+    #[must_use]
+    pub fn own_cpus(&self, uid: &str, container: &str) -> Option<CpuSet> {
+        locked(self.cpus.as_ref()?).held(uid, container).cloned()
+    }
+
+    /// What containers can have for themselves, at most.
+    #[must_use]
+    pub fn allocatable_cpus(&self) -> CpuSet {
+        self.cpus.as_ref().map(|pool| locked(pool).allocatable()).unwrap_or_default()
+    }
+
+    /// What is left for all others, as it changes; `None` without the static policy.
+    #[must_use]
+    pub fn shared(&self) -> Option<watch::Receiver<CpuSet>> {
+        self.cpus.as_ref().map(|_| self.shared.subscribe())
+    }
+
+    fn tell(&self) {
+        let Some(pool) = &self.cpus else { return };
+        let shared = locked(pool).shared();
+        self.shared.send_if_modified(|known| {
+            let news = *known != shared;
+            *known = shared;
+            news
+        });
+    }
+}
+
+/// In upstream's words.
+fn unexpected(error: &str) -> Refused {
+    Refused {
+        reason: "UnexpectedAdmissionError".to_owned(),
+        text: format!("Allocate failed due to {error}, which is unexpected"),
+    }
+}
+
+/// Of a label that cannot be read only the pod's own containers have something: what they run with stays.
+fn read<T: serde::de::DeserializeOwned>(
+    uid: &str,
+    labels: &BTreeMap<String, String>,
+    name: &str,
+) -> Option<T> {
+    let text = labels.get(name)?;
+    serde_json::from_str(text)
+        .inspect_err(|error| {
+            tracing::error!(
+                uid, label = name, %error,
+                "what a pod has for itself cannot be read: it keeps running with it, but others may get it too"
+            );
+        })
+        .ok()
+}

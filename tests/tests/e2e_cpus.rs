@@ -1,0 +1,87 @@
+//! Processors that containers have for themselves (static policy), from the kubelet's own configuration file.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{fs, time::Duration};
+
+use orlop_tests::{Playground, until};
+
+const CONFIG: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+    cpuManagerPolicy: static\nreservedSystemCPUs: '0'\ncpuManagerReconcilePeriod: 1s\nmaxPods: 7\n\
+    registerWithTaints: [{key: test.orlop.dev/x, effect: PreferNoSchedule}]\n\
+    crashLoopBackOff: {maxContainerRestartPeriod: 1s}\nfailCgroupV1: true\n";
+
+fn pod(p: &Playground, name: &str, resources: &str) {
+    p.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 0, containers: [\
+         {{name: c, image: 'orlop.dev/example/busybox:v1', command: [sleep, '600'], resources: {resources}}}]}}}}"
+    ))
+    .text();
+    p.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]).text();
+}
+
+/// Where the kernel lets a container's processes run.
+fn runs_on(p: &Playground, pod: &str, cpus: &str) {
+    until(&format!("{pod} runs on {cpus}"), Duration::from_secs(20), || {
+        let text = p.exec(pod, &["grep", "Cpus_allowed_list", "/proc/1/status"]).text();
+        let list = text.split_whitespace().nth(1).unwrap_or_default();
+        if list == cpus { Ok(()) } else { Err(text) }
+    });
+}
+
+const WHOLE: &str = "{limits: {cpu: 1, memory: 16Mi}}";
+
+#[test]
+#[ignore = "e2e tier"]
+fn whole_processors_are_for_one_container_alone() {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap().trim().to_owned();
+    let last: u32 = online.rsplit(['-', ',']).next().unwrap().parse().unwrap();
+    assert!(last > 0, "this test needs two processors");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("kubelet.yaml");
+    fs::write(&file, CONFIG).unwrap();
+    let mut p = Playground::with(&[], &[("ORLOP_CONFIG", file.to_str().unwrap())]);
+    let node = p.get(&["nodes"])["items"][0].clone();
+    let cpu = |list: &str| node["status"][list]["cpu"].as_str().unwrap().parse::<u32>().unwrap();
+    assert_eq!(cpu("capacity") - cpu("allocatable"), 1, "one is reserved");
+    assert_eq!(node["status"]["capacity"]["pods"], "7");
+    assert_eq!(node["spec"]["taints"][0]["key"], "test.orlop.dev/x");
+    assert!(
+        p.log().contains("kubelet.yaml: failCgroupV1 is not supported: cgroup v1 is supported"),
+        "{}",
+        p.log()
+    );
+
+    pod(&p, "shares", "{}");
+    runs_on(&p, "shares", &online);
+    pod(&p, "whole", WHOLE);
+    // The reserved one is the first, and nothing else of this machine is taken.
+    runs_on(&p, "whole", "1");
+    let rest = if last == 1 { "0".to_owned() } else { format!("0,2-{last}") };
+    runs_on(&p, "shares", &rest);
+
+    // The next agent knows who has what.
+    p.kill_agent(1);
+    p.up();
+    pod(&p, "later", "{requests: {memory: 16Mi}}");
+    runs_on(&p, "later", &rest);
+    runs_on(&p, "whole", "1");
+    let resized = p.kubectl(&[
+        "patch", "pod", "whole", "--subresource", "resize", "--patch",
+        "{\"spec\":{\"containers\":[{\"name\":\"c\",\"resources\":{\"limits\":{\"cpu\":\"500m\",\"memory\":\"16Mi\"},\"requests\":{\"cpu\":\"500m\",\"memory\":\"16Mi\"}}}]}}",
+    ]);
+    resized.text();
+    p.wait_for(
+        &[
+            "get",
+            "pod",
+            "whole",
+            "-o",
+            "jsonpath={.status.conditions[?(@.type=='PodResizePending')].message}",
+        ],
+        |text| text == "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy",
+    );
+    p.kubectl(&["delete", "pod", "whole", "--now"]).text();
+    runs_on(&p, "shares", &online);
+    runs_on(&p, "later", &online);
+}
