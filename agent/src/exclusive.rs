@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::{
     cpu::{
         pool::{Held, Pool},
+        reconcile,
         set::CpuSet,
     },
     device::{
@@ -133,6 +134,7 @@ impl Exclusive {
         }
         if let Some(cpus) = self.cpus(uid, &spec.name).filter(|cpus| !cpus.is_empty()) {
             spec.resources.cpuset_cpus = Some(cpus.to_string());
+            spec.labels.insert(reconcile::LABEL.to_owned(), cpus.to_string());
         }
         Ok(())
     }
@@ -228,4 +230,73 @@ fn read<T: serde::de::DeserializeOwned>(
             );
         })
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{choose::How, topology::Topology};
+
+    fn exclusive(known: &str) -> (Exclusive, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("known.json");
+        std::fs::write(&file, known).unwrap();
+        let pool = Pool::new(Topology::regular(1, 4, 1), "0".parse().unwrap(), 0, How::default(), false);
+        let devices = Devices::open(dir.path().to_owned(), Some(file));
+        (Exclusive::new(Some(pool), devices), dir)
+    }
+
+    fn pod(uid: &str, limits: &str) -> Desired {
+        let text = format!(
+            "{{metadata: {{uid: {uid}}}, spec: {{containers: [{{name: c, resources: {{limits: {limits}}}}}]}}}}"
+        );
+        Desired::new(Arc::new(serde_norway::from_str(&text).unwrap()))
+    }
+
+    async fn cpuset(exclusive: &Exclusive, uid: &str) -> Option<String> {
+        let mut spec = ContainerSpec { name: "c".to_owned(), ..ContainerSpec::default() };
+        exclusive.prepare(uid, &mut spec).await.unwrap();
+        assert_eq!(spec.labels.get(reconcile::LABEL), spec.resources.cpuset_cpus.as_ref());
+        spec.resources.cpuset_cpus
+    }
+
+    #[tokio::test]
+    async fn what_is_written_down_is_the_next_agents() {
+        let (first, _dir) = exclusive("[]");
+        assert_eq!(first.reserve(&pod("a", "{cpu: 2, memory: 1Mi}")), Ok(vec![]));
+        assert_eq!(cpuset(&first, "a").await.as_deref(), Some("1-2"));
+        assert_eq!(cpuset(&first, "other").await.as_deref(), Some("0,3"));
+        let labels = first.labels("a");
+        assert_eq!(labels, BTreeMap::from([(CPUS.to_owned(), "{\"c\":\"1-2\"}".to_owned())]));
+        assert_eq!(first.labels("other"), BTreeMap::new());
+
+        let (next, _dir) = exclusive("[]");
+        next.adopt("a", &labels);
+        next.adopt("broken", &BTreeMap::from([(CPUS.to_owned(), "{".to_owned())]));
+        let refused = next.reserve(&pod("b", "{cpu: 2, memory: 1Mi}")).unwrap_err();
+        assert_eq!(refused.reason, "UnexpectedAdmissionError");
+        assert_eq!(next.shared().unwrap().borrow().to_string(), "0,3");
+        next.retain(Vec::new(), std::iter::empty());
+        assert_eq!(next.shared().unwrap().borrow().to_string(), "0-3");
+    }
+
+    #[tokio::test]
+    async fn all_or_nothing() {
+        // Damaged or not: what there were plugins for is known, or is not.
+        for (known, refused) in [("[\"v.example/x\"]", true), ("[\"v.exa", false)] {
+            let (exclusive, _dir) = exclusive(known);
+            let reserved = exclusive.reserve(&pod("a", "{cpu: 2, memory: 1Mi, v.example/x: 1}"));
+            assert_eq!(reserved.is_err(), refused, "{known}");
+            let shared = if refused { "0-3" } else { "0,3" };
+            assert_eq!(exclusive.shared().unwrap().borrow().to_string(), shared, "{known}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_policy_nobody_is_told_where_to_run() {
+        let none = Exclusive::nothing();
+        none.adopt("a", &BTreeMap::from([(CPUS.to_owned(), "{\"c\":\"1\"}".to_owned())]));
+        assert_eq!(none.reserve(&pod("b", "{cpu: 2, memory: 1Mi}")), Ok(vec![]));
+        assert_eq!((cpuset(&none, "a").await, none.labels("a")), (None, BTreeMap::new()));
+    }
 }

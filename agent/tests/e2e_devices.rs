@@ -281,4 +281,12 @@ async fn pods_get_devices_of_a_plugin_and_keep_them() {
     p.wait_for(&["get", "pod", "late", "-o", "jsonpath={.status.message}"], |text| {
         text.contains("no healthy devices present; cannot allocate unhealthy devices")
     });
+
+    // And comes back.
+    let _served = serve(&plugins.join("units.sock"), units.clone());
+    register(&plugins, "v1beta1", RESOURCE).await.unwrap();
+    counts(&p, ("3", "2"));
+    pod(&p, "both", 2, "");
+    ready(&p, "both");
+    assert_eq!(ids_of(&kubelet, "both").await, ["a", "b"]);
 }

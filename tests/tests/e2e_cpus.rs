@@ -84,4 +84,13 @@ fn whole_processors_are_for_one_container_alone() {
     p.kubectl(&["delete", "pod", "whole", "--now"]).text();
     runs_on(&p, "shares", &online);
     runs_on(&p, "later", &online);
+
+    // Without the policy everybody gets all of them back.
+    pod(&p, "again", WHOLE);
+    runs_on(&p, "again", "1");
+    p.kill_agent(1);
+    fs::write(&file, CONFIG.replace("static", "none")).unwrap();
+    p.up();
+    runs_on(&p, "again", &online);
+    runs_on(&p, "shares", &online);
 }

@@ -160,6 +160,16 @@ pub(super) async fn run(
             let reviews = Arc::new(NodeReviews { client: client.clone(), node: node_name.clone() });
             let logs = Logs::new(source);
             let server = Server::bind(address, &node_name, client_ca, logs, runtime.clone(), reviews).await?;
+            let server = match &config.kubelet.tls {
+                None => server,
+                Some((certificate, key)) => {
+                    let read =
+                        |path: &PathBuf| fs::read(path).with_context(|| format!("read {}", path.display()));
+                    server.with_certificate(&read(certificate)?, &read(key)?, client_ca).with_context(
+                        || format!("serve with {} and {}", certificate.display(), key.display()),
+                    )?
+                }
+            };
             tasks.spawn(server.run(stop.clone()));
             let registration = Registration {
                 client: client.clone(),
@@ -305,10 +315,14 @@ pub(super) async fn run(
         let notice = signal(SignalKind::from_raw(SIGPWR)).context("listen for SIGPWR")?;
         tasks.spawn(shut_down(notice, shutdown, stop.clone()));
     }
-    if let (Some(changed), Some(cpus)) = (exclusive.shared(), config.kubelet.static_cpus) {
-        let runtime = Arc::clone(&of_cpus);
-        tasks.spawn(Reconcile { runtime, exclusive, changed, period: cpus.again }.run());
-    }
+    let reconcile = Reconcile {
+        runtime: of_cpus,
+        changed: exclusive.shared(),
+        exclusive,
+        all: cpu::read::topology().map(|machine| machine.all()).unwrap_or_default(),
+        period: config.kubelet.static_cpus.map_or(cpu::reconcile::PERIOD, |cpus| cpus.again),
+    };
+    tasks.spawn(reconcile.run());
     tasks.spawn(collector.run());
     tasks.spawn(tiers.run());
     tasks.spawn(manager.run(inputs));

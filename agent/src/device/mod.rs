@@ -275,3 +275,113 @@ fn read_known(path: &Path) -> Vec<String> {
         Vec::new()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use orlop_cri_api::device_plugin::{
+        device_plugin_server::{DevicePlugin, DevicePluginServer},
+        registration_server::Registration as _,
+        *,
+    };
+    use tokio_util::sync::CancellationToken;
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+
+    const NAME: &str = "v.example/x";
+
+    /// Has one device, `a`, and refuses to give it.
+    struct Stubborn;
+
+    #[tonic::async_trait]
+    impl DevicePlugin for Stubborn {
+        type ListAndWatchStream =
+            std::pin::Pin<Box<dyn futures::Stream<Item = Result<ListAndWatchResponse, Status>> + Send>>;
+
+        async fn get_device_plugin_options(
+            &self,
+            _: Request<Empty>,
+        ) -> Result<Response<DevicePluginOptions>, Status> {
+            Ok(Response::new(DevicePluginOptions::default()))
+        }
+
+        async fn list_and_watch(
+            &self,
+            _: Request<Empty>,
+        ) -> Result<Response<Self::ListAndWatchStream>, Status> {
+            let device = Device { id: "a".to_owned(), health: "Healthy".to_owned(), topology: None };
+            let list = Ok(ListAndWatchResponse { devices: vec![device] });
+            let lists = futures::StreamExt::chain(
+                futures::stream::iter([list]),
+                futures::stream::pending::<Result<ListAndWatchResponse, Status>>(),
+            );
+            Ok(Response::new(Box::pin(lists)))
+        }
+
+        async fn get_preferred_allocation(
+            &self,
+            _: Request<PreferredAllocationRequest>,
+        ) -> Result<Response<PreferredAllocationResponse>, Status> {
+            Err(Status::unimplemented("not asked for"))
+        }
+
+        async fn allocate(&self, _: Request<AllocateRequest>) -> Result<Response<AllocateResponse>, Status> {
+            Err(Status::unknown("it is mine"))
+        }
+
+        async fn pre_start_container(
+            &self,
+            _: Request<PreStartContainerRequest>,
+        ) -> Result<Response<PreStartContainerResponse>, Status> {
+            Err(Status::unimplemented("not asked for"))
+        }
+    }
+
+    async fn counted(devices: &Devices, capacity: u64, allocatable: u64) {
+        let wanted = Counts { capacity, allocatable };
+        devices.counts().wait_for(|counts| counts.get(NAME) == Some(&wanted)).await.unwrap();
+    }
+
+    fn register(endpoint: &str) -> Request<RegisterRequest> {
+        Request::new(RegisterRequest {
+            version: "v1beta1".to_owned(),
+            endpoint: endpoint.to_owned(),
+            resource_name: NAME.to_owned(),
+            options: None,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_comes_refuses_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, known) = (dir.path().join("x.sock"), dir.path().join("known.json"));
+        let devices = Devices::open(dir.path().to_owned(), Some(known.clone()));
+        let stop = CancellationToken::new();
+        let served = stop.clone();
+        let server = tokio::spawn(async move {
+            socket::serve(&path, DevicePluginServer::new(Stubborn), served).await.unwrap();
+        });
+        assert!(devices.register(register("../x.sock")).await.is_err());
+        devices.register(register("x.sock")).await.unwrap();
+        counted(&devices, 1, 1).await;
+        assert_eq!(read_known(&known), [NAME]);
+
+        let spec: PodSpec =
+            serde_norway::from_str("{containers: [{name: c, resources: {limits: {v.example/x: 1}}}]}")
+                .unwrap();
+        let wanted = devices.reserve("uid", &spec).unwrap();
+        let refused = devices.allocate("uid", &wanted).await.unwrap_err();
+        assert_eq!(refused, "rpc error: code = Unknown desc = it is mine");
+
+        stop.cancel();
+        server.await.unwrap();
+        counted(&devices, 1, 0).await;
+        let gone = tokio::time::Instant::now();
+        counted(&devices, 0, 0).await;
+        assert!(gone.elapsed() >= GONE_AFTER - Duration::from_secs(1), "{:?}", gone.elapsed());
+        // The next agent knows the name, and that there are none.
+        let next = Devices::open(dir.path().to_owned(), Some(known));
+        counted(&next, 0, 0).await;
+        assert!(next.reserve("uid", &spec).unwrap_err().starts_with("no healthy devices present"));
+    }
+}

@@ -445,6 +445,40 @@ mod tests {
     }
 
     #[test]
+    fn what_the_operator_says_of_the_object() {
+        let taint = crate::config::kubelet::Taint {
+            key: "a/b".to_owned(),
+            value: String::new(),
+            effect: "NoSchedule".to_owned(),
+        };
+        let object = NodeObject {
+            taints: vec![taint],
+            provider_id: Some("p://1".to_owned()),
+            max_images: 1,
+            ..NodeObject::default()
+        };
+        let image = |name: &str, size| (vec![name.to_owned()], size);
+        let counts = Counts { capacity: 3, allocatable: 2 };
+        let health = Health {
+            images: vec![image("small", 1), image("large", 2)],
+            devices: BTreeMap::from([("v.example/x".to_owned(), counts)]),
+            ..Health::default()
+        };
+        let node = node(&Identity { object, ..identity() }, &facts(), &health, Timestamp::UNIX_EPOCH);
+        let (spec, status) = (node.spec.unwrap(), node.status.unwrap());
+        let taints = spec.taints.unwrap();
+        assert_eq!(
+            (taints[0].key.as_str(), &taints[0].value, taints[0].effect.as_str()),
+            ("a/b", &None, "NoSchedule")
+        );
+        assert_eq!(spec.provider_id.as_deref(), Some("p://1"));
+        let images = status.images.unwrap();
+        assert_eq!((images.len(), images[0].size_bytes), (1, Some(2)));
+        let count = |list: Option<BTreeMap<String, Quantity>>| list.unwrap()["v.example/x"].0.clone();
+        assert_eq!((count(status.capacity), count(status.allocatable)), ("3".into(), "2".into()));
+    }
+
+    #[test]
     fn allocatable_leaves_out_the_eviction_threshold() {
         let status = status(&identity(), &facts(), &Health::default(), &[], Timestamp::UNIX_EPOCH);
         let memory = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref().unwrap()["memory"].0.clone();

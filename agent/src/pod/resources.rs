@@ -413,6 +413,25 @@ mod tests {
     }
 
     #[test]
+    fn the_operator_may_choose_the_period_or_have_no_quota() {
+        let spec: PodSpec = serde_norway::from_str(
+            "{containers: [{name: c, resources: {limits: {cpu: 500m, memory: 10Mi}, requests: {memory: 2Mi}}}]}",
+        )
+        .unwrap();
+        let with = |cfs_period_us, throttling| {
+            let mut settings = Settings::for_tests();
+            settings.policy.cfs_period_us = cfs_period_us;
+            (settings.policy.memory_qos, settings.policy.throttling) = (true, throttling);
+            let limits = of_container(&settings, &spec, &spec.containers[0]);
+            assert_eq!(of_pod(&settings, &spec).cpu_quota_us, limits.cpu_quota_us);
+            (limits.cpu_quota_us, limits.cpu_period_us, limits.unified["memory.high"].clone())
+        };
+        assert_eq!(with(Some(PERIOD_US), 900), (Some(50_000), Some(100_000), "9646080".into()));
+        assert_eq!(with(Some(5000), 500), (Some(2500), Some(5000), "6291456".into()));
+        assert_eq!(with(None, 1000), (None, None, "10485760".into()));
+    }
+
+    #[test]
     fn nothing_asked_is_best_effort() {
         check(
             "{containers: [{name: c}]}",

@@ -90,6 +90,20 @@ impl Server {
         })
     }
 
+    /// The same with a certificate (and what leads to its authority) and key of the operator's, PEM.
+    ///
+    /// # Errors
+    /// They cannot be used.
+    pub fn with_certificate(
+        self,
+        certificate: &[u8],
+        key: &[u8],
+        client_ca: &[u8],
+    ) -> Result<Self, ServerError> {
+        let tls = auth::given(certificate, key, client_ca)?;
+        Ok(Self { tls: TlsAcceptor::from(Arc::new(tls)), ..self })
+    }
+
     /// Serves until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         loop {

@@ -202,8 +202,8 @@ object! {
         "singleProcessOOMKill" single_process_oom_kill: bool, Acts;
         "staticPodPath" static_pod_path: PathBuf, Acts;
         "systemReserved" system_reserved: BTreeMap<String, String>, Acts;
-        "tlsCertFile" tls_cert_file: PathBuf, Waits;
-        "tlsPrivateKeyFile" tls_private_key_file: PathBuf, Waits;
+        "tlsCertFile" tls_cert_file: PathBuf, Acts;
+        "tlsPrivateKeyFile" tls_private_key_file: PathBuf, Acts;
         "userNamespaces" user_namespaces: UserNamespaces, Acts;
     }
 }

@@ -106,6 +106,7 @@ fn what_only_the_file_says() {
         ("address: 0.0.0.0", "all_addresses: true"),
         ("authentication: {x509: {clientCAFile: /ca.crt}}", "client_ca: Some(\"/ca.crt\")"),
         ("authorization: {mode: Webhook}", ""),
+        ("{tlsCertFile: /c, tlsPrivateKeyFile: /k}", "tls: Some((\"/c\", \"/k\"))"),
         ("resolvConf: /run/systemd/resolve/resolv.conf", "resolv_conf: \"/run/systemd/resolve/resolv.conf\""),
         ("resolvConf: ''", "resolv_conf: \"\""),
         ("containerLogMonitorInterval: 3s", "log_monitor: 3s"),
