@@ -111,6 +111,14 @@ pub enum Command {
         #[command(flatten)]
         dirs: DirArgs,
     },
+    /// Print which stage of a pod's start took how long, as the running agent saw it.
+    Trace {
+        /// Name, `namespace/name` or UID of the pod [default: one line for each pod].
+        pod: Option<String>,
+        /// Where it is.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
     /// List what the containers on this machine use.
     Stats(DirArgs),
     /// Say in words what the service load balancer's maps in the kernel hold.
@@ -315,6 +323,8 @@ flags! {
     default_ulimits: String, "ORLOP_DEFAULT_ULIMITS";
     /// Port of the kubelet API, on the node's address [default: 10250].
     kubelet_port: u16, "ORLOP_KUBELET_PORT";
+    /// Port of `/healthz` without TLS, on 127.0.0.1; 0 is none [default: 10248].
+    healthz_port: u16, "ORLOP_HEALTHZ_PORT";
     /// Cgroup subtree of this node, below each hierarchy's mount point [default: orlop].
     cgroup_root: String, "ORLOP_CGROUP_ROOT";
     /// Directory for pinned eBPF maps and links [default: RUN_DIR/bpf].

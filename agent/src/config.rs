@@ -71,6 +71,8 @@ pub struct Config {
     pub resources: ResourcePolicy,
     /// Port of the kubelet API.
     pub kubelet_port: u16,
+    /// Port of `/healthz` without TLS, on the loopback address; 0 is none.
+    pub healthz_port: u16,
     /// Cgroup subtree, relative to every hierarchy's mount point.
     pub cgroup_root: String,
     /// Where eBPF maps and links are pinned.
@@ -414,6 +416,7 @@ impl TryFrom<Flags> for Config {
             memory_qos,
             default_ulimits,
             kubelet_port,
+            healthz_port,
             cgroup_root,
             bpffs,
             shim,
@@ -504,6 +507,7 @@ impl TryFrom<Flags> for Config {
                 .map(|text| parse("default-ulimits", text))
                 .collect::<Result<_, _>>()?,
             kubelet_port: kubelet_port.unwrap_or(10250),
+            healthz_port: healthz_port.unwrap_or(10248),
             cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
             mtu: parse_mtu(mtu.unwrap_or(1500))?,
             listen: parse("listen", listen.unwrap_or_else(|| "0.0.0.0:6443".to_owned()))?,

@@ -50,6 +50,7 @@ fn run(command: Command) -> Result<()> {
             cli::logs(follow, &part, &target, &dirs)
         }
         Command::Inspect { pod, dirs } => cli::inspect(&pod, &dirs),
+        Command::Trace { pod, dirs } => cli::trace(pod.as_deref(), &dirs),
         Command::Stats(dirs) => cli::stats(&dirs),
         Command::Services(dirs) => cli::services(&dirs),
         Command::Kubeconfig(args) => cli::kubeconfig(&args),

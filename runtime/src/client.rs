@@ -237,14 +237,14 @@ impl Runtime {
             let records = records.filter_map(|uid| layout.sandbox(&uid).ok().flatten());
             let named = records
                 .filter(|record| record.spec.pod.namespace == namespace && record.spec.pod.name == name);
-            named.max_by_key(|record| record.created_at).map(|record| runtime.describe(record))
+            named.max_by_key(|record| record.created_at).map(|record| runtime.with_containers(record))
         })
         .await
     }
 
     fn look(&self, uid: &str) -> Option<Sandbox> {
         match self.0.layout.sandbox(uid) {
-            Ok(record) => Some(self.describe(record?)),
+            Ok(record) => Some(self.with_containers(record?)),
             Err(error) => {
                 tracing::error!(uid, %error, "unreadable sandbox record");
                 None
@@ -252,11 +252,15 @@ impl Runtime {
         }
     }
 
-    fn describe(&self, record: SandboxRecord) -> Sandbox {
+    fn with_containers(&self, record: SandboxRecord) -> Sandbox {
+        let containers = self.0.layout.pod_containers(&record.spec.pod.uid);
+        self.describe(record, containers)
+    }
+
+    pub(crate) fn describe(&self, record: SandboxRecord, containers: Vec<Container>) -> Sandbox {
         let SandboxRecord { spec, created_at, .. } = record;
         let netns = sandbox::pin(&self.0.layout, &spec, "net");
         let shim_alive = self.shims().contains_key(&spec.pod.uid);
-        let containers = self.0.layout.pod_containers(&spec.pod.uid);
         Sandbox { pod: spec.pod, netns, created_at, shim_alive, containers, labels: spec.labels }
     }
 
@@ -276,14 +280,14 @@ impl Runtime {
                 // One that a former agent had just started may be faster.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.connect(&uid).await.map_err(|_| SandboxError::ShimStart(text))?;
-                return Ok(self.describe(record));
+                return Ok(self.with_containers(record));
             }
             // Not waited for: the kernel may take ten milliseconds to move a process, and nothing depends on it.
             let (runtime, pod, cgroup) = (self.clone(), uid.clone(), record.spec.cgroup.clone());
             tokio::task::spawn_blocking(move || runtime.adopt_shim(&pod, &cgroup));
             self.connect(&uid).await?;
         }
-        Ok(self.describe(record))
+        Ok(self.with_containers(record))
     }
 
     fn make_sandbox(&self, spec: SandboxSpec) -> Result<SandboxRecord, SandboxError> {
@@ -429,6 +433,12 @@ impl Runtime {
     pub async fn container_stats(&self, uid: &str, id: &str) -> std::io::Result<Stats> {
         let (runtime, uid, id) = (self.clone(), uid.to_owned(), id.to_owned());
         blocking(move || runtime.stats_of(&uid, Some(&id))).await
+    }
+
+    /// Counters of a cgroup that this node has made for several pods.
+    pub async fn group_stats(&self, path: &str) -> std::io::Result<Stats> {
+        let (runtime, path) = (self.clone(), path.to_owned());
+        blocking(move || runtime.0.hierarchies.stats(&path)).await
     }
 
     fn stats_of(&self, uid: &str, id: Option<&str>) -> std::io::Result<Stats> {

@@ -1,11 +1,14 @@
-//! Counters of pods and containers that cost more to read than [`crate::cgroup::Stats`]: all of the cgroup's, and what its
-//! processes have open.
+//! Counters of all pods and containers, read in one go: those of the cgroups, and what their processes have open.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, path::PathBuf};
+
+use jiff::Timestamp;
 
 use crate::{
-    cgroup::Details,
+    api::{ContainerState, Resources, Sandbox},
+    cgroup::{Details, Stats},
     client::{Runtime, blocking},
+    records::directories,
 };
 
 /// What the processes of a pod or a container have.
@@ -32,23 +35,93 @@ pub struct Counted {
     pub processes: Processes,
 }
 
+/// How much is looked at: each more costs more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// Counters of the cgroups.
+    Details,
+    /// And what processes have open.
+    Processes,
+}
+
+/// Counters of a pod or a container, and what it is limited to.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// When they were read.
+    pub at: Timestamp,
+    /// Those that summaries look at.
+    pub stats: Stats,
+    /// The others.
+    pub counted: Counted,
+    /// Limits as the kernel says them.
+    pub limits: Resources,
+}
+
+/// A pod with the counters of what of it runs.
+#[derive(Clone, Debug)]
+pub struct PodCounters {
+    /// The pod.
+    pub sandbox: Sandbox,
+    /// Of the pod as a whole; they may be there still when all of it has ended.
+    pub pod: Option<Counters>,
+    /// Of those of its containers that run, by their place in the sandbox's list.
+    pub containers: Vec<(usize, Counters)>,
+}
+
 impl Runtime {
-    /// Of a whole pod, or of one container.
-    pub async fn details(&self, uid: &str, id: Option<&str>) -> io::Result<Counted> {
-        let (runtime, uid, id) = (self.clone(), uid.to_owned(), id.map(str::to_owned));
+    /// All pods with their counters: every record is read once. What ends meanwhile is left out.
+    pub async fn measure(&self, depth: Depth) -> Vec<PodCounters> {
+        let runtime = self.clone();
         blocking(move || {
-            let cgroup = runtime.cgroup_of(&uid, id.as_deref())?;
-            let hierarchies = runtime.hierarchies();
-            let (details, pids) = (hierarchies.details(&cgroup), hierarchies.processes(&cgroup));
-            Ok(Counted { details, processes: look(&pids), cgroup })
+            let uids = directories(&runtime.layout().pods()).into_iter();
+            uids.filter_map(|uid| runtime.measure_pod(&uid, depth)).collect()
         })
         .await
     }
+
+    fn measure_pod(&self, uid: &str, depth: Depth) -> Option<PodCounters> {
+        let layout = self.layout();
+        let record = layout.sandbox(uid).ok()??;
+        let records = layout.pod_records(uid);
+        let (cgroup, of_pod) = (record.spec.cgroup.clone(), record.spec.resources.clone());
+        let mut containers = Vec::new();
+        let mut all = Vec::new();
+        for (at, record) in records.into_iter().enumerate() {
+            let state = layout.container_state(uid, &record.id);
+            if matches!(state, ContainerState::Running { .. }) {
+                let path = format!("{cgroup}/{}", record.id);
+                let limits = |path: &str| self.hierarchies().container_limits(path, &record.resources);
+                containers.extend(self.counters(path, depth, limits).map(|counters| (at, counters)));
+            }
+            all.push(record.container(state));
+        }
+        let pod = self.counters(cgroup, depth, |path| self.hierarchies().pod_limits(path, &of_pod));
+        Some(PodCounters { sandbox: self.describe(record, all), pod, containers })
+    }
+
+    fn counters(
+        &self,
+        cgroup: String,
+        depth: Depth,
+        limits: impl FnOnce(&str) -> Resources,
+    ) -> Option<Counters> {
+        let hierarchies = self.hierarchies();
+        let stats = hierarchies.stats(&cgroup).ok()?;
+        let at = Timestamp::now();
+        let (details, pids) = (hierarchies.details(&cgroup), hierarchies.processes(&cgroup));
+        let limits = limits(&cgroup);
+        let processes = if depth == Depth::Processes { look(&pids) } else { count(&pids) };
+        Some(Counters { at, stats, counted: Counted { cgroup, details, processes }, limits })
+    }
+}
+
+fn count(pids: &[u32]) -> Processes {
+    Processes { count: u64::try_from(pids.len()).unwrap_or(u64::MAX), ..Processes::default() }
 }
 
 /// Processes come and go meanwhile.
 fn look(pids: &[u32]) -> Processes {
-    let mut all = Processes { count: u64::try_from(pids.len()).unwrap_or(u64::MAX), ..Processes::default() };
+    let mut all = count(pids);
     for pid in pids {
         for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
             all.descriptors += 1;

@@ -54,7 +54,7 @@ pub use api::{
 pub use apparmor::AppArmorError;
 pub use bundle::container_id;
 pub use client::{Layers, Runtime};
-pub use details::{Counted, Processes};
+pub use details::{Counted, Counters, Depth, PodCounters, Processes};
 pub use errors::{
     BoxError, ExecError, NotRun, OpenError, RemoveError, SandboxError, ShimError, StartError, StopError,
     UpdateError,

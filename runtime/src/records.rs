@@ -165,6 +165,15 @@ impl Layout {
 
     /// All containers of a pod, oldest first.
     pub(crate) fn pod_containers(&self, uid: &str) -> Vec<Container> {
+        let state = |record: ContainerRecord| {
+            let state = self.container_state(uid, &record.id);
+            record.container(state)
+        };
+        self.pod_records(uid).into_iter().map(state).collect()
+    }
+
+    /// What was written down of them, oldest first.
+    pub(crate) fn pod_records(&self, uid: &str) -> Vec<ContainerRecord> {
         let ids = directories(&self.containers(uid)).into_iter();
         let mut records: Vec<ContainerRecord> = ids
             .filter_map(|id| match self.record(uid, &id) {
@@ -176,11 +185,7 @@ impl Layout {
             })
             .collect();
         records.sort_by_key(|record| record.created_at);
-        let state = |record: ContainerRecord| {
-            let state = self.container_state(uid, &record.id);
-            record.container(state)
-        };
-        records.into_iter().map(state).collect()
+        records
     }
 }
 

@@ -25,6 +25,7 @@ use orlop_runtime::{
     image::{Images, PullOptions},
     log::Limits as LogLimits,
 };
+use prometheus::Registry;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, mpsc, watch},
@@ -43,7 +44,7 @@ use orlop::{
     evict::Evictor,
     exclusive::Exclusive,
     images::{
-        collect::{Collector, NodeEvents},
+        collect::{self, Collector, NodeEvents},
         import::Importer,
         rate::Bucket,
     },
@@ -59,7 +60,7 @@ use orlop::{
         node_state::NodeState,
         settings::{Allocatable, Settings},
     },
-    server::{Logs, Server},
+    server::{Logs, Places, Server, Sources, configz},
     shutdown::Shutdown,
     source::{
         objects::ApiObjects,
@@ -68,11 +69,18 @@ use orlop::{
         storage::ApiStorage,
     },
     status::{Outlet, Writer},
+    usage::Usage,
     volume::{Disk, own_dirs},
-    wire::{images::Store, logs::ContainerLogs, reviews::NodeReviews, runtime::Containers},
+    wire::{
+        images::{PullDurations, Store},
+        logs::ContainerLogs,
+        reviews::NodeReviews,
+        runtime::Containers,
+    },
     worker::{
         manager::{Inputs, Manager},
         ports::{Clock, EventSink, Network, Ports},
+        traces::Traces,
     },
 };
 
@@ -117,6 +125,7 @@ pub(super) async fn run(
         tracing::warn!(error = orlop::wire::chain(error), "pods cannot have users of their own here");
     }
     let identity = identity(&config, user_namespaces.is_ok());
+    let (registry, probes) = (Registry::new(), Registry::new());
     let mut tasks = JoinSet::new();
     let waiting = Health {
         not_ready: vec![network::NOT_READY.to_owned()],
@@ -137,7 +146,7 @@ pub(super) async fn run(
     let (written_to, written) = mpsc::unbounded_channel();
     let client = control.as_ref().map(|control| control.client.clone());
     let memory = control.as_ref().and_then(|control| control.memory.clone());
-    let (mut api_objects, mut writer) = (None, None);
+    let (mut server, mut api_objects, mut writer) = (None, None, None);
     let (mut pod_events, mut events): (Arc<dyn EventSink>, Arc<dyn NodeEvents>) =
         (Arc::new(EventLog), Arc::new(EventLog));
     let network = match &control {
@@ -157,20 +166,21 @@ pub(super) async fn run(
                 }
                 None => ca,
             };
-            let reviews = Arc::new(NodeReviews { client: client.clone(), node: node_name.clone() });
-            let logs = Logs::new(source);
-            let server = Server::bind(address, &node_name, client_ca, logs, runtime.clone(), reviews).await?;
-            let server = match &config.kubelet.tls {
-                None => server,
+            let health_port = config.healthz_port;
+            let plain = (health_port > 0).then(|| (Ipv4Addr::LOCALHOST, health_port).into());
+            let bound = Server::bind(address, plain, &node_name, client_ca).await?;
+            let bound = match &config.kubelet.tls {
+                None => bound,
                 Some((certificate, key)) => {
                     let read =
                         |path: &PathBuf| fs::read(path).with_context(|| format!("read {}", path.display()));
-                    server.with_certificate(&read(certificate)?, &read(key)?, client_ca).with_context(
+                    bound.with_certificate(&read(certificate)?, &read(key)?, client_ca).with_context(
                         || format!("serve with {} and {}", certificate.display(), key.display()),
                     )?
                 }
             };
-            tasks.spawn(server.run(stop.clone()));
+            let reviews = Arc::new(NodeReviews { client: client.clone(), node: node_name.clone() });
+            server = Some((bound, Logs::new(source), reviews));
             let registration = Registration {
                 client: client.clone(),
                 identity: identity.clone(),
@@ -182,7 +192,7 @@ pub(super) async fn run(
             tasks.spawn(lease::run(client.clone(), node_name.clone(), lease_seconds));
             let known = ApiObjects::new(client.clone(), changes.clone(), memory.clone(), Arc::clone(&clock));
             api_objects = Some(Arc::new(known));
-            writer = Some(Writer::new(client.clone(), written_to.clone()));
+            writer = Some(Writer::new(client.clone(), written_to.clone()).registered(&registry));
             let (recorder, _recording) =
                 Recorder::start(client.clone(), node_name.clone(), Arc::clone(&clock), config.kubelet.events);
             pod_events = Arc::new(recorder);
@@ -199,6 +209,7 @@ pub(super) async fn run(
     let settings = Arc::new(settings(&config, &identity, &facts));
     let image_store = images.clone();
     let store = self::image_store(&config, images)?;
+    store.durations.register(&registry);
     let network: Arc<dyn Network> = Arc::new(network);
     if let Some(socket) = config.cri_socket.clone() {
         let setup = cri::Setup {
@@ -227,7 +238,7 @@ pub(super) async fn run(
     let files = Disk::open(Arc::clone(&settings), objects_of_pods, storage, Arc::clone(&clock))
         .context("make the pods' directories ready")?;
     let ports = Ports {
-        runtime: Arc::new(Containers(runtime.clone())),
+        runtime: Arc::new(Containers::new(runtime.clone(), &registry)),
         images: Arc::new(store),
         network,
         files: Arc::new(files),
@@ -281,6 +292,32 @@ pub(super) async fn run(
     let (runtime, clock) = (Arc::clone(&ports.runtime), Arc::clone(&ports.clock));
     let of_cpus = Arc::clone(&runtime);
     let manager = Manager::new(Arc::clone(&settings), ports);
+    manager.register(&registry, &probes);
+    if let Some((server, logs, reviews)) = server {
+        let sources = Sources {
+            logs,
+            runtime: containers.clone(),
+            usage: Usage::new(containers.clone(), &config.state_dir),
+            images: image_store.clone(),
+            desk: manager.desk(),
+            reviews,
+            registry: registry.clone(),
+            probes,
+            node: config.node_name.to_string(),
+            facts,
+            places: Places {
+                state_dir: config.state_dir.clone(),
+                run_dir: config.run_dir.clone(),
+                log_dir: config.log_dir.clone(),
+                cgroup_root: config.cgroup_root.clone(),
+            },
+            configz: configz(&config),
+        };
+        tasks.spawn(server.run(sources, stop.clone()));
+    }
+    let traces =
+        manager.traces().listen(&Traces::socket(&config.run_dir)).context("make the trace socket")?;
+    tasks.spawn(traces);
     let tiers = Tiers {
         runtime: containers.clone(),
         settings: Arc::clone(&settings),
@@ -295,6 +332,7 @@ pub(super) async fn run(
         runtime,
         events: Arc::clone(&events),
         clock: Arc::clone(&clock),
+        collected: collect::collected(&registry),
     };
     let evictor = Evictor {
         eviction: config.kubelet.eviction.clone(),
@@ -380,6 +418,7 @@ pub(super) fn image_store(config: &Config, images: Images) -> Result<Store> {
         credentials: Arc::new(credentials),
         verification: Arc::new(config.verification.clone()),
         turns: Arc::new(Semaphore::new(config.max_parallel_image_pulls)),
+        durations: PullDurations::default(),
         rate: config.pull_rate.map(|rate| Arc::new(Mutex::new(Bucket::new(rate, Instant::now())))),
     })
 }

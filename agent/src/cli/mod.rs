@@ -1,4 +1,5 @@
-//! The short-lived commands: each works from files, sockets and maps, with no API server and no agent.
+//! The short-lived commands: each works from files, sockets and maps, with no API server and no agent (but `trace`,
+//! which asks the agent).
 
 mod find;
 mod images;
@@ -10,6 +11,7 @@ mod reset;
 mod services;
 mod session;
 mod terminal;
+mod trace;
 
 pub(crate) use images::images;
 pub(crate) use inspect::{inspect, stats};
@@ -19,6 +21,7 @@ pub(crate) use ps::ps;
 pub(crate) use reset::reset;
 pub(crate) use services::services;
 pub(crate) use session::{attach, exec};
+pub(crate) use trace::trace;
 
 /// Prints rows as aligned columns, the way kubectl does: no borders, three spaces between.
 fn table(header: &[&str], rows: &[Vec<String>]) -> String {

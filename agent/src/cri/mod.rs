@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, codegen::Service as _};
 
 use self::{files::Files, ports::HostPorts, streaming::Streaming, words::stats::Sample};
-use crate::{wire::images::Store, worker::ports::Network};
+use crate::{usage::Usage, wire::images::Store, worker::ports::Network};
 
 /// Largest message of the kubelet's client.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -113,6 +113,7 @@ struct Inner {
     events: broadcast::Sender<ContainerEventResponse>,
     /// The last look at each pod's and container's counters.
     samples: Mutex<HashMap<String, Sample>>,
+    usage: Usage,
     stop: CancellationToken,
 }
 
@@ -130,7 +131,8 @@ impl Cri {
             Streaming::start(setup.runtime.clone(), stop.clone()).await.map_err(CriError::Streaming)?;
         let (events, _) = broadcast::channel(EVENTS);
         let (ports, samples) = (HostPorts::default(), Mutex::default());
-        let cri = Self(Arc::new(Inner { setup, files, streaming, ports, events, samples, stop }));
+        let usage = Usage::new(setup.runtime.clone(), &setup.state_dir);
+        let cri = Self(Arc::new(Inner { setup, files, streaming, ports, events, samples, usage, stop }));
         cri.open_ports().await;
         Ok(cri)
     }

@@ -2,24 +2,27 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    os::unix::fs::MetadataExt as _,
     sync::{MutexGuard, PoisonError},
 };
 
 use orlop_cri_api::v1::{
     ContainerMetrics, ContainerStats, NetworkUsage, PodSandboxMetadata, PodSandboxMetrics, PodSandboxStats,
 };
-use orlop_runtime::{Container, ContainerState, Sandbox};
+use orlop_runtime::{Container, ContainerState, Depth, Sandbox};
 use tonic::Status;
 
 use super::{
     Cri, blocking,
     pods::now,
     words::{
-        metrics::{self, Measured, Whose},
+        metrics,
         stats::{self, Sample, Written},
         status,
     },
+};
+use crate::usage::{
+    PodUse,
+    series::{Measured, Whose},
 };
 
 impl Cri {
@@ -83,95 +86,27 @@ impl Cri {
     }
 
     pub(super) async fn metrics(&self) -> Vec<PodSandboxMetrics> {
-        let mut all = Vec::new();
-        for pod in self.runtime().pods().await {
-            let (uid, seen) = (&pod.pod.uid, status::pod(&pod));
-            let PodSandboxMetadata { namespace, name, .. } = seen.metadata.unwrap_or_default();
-            let whose = Whose { container: "", image: "", id: uid, namespace: &namespace, pod: &name };
-            // Nothing to count any more.
-            let Ok(measured) = self.measure(&pod, None).await else { continue };
-            let mut of_pod = PodSandboxMetrics {
-                pod_sandbox_id: uid.clone(),
-                metrics: metrics::metrics(&whose, &measured),
-                container_metrics: Vec::new(),
-            };
-            for container in pod.containers.iter().filter(|container| pid(container).is_some()) {
-                let Ok(measured) = self.measure(&pod, Some(container)).await else { continue };
-                let (seen, id) = (status::container(&pod, container), &container.id);
-                let (name, image) =
-                    (seen.metadata.unwrap_or_default().name, seen.image.unwrap_or_default().image);
-                let whose = Whose { container: &name, image: &image, id, ..whose };
-                let metrics = metrics::metrics(&whose, &measured);
-                of_pod.container_metrics.push(ContainerMetrics { container_id: id.clone(), metrics });
-            }
-            all.push(of_pod);
-        }
-        all
-    }
-
-    /// All that is known of a pod, or of one container of it.
-    async fn measure(&self, pod: &Sandbox, container: Option<&Container>) -> std::io::Result<Measured> {
-        let (runtime, uid) = (self.runtime(), &pod.pod.uid);
-        let id = container.map(|container| container.id.as_str());
-        let counted = runtime.details(uid, id).await?;
-        let (stats, limits) = match id {
-            Some(id) => (runtime.container_stats(uid, id).await?, runtime.container_limits(uid, id).await),
-            None => (runtime.pod_stats(uid).await?, runtime.pod_limits(uid).await),
-        };
-        let disks = counted.details.disks.iter().map(|disk| (device(disk.device), *disk)).collect();
-        let files = match id {
-            Some(id) => self.files_of(id).await,
-            None => None,
-        };
-        let interfaces = match container {
-            None => net_dev(pod).await.map(|text| metrics::interfaces(&text)).unwrap_or_default(),
-            Some(_) => Vec::new(),
-        };
-        Ok(Measured {
-            at: now(),
-            started: container.map_or(pod.created_at, |container| match &container.state {
-                ContainerState::Running { started_at, .. } => *started_at,
-                _ => pod.created_at,
-            }),
-            stats,
-            limits: limits.unwrap_or_default(),
-            disks,
-            interfaces,
-            files,
-            counted,
-        })
-    }
-
-    async fn files_of(&self, id: &str) -> Option<metrics::Files> {
-        let dir = self.0.setup.state_dir.join("containers");
-        let written = self.runtime().written(id).await;
-        let written = Written {
-            mount_point: dir.to_string_lossy().into_owned(),
-            bytes: written.bytes,
-            inodes: written.inodes,
-        };
-        let looked = blocking(move || {
-            let (system, meta) = (rustix::fs::statvfs(&dir).ok()?, dir.metadata().ok()?);
-            let of = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
-            Some((system, device(of)))
-        });
-        let (system, device) = looked.await.ok()??;
-        Some(metrics::Files {
-            device,
-            written,
-            size: system.f_blocks.saturating_mul(system.f_frsize),
-            inodes: system.f_files,
-            free_inodes: system.f_ffree,
-        })
+        let used = self.0.usage.gather(Depth::Processes).await;
+        used.iter().filter_map(of_pod).collect()
     }
 }
 
-/// The name of a block device; its numbers where it has none.
-fn device((major, minor): (u32, u32)) -> String {
-    let numbers = format!("{major}:{minor}");
-    let text = std::fs::read_to_string(format!("/sys/dev/block/{numbers}/uevent")).unwrap_or_default();
-    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-    name.map_or(numbers, |name| format!("/dev/{name}"))
+/// `None` where there is nothing to count any more.
+fn of_pod(used: &PodUse) -> Option<PodSandboxMetrics> {
+    let (pod, uid) = (&used.sandbox, &used.sandbox.pod.uid);
+    let PodSandboxMetadata { namespace, name, .. } = status::pod(pod).metadata.unwrap_or_default();
+    let whose = Whose { container: "", image: "", id: uid, namespace: &namespace, pod: &name };
+    let of_container = |(container, seen): (&Container, &Measured)| {
+        let (shown, id) = (status::container(pod, container), &container.id);
+        let (name, image) = (shown.metadata.unwrap_or_default().name, shown.image.unwrap_or_default().image);
+        let whose = Whose { container: &name, image: &image, id, ..whose };
+        ContainerMetrics { container_id: id.clone(), metrics: metrics::metrics(&whose, seen) }
+    };
+    Some(PodSandboxMetrics {
+        pod_sandbox_id: uid.clone(),
+        metrics: metrics::metrics(&whose, used.pod.as_ref()?),
+        container_metrics: used.running().map(of_container).collect(),
+    })
 }
 
 fn pid(container: &Container) -> Option<u32> {

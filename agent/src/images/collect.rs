@@ -13,16 +13,20 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use orlop_runtime::{
     Sandbox,
-    image::{Choice, Collected, Goal, Images, StoreError, Thresholds, Usage, choose},
+    image::{Choice, Collected, Goal, Images, Reason, StoreError, Thresholds, Usage, choose},
 };
+use prometheus::{IntCounterVec, Registry, core::Collector as Collect};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
 };
 
-use crate::worker::{
-    manager::Needed,
-    ports::{Clock, Runtime},
+use crate::{
+    metrics::{counters, register},
+    worker::{
+        manager::Needed,
+        ports::{Clock, Runtime},
+    },
 };
 
 /// Between two looks, as upstream.
@@ -57,6 +61,20 @@ pub struct Collector {
     pub clock: Arc<dyn Clock>,
     /// Events.
     pub events: Arc<dyn NodeEvents>,
+    /// Images that were removed.
+    pub collected: IntCounterVec,
+}
+
+/// For [`Collector::collected`].
+#[must_use]
+pub fn collected(registry: &Registry) -> IntCounterVec {
+    let all = counters(
+        "kubelet_image_garbage_collected_total",
+        "Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
+        &["reason"],
+    );
+    register(registry, [Box::new(all.clone()) as Box<dyn Collect>]);
+    all
 }
 
 impl Collector {
@@ -146,11 +164,10 @@ impl Collector {
 
     async fn tell(&self, choice: &Choice, collected: &Collected) -> Option<String> {
         for image in &collected.removed {
-            let reason = choice
-                .remove
-                .iter()
-                .find(|(one, _)| one.id == image.id)
-                .map(|(_, reason)| reason.to_string());
+            let reason = choice.remove.iter().find(|(one, _)| one.id == image.id).map(|(_, reason)| reason);
+            let class = if matches!(reason, Some(Reason::Age(_))) { "age" } else { "space" };
+            self.collected.with_label_values(&[class]).inc();
+            let reason = reason.map(ToString::to_string);
             tracing::info!(image = image.id, names = ?image.names, reason, "image removed");
         }
         for (id, error) in &collected.failures {
@@ -258,6 +275,7 @@ mod tests {
             runtime: Arc::clone(&fake) as _,
             clock: fake,
             events: Arc::clone(&heard) as _,
+            collected: collected(&Registry::new()),
         };
         assert!(collector.look(false).await && collector.look(true).await);
         let heard = heard.0.lock().unwrap();

@@ -13,6 +13,18 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// How many per second.
+    #[must_use]
+    pub fn per_second(&self) -> u32 {
+        self.per_second
+    }
+
+    /// How many at once.
+    #[must_use]
+    pub fn burst(&self) -> u32 {
+        self.burst
+    }
+
     /// `None` where there is no limit.
     #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Option<Rate> {

@@ -33,6 +33,7 @@ pub mod resize;
 pub mod resources;
 pub mod settings;
 pub mod status;
+pub mod trace;
 pub mod words;
 
 #[cfg(test)]

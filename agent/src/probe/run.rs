@@ -15,6 +15,7 @@ use crate::{
     pod::{desired::Desired, events::Event, observed::Unhealthy},
     worker::{
         Reports, Shared,
+        metrics::Metrics,
         ports::{ExecFailure, ExecRequest},
     },
 };
@@ -39,12 +40,15 @@ pub(super) struct Job {
 impl Job {
     pub(super) async fn run(self) {
         let rules = Rules::of(&self.probe);
+        let series = Series::new(&self);
         let mut tally = Tally::new(self.kind, rules, self.known);
         let first = self.started_at.checked_add(tally.first_after()).unwrap_or(self.started_at);
         let wait = first.duration_since(self.shared.ports.clock.now()).try_into().unwrap_or_default();
         tokio::time::sleep(wait).await;
         loop {
+            let began = tokio::time::Instant::now();
             let outcome = self.attempt(&rules).await;
+            series.count(&outcome, began.elapsed());
             let verdict = tally.take(&outcome);
             if verdict.counts {
                 self.tell(&outcome);
@@ -160,5 +164,53 @@ impl Job {
     fn ports(&self) -> Vec<ContainerPort> {
         let container = self.desired.container(&self.container);
         container.and_then(|(_, container)| container.ports.clone()).unwrap_or_default()
+    }
+}
+
+/// The metrics of this probe. They go with it: a node that runs for years has had many containers.
+struct Series {
+    metrics: Metrics,
+    /// Type of probe, container, pod, namespace, UID.
+    labels: [String; 5],
+}
+
+impl Series {
+    fn new(job: &Job) -> Series {
+        let pod = job.desired.pod_ref();
+        let kind = job.kind.as_str().to_owned();
+        Series {
+            metrics: job.shared.metrics.clone(),
+            labels: [kind, job.container.clone(), pod.name, pod.namespace, pod.uid],
+        }
+    }
+
+    fn of_result<'a>(&'a self, result: &'a str) -> [&'a str; 6] {
+        let [kind, container, pod, namespace, uid] = &self.labels;
+        [kind, result, container, pod, namespace, uid]
+    }
+
+    fn of_all(&self) -> [&str; 4] {
+        let [kind, container, pod, namespace, _] = &self.labels;
+        [kind, container, pod, namespace]
+    }
+
+    fn count(&self, outcome: &Outcome, took: Duration) {
+        let result = match outcome {
+            Outcome::Passed | Outcome::Warned(_) => "successful",
+            Outcome::Failed(_) => "failed",
+            Outcome::Unknown(_) => "unknown",
+        };
+        self.metrics.probes.with_label_values(&self.of_result(result)).inc();
+        self.metrics.probe_duration.with_label_values(&self.of_all()).observe(took.as_secs_f64());
+    }
+}
+
+impl Drop for Series {
+    fn drop(&mut self) {
+        // Those that were never counted are not there.
+        for result in ["successful", "failed", "unknown"] {
+            drop(self.metrics.probes.remove_label_values(&self.of_result(result)));
+        }
+        drop(self.metrics.probe_duration.remove_label_values(&self.of_all()));
     }
 }

@@ -1,9 +1,11 @@
-//! `/metrics/resource`: what pods, containers and the node use, in the text form of Prometheus. What metrics-server reads.
+//! `[p]` `/metrics/resource`: what pods, containers and the node use, in the text form of Prometheus. What metrics-server reads.
 //!
-//! Read when asked for; each sample carries its time, since use of CPU is the difference of two. Not for: what pods may use.
+//! Each sample carries its time, since use of CPU is the difference of two. Not for: what pods may use.
 
 use jiff::Timestamp;
-use orlop_runtime::{ContainerState, Runtime, cgroup::Stats};
+use orlop_runtime::cgroup::Stats;
+
+use crate::usage::{PodUse, machine::Machine, series::Measured};
 
 /// Whose counters these are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,88 +21,70 @@ struct Sample {
     whose: Whose,
     at: Timestamp,
     stats: Stats,
+    /// Bytes in swap.
+    swap: u64,
+    /// Most bytes there; `None` is no limit, or none that is known.
+    swap_limit: Option<u64>,
 }
 
-/// All there is now. What ends meanwhile is left out.
-pub(super) async fn answer(runtime: &Runtime) -> String {
-    let mut samples = vec![Sample { whose: Whose::Node, at: Timestamp::now(), stats: node() }];
-    for pod in runtime.pods().await {
-        let (namespace, name, uid) = (&pod.pod.namespace, &pod.pod.name, &pod.pod.uid);
-        let running = pod.containers.iter().filter_map(|container| match container.state {
-            ContainerState::Running { started_at, .. } => Some((container, started_at)),
-            _ => None,
-        });
-        let mut any = false;
-        for (container, started) in running {
-            let Ok(stats) = runtime.container_stats(uid, &container.id).await else { continue };
-            any = true;
+/// As text.
+pub(super) fn text(machine: &Machine, at: Timestamp, pods: &[PodUse]) -> String {
+    let node = Stats { pressure: Default::default(), ..machine.stats };
+    let swap = machine.swap[0].saturating_sub(machine.swap[1]);
+    let mut samples = vec![Sample { whose: Whose::Node, at, stats: node, swap, swap_limit: None }];
+    for pod in pods {
+        let (namespace, name) = (&pod.sandbox.pod.namespace, &pod.sandbox.pod.name);
+        let sample = |whose, seen: &Measured| Sample {
+            whose,
+            at: seen.at,
+            stats: seen.stats,
+            swap: seen.counted.details.swap,
+            swap_limit: seen.limits.memory_swap.and_then(|both| {
+                u64::try_from(both.checked_sub(seen.limits.memory_limit.filter(|limit| *limit > 0)?)?).ok()
+            }),
+        };
+        for (container, seen) in pod.running() {
             let whose = Whose::Container {
                 container: container.name.clone(),
                 namespace: namespace.clone(),
                 pod: name.clone(),
-                started,
+                started: seen.started,
             };
-            samples.push(Sample { whose, at: Timestamp::now(), stats });
+            samples.push(sample(whose, seen));
         }
         // A pod that has ended uses nothing, though its cgroup may be there still.
-        if any && let Ok(stats) = runtime.pod_stats(uid).await {
+        if let Some(seen) = pod.pod.as_ref().filter(|_| !pod.containers.is_empty()) {
             let whose = Whose::Pod { namespace: namespace.clone(), pod: name.clone() };
-            samples.push(Sample { whose, at: Timestamp::now(), stats });
+            samples.push(sample(whose, seen));
         }
     }
-    text(&samples)
-}
-
-/// The machine as a whole, as cAdvisor counts the root cgroup.
-fn node() -> Stats {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    machine(&read("/proc/stat"), &read("/proc/meminfo"))
-}
-
-fn machine(stat: &str, meminfo: &str) -> Stats {
-    /// The kernel's `USER_HZ` is a constant of its interface.
-    const TICK_NS: u64 = 10_000_000;
-    // user nice system idle iowait irq softirq steal; guests are in user.
-    let fields: Vec<u64> = stat
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_ascii_whitespace()
-        .skip(1)
-        .map_while(|field| field.parse().ok())
-        .collect();
-    let ticks: u64 = [0, 1, 2, 5, 6, 7].into_iter().filter_map(|at| fields.get(at)).sum();
-    let bytes = |name: &str| -> u64 {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        kib.unwrap_or(0).saturating_mul(1024)
-    };
-    let usage = bytes("MemTotal").saturating_sub(bytes("MemFree"));
-    Stats {
-        cpu_ns: ticks.saturating_mul(TICK_NS),
-        memory_usage: usage,
-        memory_working_set: usage.saturating_sub(bytes("Inactive(file)")),
-        memory_rss: bytes("AnonPages"),
-        ..Stats::default()
-    }
+    lines(&samples)
 }
 
 /// One line of values; `None` where a metric is not about them.
 type Value = fn(&Sample) -> Option<String>;
 
-const METRICS: [(&str, &str, Value); 7] = [
+const METRICS: [(&str, &str, Value); 11] = [
     ("container_cpu_usage_seconds_total", "counter", |sample| of_container(sample).map(|()| cpu(sample))),
     ("container_memory_working_set_bytes", "gauge", |sample| of_container(sample).map(|()| memory(sample))),
     ("container_start_time_seconds", "gauge", |sample| match &sample.whose {
         Whose::Container { started, .. } => Some(seconds(started.as_nanosecond())),
         _ => None,
     }),
+    ("container_swap_limit_bytes", "gauge", |sample| {
+        of_container(sample).and(sample.swap_limit).map(|limit| limit.to_string())
+    }),
+    ("container_swap_usage_bytes", "gauge", |sample| of_container(sample).map(|()| sample.swap.to_string())),
     ("node_cpu_usage_seconds_total", "counter", |sample| (sample.whose == Whose::Node).then(|| cpu(sample))),
     ("node_memory_working_set_bytes", "gauge", |sample| {
         (sample.whose == Whose::Node).then(|| memory(sample))
     }),
+    ("node_swap_usage_bytes", "gauge", |sample| {
+        (sample.whose == Whose::Node).then(|| sample.swap.to_string())
+    }),
     ("pod_cpu_usage_seconds_total", "counter", |sample| of_pod(sample).map(|()| cpu(sample))),
     ("pod_memory_working_set_bytes", "gauge", |sample| of_pod(sample).map(|()| memory(sample))),
+    ("pod_swap_usage_bytes", "gauge", |sample| of_pod(sample).map(|()| sample.swap.to_string())),
 ];
 
 fn of_container(sample: &Sample) -> Option<()> {
@@ -123,7 +107,7 @@ fn seconds(nanoseconds: i128) -> String {
     format!("{}.{:09}", nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000))
 }
 
-fn text(samples: &[Sample]) -> String {
+fn lines(samples: &[Sample]) -> String {
     let metric = |(name, kind, value): &(&str, &str, Value)| {
         let line = |sample: &Sample| {
             let (value, at) = (value(sample)?, sample.at.as_millisecond());
@@ -157,7 +141,10 @@ mod tests {
     #[test]
     fn each_metric_has_the_samples_that_it_is_about() {
         let at = Timestamp::from_millisecond(1_700_000_000_123).unwrap();
-        let stats = |cpu_ns, memory_working_set| Stats { cpu_ns, memory_working_set, ..Stats::default() };
+        let sample = |whose, cpu_ns, memory_working_set, swap_limit| {
+            let stats = Stats { cpu_ns, memory_working_set, ..Stats::default() };
+            Sample { whose, at, stats, swap: 5, swap_limit }
+        };
         let container = Whose::Container {
             container: "c".into(),
             namespace: "n".into(),
@@ -166,9 +153,9 @@ mod tests {
         };
         let pod = Whose::Pod { namespace: "n".into(), pod: "p".into() };
         let samples = [
-            Sample { whose: Whose::Node, at, stats: stats(7_000_000_000, 9) },
-            Sample { whose: container, at, stats: stats(1_500_000_001, 4096) },
-            Sample { whose: pod, at, stats: stats(2_000_000_000, 8192) },
+            sample(Whose::Node, 7_000_000_000, 9, None),
+            sample(container, 1_500_000_001, 4096, Some(70)),
+            sample(pod, 2_000_000_000, 8192, None),
         ];
         expect![[r#"
             # TYPE container_cpu_usage_seconds_total counter
@@ -177,29 +164,27 @@ mod tests {
             container_memory_working_set_bytes{container="c",namespace="n",pod="p"} 4096 1700000000123
             # TYPE container_start_time_seconds gauge
             container_start_time_seconds{container="c",namespace="n",pod="p"} 1600000000.000000000 1700000000123
+            # TYPE container_swap_limit_bytes gauge
+            container_swap_limit_bytes{container="c",namespace="n",pod="p"} 70 1700000000123
+            # TYPE container_swap_usage_bytes gauge
+            container_swap_usage_bytes{container="c",namespace="n",pod="p"} 5 1700000000123
             # TYPE node_cpu_usage_seconds_total counter
             node_cpu_usage_seconds_total 7.000000000 1700000000123
             # TYPE node_memory_working_set_bytes gauge
             node_memory_working_set_bytes 9 1700000000123
+            # TYPE node_swap_usage_bytes gauge
+            node_swap_usage_bytes 5 1700000000123
             # TYPE pod_cpu_usage_seconds_total counter
             pod_cpu_usage_seconds_total{namespace="n",pod="p"} 2.000000000 1700000000123
             # TYPE pod_memory_working_set_bytes gauge
             pod_memory_working_set_bytes{namespace="n",pod="p"} 8192 1700000000123
+            # TYPE pod_swap_usage_bytes gauge
+            pod_swap_usage_bytes{namespace="n",pod="p"} 5 1700000000123
             # TYPE scrape_error gauge
             scrape_error 0
             # TYPE resource_scrape_error gauge
             resource_scrape_error 0
         "#]]
-        .assert_eq(&text(&samples));
-    }
-
-    #[test]
-    fn the_machine_is_what_is_not_idle_and_not_easily_given_back() {
-        let stat = "cpu  100 10 50 9999 8888 5 3 2 77 0\ncpu0 1 1 1 1\n";
-        let meminfo = "MemTotal: 1000 kB\nMemFree:  300 kB\nInactive(file):  200 kB\nAnonPages: 50 kB\n";
-        let seen = machine(stat, meminfo);
-        assert_eq!((seen.cpu_ns, seen.memory_working_set), (1_700_000_000, 500 * 1024));
-        assert_eq!((seen.memory_usage, seen.memory_rss), (700 * 1024, 50 * 1024));
-        assert_eq!(machine("", ""), Stats::default());
+        .assert_eq(&lines(&samples));
     }
 }

@@ -11,10 +11,12 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
-use tokio::sync::mpsc;
+use prometheus::{Histogram, Registry, core::Collector};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::diff;
 use crate::{
+    metrics::{histogram, register},
     pod::{desired::pod_ref, machine::PodRef},
     worker::ports::{StatusSink, Written},
 };
@@ -29,6 +31,7 @@ pub struct Writer(Arc<Inner>);
 struct Inner {
     client: Client,
     written: mpsc::UnboundedSender<Written>,
+    durations: Histogram,
     entries: Mutex<HashMap<String, Entry>>,
 }
 
@@ -40,6 +43,8 @@ struct Entry {
     version: u64,
     /// What it should have.
     wanted: Option<Arc<PodStatus>>,
+    /// Since when it has something else.
+    since: Option<Instant>,
     delete: bool,
     busy: bool,
 }
@@ -62,7 +67,21 @@ enum Outcome {
 impl Writer {
     /// Confirmations go to `written`.
     pub fn new(client: Client, written: mpsc::UnboundedSender<Written>) -> Writer {
-        Writer(Arc::new(Inner { client, written, entries: Mutex::default() }))
+        let buckets = vec![0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0];
+        let durations = histogram(
+            "kubelet_pod_status_sync_duration_seconds",
+            "Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until \
+             the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.",
+            buckets,
+        );
+        Writer(Arc::new(Inner { client, written, durations, entries: Mutex::default() }))
+    }
+
+    /// Makes known how long writing takes.
+    #[must_use]
+    pub fn registered(self, registry: &Registry) -> Writer {
+        register(registry, [Box::new(self.0.durations.clone()) as Box<dyn Collector>]);
+        self
     }
 
     fn change(&self, pod: &Arc<Pod>, change: impl FnOnce(&mut Entry)) {
@@ -73,6 +92,7 @@ impl Writer {
             known: Arc::new(pod.status.clone().unwrap_or_default()),
             version: version(pod),
             wanted: None,
+            since: None,
             delete: false,
             busy: false,
         });
@@ -90,7 +110,10 @@ impl Writer {
 
 impl StatusSink for Writer {
     fn publish(&self, pod: &Arc<Pod>, status: Arc<PodStatus>) {
-        self.change(pod, |entry| entry.wanted = Some(status));
+        self.change(pod, |entry| {
+            entry.wanted = Some(status);
+            entry.since.get_or_insert_with(Instant::now);
+        });
     }
 
     fn delete(&self, pod: &Arc<Pod>) {
@@ -126,6 +149,11 @@ impl Inner {
                     if let Some(entry) = self.entries().get_mut(&uid) {
                         entry.known = Arc::clone(&wanted);
                         entry.version = entry.version.max(version.unwrap_or_default());
+                        // What came meanwhile waits since now, near enough.
+                        let newer = entry.wanted.is_some().then(Instant::now);
+                        if let Some(since) = std::mem::replace(&mut entry.since, newer) {
+                            self.durations.observe(since.elapsed().as_secs_f64());
+                        }
                     }
                     self.confirm(uid.clone(), wanted);
                 }

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use orlop_runtime::image::{Images, PullError, PullOptions, Reference, StoreError, Verification};
+use prometheus::{HistogramVec, Registry, core::Collector};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::chain;
 use crate::{
     credential::NodeCredentials,
     images::rate::Bucket,
+    metrics::{histograms, register},
     pod::machine::{Image, Keyring},
     worker::ports::{self, ImageFailure, Pulled},
 };
@@ -30,6 +32,51 @@ pub struct Store {
     pub turns: Arc<Semaphore>,
     /// How fast they may follow each other.
     pub rate: Option<Arc<Mutex<Bucket>>>,
+    /// How long they take.
+    pub durations: PullDurations,
+}
+
+/// Durations of pulls by the size of their images. Cheap to clone.
+#[derive(Clone)]
+pub struct PullDurations(HistogramVec);
+
+impl Default for PullDurations {
+    fn default() -> Self {
+        let buckets = [1, 5, 10, 20, 30, 60, 180, 300, 600, 900, 1200, 1800, 2700, 3600];
+        Self(histograms(
+            "kubelet_image_pull_duration_seconds",
+            "Duration in seconds to pull an image.",
+            &["image_size_in_bytes"],
+            buckets.map(f64::from).to_vec(),
+        ))
+    }
+}
+
+impl PullDurations {
+    /// Makes them known.
+    pub fn register(&self, registry: &Registry) {
+        register(registry, [Box::new(self.0.clone()) as Box<dyn Collector>]);
+    }
+}
+
+/// Upstream's classes.
+fn size_class(bytes: u64) -> &'static str {
+    const MB: u64 = 1024 * 1024;
+    const GB: u64 = 1024 * MB;
+    match bytes {
+        b if b < 10 * MB => "0-10MB",
+        b if b < 100 * MB => "10MB-100MB",
+        b if b < 500 * MB => "100MB-500MB",
+        b if b < GB => "500MB-1GB",
+        b if b < 5 * GB => "1GB-5GB",
+        b if b < 10 * GB => "5GB-10GB",
+        b if b < 20 * GB => "10GB-20GB",
+        b if b < 30 * GB => "20GB-30GB",
+        b if b < 40 * GB => "30GB-40GB",
+        b if b < 60 * GB => "40GB-60GB",
+        b if b < 100 * GB => "60GB-100GB",
+        _ => "GT100GB",
+    }
 }
 
 impl Store {
@@ -92,7 +139,9 @@ impl ports::Images for Store {
             let began = Instant::now();
             let image = self.images.pull(reference, all, &self.options).await;
             let image = image.map_err(|error| failure(&error))?;
-            Ok(Pulled { image, took: began.elapsed() })
+            let took = began.elapsed();
+            self.durations.0.with_label_values(&[size_class(image.size)]).observe(took.as_secs_f64());
+            Ok(Pulled { image, took })
         }
         .boxed()
     }
@@ -121,6 +170,7 @@ mod tests {
             verification: Arc::default(),
             turns: Arc::new(Semaphore::new(1)),
             rate: Some(Arc::new(Mutex::new(Bucket::new(rate, std::time::Instant::now())))),
+            durations: PullDurations::default(),
         };
         let mut said = Vec::new();
         for _ in 0..3 {

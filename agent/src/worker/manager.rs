@@ -9,17 +9,22 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use orlop_model::event::Event as Change;
+use prometheus::Registry;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{self, JoinError, JoinSet},
 };
 
 use super::{
-    Message, Reports, Shared,
+    Desk, Known, Message, Reports, Shared,
+    desk::Questions,
+    metrics::Metrics,
     pod_worker::PodWorker,
     ports::{ObjectRef, Ports, RuntimeEvent, Sandbox, Written},
+    traces::Traces,
 };
 use crate::{
     cri,
@@ -37,6 +42,7 @@ use crate::{
         resources,
         settings::Settings,
         status::is_end,
+        trace::Trace,
     },
 };
 
@@ -87,9 +93,11 @@ pub struct Manager {
     cleanups: JoinSet<()>,
     /// New pods that plugins are asked about, as the API has them now.
     coming: HashMap<String, Arc<Pod>>,
-    answers: JoinSet<(String, Result<(), Refused>)>,
+    answers: JoinSet<(String, Timestamp, Result<(), Refused>)>,
     listed: bool,
     counts: watch::Sender<Counts>,
+    desk: Desk,
+    questions: Questions,
     needed: watch::Sender<Needed>,
     burstable: watch::Sender<i64>,
 }
@@ -127,8 +135,9 @@ struct Handle {
 impl Manager {
     /// A manager that knows no pod yet.
     pub fn new(settings: Arc<Settings>, ports: Ports) -> Manager {
+        let (desk, questions) = Desk::open();
         Manager {
-            shared: Shared { ports, settings },
+            shared: Shared { ports, settings, metrics: Metrics::new(), traces: Traces::default() },
             workers: HashMap::new(),
             found: HashMap::new(),
             preempting: BTreeMap::new(),
@@ -141,6 +150,8 @@ impl Manager {
             answers: JoinSet::new(),
             listed: false,
             counts: watch::Sender::default(),
+            desk,
+            questions,
             needed: watch::Sender::default(),
             burstable: watch::Sender::default(),
         }
@@ -149,6 +160,34 @@ impl Manager {
     /// How many pods there are.
     pub fn counts(&self) -> watch::Receiver<Counts> {
         self.counts.subscribe()
+    }
+
+    /// Where to ask about the pods.
+    pub fn desk(&self) -> Desk {
+        self.desk.clone()
+    }
+
+    /// How pods came up.
+    pub fn traces(&self) -> Traces {
+        self.shared.traces.clone()
+    }
+
+    /// Makes known what the workers count, that of probes apart.
+    pub fn register(&self, kubelet: &Registry, probes: &Registry) {
+        self.shared.metrics.register(kubelet, probes);
+    }
+
+    fn known(&self) -> Vec<Known> {
+        let known = |handle: &Handle| {
+            let desired = handle.desired.borrow();
+            Known {
+                pod: Arc::clone(&handle.wanted),
+                gone: desired.gone,
+                ended: desired.told_terminal(),
+                of_node: desired.is_static(),
+            }
+        };
+        self.workers.values().map(known).collect()
     }
 
     /// Which images the pods need.
@@ -213,13 +252,15 @@ impl Manager {
                     self.tell_needed();
                 }
                 Some(answer) = self.answers.join_next() => {
-                    if let Ok((uid, admitted)) = answer {
-                        self.answered(&uid, admitted);
+                    if let Ok((uid, seen, admitted)) = answer {
+                        self.answered(&uid, seen, admitted);
                         self.settle();
                     }
                     self.tell_needed();
                 }
                 Some(_) = self.cleanups.join_next() => {}
+                // Whoever asked may have given up.
+                Some(question) = self.questions.recv() => drop(question.send(self.known())),
             }
             let counts = Counts { workers: self.workers.len(), listed: self.listed };
             self.counts.send_if_modified(|known| std::mem::replace(known, counts) != counts);
@@ -273,6 +314,7 @@ impl Manager {
         // What a client of the CRI socket made is its business.
         unknown.retain(|uid, _| !self.workers.contains_key(uid) && !cri::owns(uid));
         for pod in unknown.into_values() {
+            self.shared.metrics.orphaned_pods.inc();
             self.cleanups.spawn(remove_leftover(self.shared.clone(), pod));
         }
     }
@@ -315,44 +357,56 @@ impl Manager {
             self.preempting.insert(uid, (pod, victims));
             return;
         }
+        let seen = self.shared.ports.clock.now();
         let sandbox = self.found.remove(&uid);
         let desired = Desired::new(Arc::clone(&pod));
         if let Some(refused) = self.refuse(&desired, sandbox.is_some()) {
-            return self.begin(pod, sandbox, Some(refused));
+            return self.begin(pod, seen, sandbox, Some(refused));
         }
         // What was found here has what it has.
         let asks = sandbox.is_none() && !desired.told_terminal() && !desired.deleting();
         match asks.then(|| self.shared.ports.exclusive.reserve(&desired)) {
-            None => self.begin(pod, sandbox, None),
+            None => self.begin(pod, seen, sandbox, None),
             Some(Err(refused)) => {
                 let refused = self.told(&desired, refused);
-                self.begin(pod, sandbox, Some(refused));
+                self.begin(pod, seen, sandbox, Some(refused));
             }
-            Some(Ok(wanted)) if wanted.is_empty() => self.begin(pod, sandbox, None),
+            Some(Ok(wanted)) if wanted.is_empty() => self.begin(pod, seen, sandbox, None),
             Some(Ok(wanted)) => {
                 let exclusive = Arc::clone(&self.shared.ports.exclusive);
                 self.coming.insert(uid.clone(), pod);
                 self.answers.spawn(async move {
                     let admitted = exclusive.complete(&uid, &wanted).await;
-                    (uid, admitted)
+                    (uid, seen, admitted)
                 });
             }
         }
     }
 
     /// The plugins have said what they think of a new pod; it may be gone by now.
-    fn answered(&mut self, uid: &str, admitted: Result<(), Refused>) {
+    fn answered(&mut self, uid: &str, seen: Timestamp, admitted: Result<(), Refused>) {
         let Some(pod) = self.coming.remove(uid) else { return };
         let refused = admitted.err().map(|refused| self.told(&Desired::new(Arc::clone(&pod)), refused));
-        self.begin(pod, None, refused);
+        self.begin(pod, seen, None, refused);
     }
 
-    fn begin(&mut self, pod: Arc<Pod>, sandbox: Option<Sandbox>, refused: Option<(String, String)>) {
+    /// `seen` is when it was first heard of.
+    fn begin(
+        &mut self,
+        pod: Arc<Pod>,
+        seen: Timestamp,
+        sandbox: Option<Sandbox>,
+        refused: Option<(String, String)>,
+    ) {
         let Some(uid) = uid(&pod).map(str::to_owned) else { return };
         let asked = || Allocation::of(Desired::new(Arc::clone(&pod)).spec());
         let granted = sandbox.as_ref().and_then(|sandbox| Allocation::from_labels(&sandbox.labels));
         let granted = granted.unwrap_or_else(asked);
         let (wanted, desired) = (Arc::clone(&pod), Desired::new(granted.into_pod(&pod)));
+        if sandbox.is_none() && refused.is_none() && !desired.told_terminal() {
+            let now = self.shared.ports.clock.now();
+            self.shared.traces.begin(Trace::begin(&desired, seen, now));
+        }
         let (desired, messages) = self.start(desired, sandbox, refused, Duration::ZERO);
         let refs = refs::of_pod(&desired.borrow());
         let asks = granted.differs(&wanted);
@@ -478,6 +532,7 @@ impl Manager {
     }
 
     fn told(&self, desired: &Desired, Refused { reason, text }: Refused) -> (String, String) {
+        self.shared.metrics.admission_rejections.with_label_values(&[&*reason]).inc();
         self.shared.tell(desired, true, admission::event_reason(&reason), text.clone());
         (reason, text)
     }
@@ -495,6 +550,12 @@ impl Manager {
     }
 
     fn written(&self, written: &Written) {
+        let now = self.shared.ports.clock.now();
+        let startup = self.shared.traces.with(&written.uid, |trace| trace.written(&written.status, now));
+        if let Some(startup) = startup.flatten() {
+            self.shared.metrics.pod_start_total.observe(startup.total.as_secs_f64());
+            self.shared.metrics.pod_start_sli.observe(startup.own.as_secs_f64());
+        }
         if is_end(&written.status) {
             self.send(&written.uid, Event::EndWritten.into());
         }

@@ -10,24 +10,32 @@
 //!
 //! Not for: deciding (that is `pod`), or knowing a particular runtime or API client (those come through `ports`).
 
+mod desk;
 mod executor;
 #[cfg(test)]
 pub mod fakes;
 mod hook;
 mod image;
 pub mod manager;
+pub(crate) mod metrics;
 mod pod_worker;
 pub mod ports;
 mod resize;
 mod start;
 #[cfg(test)]
 mod tests;
+pub mod traces;
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use self::ports::{PodEvent, Ports};
+pub use self::desk::{Desk, Known};
+use self::{
+    metrics::Metrics,
+    ports::{PodEvent, Ports},
+    traces::Traces,
+};
 use crate::pod::{
     desired::{Desired, Kind, field_path},
     events::Event,
@@ -42,6 +50,10 @@ pub struct Shared {
     pub ports: Ports,
     /// The node.
     pub settings: Arc<Settings>,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// How pods came up.
+    pub(crate) traces: Traces,
 }
 
 /// What a worker is told.

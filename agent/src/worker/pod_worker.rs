@@ -13,15 +13,16 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Message, Reports, Shared,
     executor::{Executor, pod_ips},
+    metrics,
     ports::LastWords,
 };
 use crate::{
     pod::{
-        desired::Desired,
+        desired::{Desired, Kind},
         events::Event,
         machine::{Exit, Sandbox},
         observed::{Ended, Life, Observed},
-        plan::{Plan, plan},
+        plan::{Action, Plan, plan},
         refs,
         status::{is_terminal, status},
     },
@@ -47,6 +48,8 @@ pub(super) struct PodWorker {
     early: HashMap<String, Exit>,
     /// Containers that ended and whose last words are being read.
     ending: HashSet<String>,
+    /// When the sandbox under way was begun.
+    sandbox_began: Option<Timestamp>,
     /// The shim is gone; that counts after the ends it was told with.
     bereft: bool,
 }
@@ -70,6 +73,7 @@ impl PodWorker {
             probers: Probers::new(shared.clone(), reports.clone()),
             early: HashMap::new(),
             ending: HashSet::new(),
+            sandbox_began: None,
             bereft: false,
             shared,
             desired,
@@ -106,6 +110,7 @@ impl PodWorker {
             let Plan { actions, wake_at, finished } = plan(&desired, &self.observed, now);
             for action in actions {
                 tracing::debug!(%action, "start");
+                self.record_action(&action, &desired, now);
                 self.observed.started(&action, now);
                 self.executor.start(action, &desired, &self.observed);
             }
@@ -162,10 +167,73 @@ impl PodWorker {
             _ => None,
         };
         tracing::debug!(?event, "event");
+        self.record_event(&event, now);
         self.observed.apply(event, now);
         if let Some((id, exit)) = started.and_then(|id| self.early.remove_entry(&id)) {
             self.exited(id, exit);
         }
+    }
+
+    fn record_action(&mut self, action: &Action, desired: &Desired, now: Timestamp) {
+        self.shared.traces.with(desired.uid(), |trace| trace.started(action, now));
+        if matches!(action, Action::CreateSandbox) {
+            self.sandbox_began = Some(now);
+        }
+    }
+
+    fn record_event(&mut self, event: &Event, now: Timestamp) {
+        let (desired, metrics, traces) = (self.desired.borrow(), &self.shared.metrics, &self.shared.traces);
+        let container_type = |name: &str| {
+            metrics::container_type(desired.container(name).map_or(Kind::Regular, |(kind, _)| kind))
+        };
+        let since = |from: Timestamp| now.duration_since(from).as_secs_f64();
+        let (uid, passed) = (desired.uid(), |id: &str, startup| {
+            let name = self.name_of(id);
+            traces.with(desired.uid(), |trace| trace.passed(&desired, &name, startup, now));
+        });
+        let running =
+            traces.with(uid, |trace| trace.event(&desired, event, now).then_some(trace.seen)).flatten();
+        if let Some(seen) = running {
+            metrics.pod_start.observe(since(seen));
+        }
+        let networked = match event {
+            Event::Ready { id, ready: true } => return passed(id, false),
+            Event::StartupPassed { id } => return passed(id, true),
+            Event::SandboxCreated(made) => {
+                metrics.started_pods.inc();
+                if made.is_err() {
+                    metrics.started_pods_errors.inc();
+                }
+                made.is_err().then_some(false).or(desired.host_network().then_some(true))
+            }
+            Event::NetworkAttached(attached) => Some(attached.is_ok()),
+            Event::ContainerStarted { container, .. } => {
+                metrics.started_containers.with_label_values(&[container_type(container)]).inc();
+                None
+            }
+            Event::StartFailed { container, reason, .. } => {
+                let kind = container_type(container);
+                metrics.started_containers.with_label_values(&[kind]).inc();
+                metrics.started_containers_errors.with_label_values(&[reason, kind]).inc();
+                None
+            }
+            Event::ImageEnsured { container, result: Err(trouble) } => {
+                let kind = container_type(container);
+                metrics.started_containers.with_label_values(&[kind]).inc();
+                metrics.started_containers_errors.with_label_values(&[trouble.reason, kind]).inc();
+                None
+            }
+            _ => None,
+        };
+        match (networked, self.sandbox_began) {
+            (Some(true), Some(began)) => {
+                metrics.sandbox_duration.with_label_values(&[""]).observe(since(began));
+            }
+            (Some(false), _) => metrics.sandbox_errors.with_label_values(&[""]).inc(),
+            _ => return,
+        }
+        drop(desired);
+        self.sandbox_began = None;
     }
 
     /// An end counts when its last words are read; a start that is not reported yet comes first.
@@ -250,6 +318,7 @@ impl PodWorker {
             }
         }
         self.observed.over |= is_terminal(status.phase.as_deref());
+        self.shared.traces.with(desired.uid(), |trace| trace.tells(&status, now));
         self.told = Arc::new(status);
         self.shared.ports.statuses.publish(&desired.pod, Arc::clone(&self.told));
         None

@@ -1,401 +1,9 @@
-//! `[p]` The series that a kubelet without cAdvisor gets from its runtime (KEP-2371), by the names and labels of cAdvisor.
-//!
-//! What is counted stands in [`Measured`]; a row of the table says how a series is called and what it shows of that. Not for:
-//! the statistics of CRI (`stats`).
+//! `[p]` The series of `crate::usage::series` in the words of CRI.
 
-use jiff::Timestamp;
 use orlop_cri_api::v1::{Metric, MetricDescriptor, MetricType, UInt64Value};
-use orlop_runtime::{
-    Counted, Resources,
-    cgroup::{DiskUse, Pressure, Stats},
-};
 
-use super::{stats::Written, status::nanos};
-
-/// Labels of all series.
-const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
-
-/// All that is known of a pod or a container.
-pub(in crate::cri) struct Measured {
-    pub(in crate::cri) at: Timestamp,
-    pub(in crate::cri) started: Timestamp,
-    pub(in crate::cri) stats: Stats,
-    pub(in crate::cri) counted: Counted,
-    pub(in crate::cri) limits: Resources,
-    /// By the names of their devices.
-    pub(in crate::cri) disks: Vec<(String, DiskUse)>,
-    /// Of pods.
-    pub(in crate::cri) interfaces: Vec<Interface>,
-    /// Of containers.
-    pub(in crate::cri) files: Option<Files>,
-}
-
-/// What a container has written, and the file system where it lies.
-pub(in crate::cri) struct Files {
-    pub(in crate::cri) device: String,
-    pub(in crate::cri) written: Written,
-    pub(in crate::cri) size: u64,
-    pub(in crate::cri) inodes: u64,
-    pub(in crate::cri) free_inodes: u64,
-}
-
-/// Counters of a network interface, received and sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cri) struct Interface {
-    pub(in crate::cri) name: String,
-    pub(in crate::cri) bytes: [u64; 2],
-    pub(in crate::cri) packets: [u64; 2],
-    pub(in crate::cri) errors: [u64; 2],
-    pub(in crate::cri) dropped: [u64; 2],
-}
-
-/// The interfaces in a process's `/proc/<pid>/net/dev` but the loopback one.
-pub(in crate::cri) fn interfaces(dev: &str) -> Vec<Interface> {
-    let interface = |line: &str| {
-        let (name, counters) = line.split_once(':')?;
-        let counters: Vec<u64> = counters.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let both = |at: usize| Some([*counters.get(at)?, *counters.get(at + 8)?]);
-        Some(Interface {
-            name: name.trim().to_owned(),
-            bytes: both(0)?,
-            packets: both(1)?,
-            errors: both(2)?,
-            dropped: both(3)?,
-        })
-    };
-    dev.lines().filter_map(interface).filter(|interface| interface.name != "lo").collect()
-}
-
-/// Values of a series' own labels, and the value.
-type Values = Vec<(Vec<String>, u64)>;
-
-struct Row {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    labels: &'static [&'static str],
-    values: fn(&Measured) -> Values,
-}
-
-fn one(value: u64) -> Values {
-    vec![(Vec::new(), value)]
-}
-
-/// No limit is 0.
-fn limit(limit: Option<i64>) -> Values {
-    one(limit.and_then(|limit| u64::try_from(limit).ok()).unwrap_or(0))
-}
-
-fn seconds(nanoseconds: u64) -> Values {
-    one(nanoseconds / 1_000_000_000)
-}
-
-fn stalled(of: Option<Pressure>, full: bool) -> Values {
-    of.map(|of| (Vec::new(), if full { of.full.total_us } else { of.some.total_us } / 1_000_000))
-        .into_iter()
-        .collect()
-}
-
-fn per_disk(seen: &Measured, value: fn(&DiskUse) -> u64) -> Values {
-    seen.disks.iter().map(|(name, disk)| (vec![name.clone()], value(disk))).collect()
-}
-
-fn per_operation(seen: &Measured) -> Values {
-    let both = |(name, disk): &(String, DiskUse)| {
-        let (major, minor) = disk.device;
-        let labels =
-            |operation: &str| vec![name.clone(), major.to_string(), minor.to_string(), operation.to_owned()];
-        [(labels("Read"), disk.read_bytes), (labels("Write"), disk.written_bytes)]
-    };
-    seen.disks.iter().flat_map(both).collect()
-}
-
-fn per_interface(seen: &Measured, value: fn(&Interface) -> u64) -> Values {
-    seen.interfaces.iter().map(|interface| (vec![interface.name.clone()], value(interface))).collect()
-}
-
-fn of_files(seen: &Measured, value: fn(&Files) -> u64) -> Values {
-    seen.files.iter().map(|files| (vec![files.device.clone()], value(files))).collect()
-}
-
-fn faults(seen: &Measured) -> Values {
-    let details = &seen.counted.details;
-    let kinds = [("pgfault", details.page_faults), ("pgmajfault", details.major_faults)];
-    let scopes = |(kind, [own, all]): (&str, [u64; 2])| {
-        [("container", own), ("hierarchy", all)]
-            .map(|(scope, value)| (vec![kind.to_owned(), scope.to_owned()], value))
-    };
-    kinds.into_iter().flat_map(scopes).collect()
-}
-
-fn open_files(seen: &Measured) -> Values {
-    let most = seen.counted.processes.max_descriptors;
-    most.map(|most| (vec!["max_open_files".to_owned()], most)).into_iter().collect()
-}
-
-const fn counter(name: &'static str, help: &'static str, values: fn(&Measured) -> Values) -> Row {
-    Row { name, help, kind: MetricType::Counter, labels: &[], values }
-}
-
-const fn gauge(name: &'static str, help: &'static str, values: fn(&Measured) -> Values) -> Row {
-    Row { name, help, kind: MetricType::Gauge, labels: &[], values }
-}
-
-const fn by(labels: &'static [&'static str], row: Row) -> Row {
-    Row { labels, ..row }
-}
-
-const DEVICE: &[&str] = &["device"];
-const INTERFACE: &[&str] = &["interface"];
-
-const METRICS: &[Row] = &[
-    by(
-        &["device", "major", "minor", "operation"],
-        counter(
-            "container_blkio_device_usage_total",
-            "Bytes that went to and from block devices",
-            per_operation,
-        ),
-    ),
-    counter("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", |seen| {
-        one(seen.counted.details.periods)
-    }),
-    counter("container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", |seen| {
-        one(seen.counted.details.throttled_periods)
-    }),
-    counter(
-        "container_cpu_cfs_throttled_seconds_total",
-        "Total time duration the container has been throttled.",
-        |seen| seconds(seen.counted.details.throttled_ns),
-    ),
-    counter(
-        "container_cpu_system_seconds_total",
-        "Cumulative system cpu time consumed in seconds.",
-        |seen| seconds(seen.counted.details.cpu_system_ns),
-    ),
-    counter("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", |seen| {
-        seconds(seen.stats.cpu_ns)
-    }),
-    counter("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", |seen| {
-        seconds(seen.counted.details.cpu_user_ns)
-    }),
-    gauge("container_file_descriptors", "Number of open file descriptors.", |seen| {
-        one(seen.counted.processes.descriptors)
-    }),
-    by(
-        DEVICE,
-        gauge("container_fs_inodes_free", "Number of available inodes", |seen| {
-            of_files(seen, |files| files.free_inodes)
-        }),
-    ),
-    by(
-        DEVICE,
-        gauge("container_fs_inodes_total", "Number of inodes", |seen| of_files(seen, |files| files.inodes)),
-    ),
-    by(
-        DEVICE,
-        gauge(
-            "container_fs_limit_bytes",
-            "Bytes that can be consumed by the container on its file system.",
-            |seen| of_files(seen, |files| files.size),
-        ),
-    ),
-    by(
-        DEVICE,
-        counter("container_fs_reads_bytes_total", "Cumulative count of bytes read", |seen| {
-            per_disk(seen, |disk| disk.read_bytes)
-        }),
-    ),
-    by(
-        DEVICE,
-        counter("container_fs_reads_total", "Cumulative count of reads completed", |seen| {
-            per_disk(seen, |disk| disk.reads)
-        }),
-    ),
-    by(
-        DEVICE,
-        gauge(
-            "container_fs_usage_bytes",
-            "Bytes that the container has written besides its image.",
-            |seen| of_files(seen, |files| files.written.bytes),
-        ),
-    ),
-    by(
-        DEVICE,
-        counter("container_fs_writes_bytes_total", "Cumulative count of bytes written", |seen| {
-            per_disk(seen, |disk| disk.written_bytes)
-        }),
-    ),
-    by(
-        DEVICE,
-        counter("container_fs_writes_total", "Cumulative count of writes completed", |seen| {
-            per_disk(seen, |disk| disk.writes)
-        }),
-    ),
-    gauge(
-        "container_last_seen",
-        "Last time the container was seen by the runtime, in seconds since the epoch",
-        |seen| one(u64::try_from(seen.at.as_second()).unwrap_or(0)),
-    ),
-    gauge("container_memory_cache", "Number of bytes of page cache memory.", |seen| {
-        one(seen.counted.details.cache)
-    }),
-    counter("container_memory_failcnt", "Number of memory usage hits limits", |seen| {
-        one(seen.counted.details.limit_hits)
-    }),
-    by(
-        &["failure_type", "scope"],
-        counter("container_memory_failures_total", "Cumulative count of memory allocation failures.", faults),
-    ),
-    gauge("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", |seen| {
-        one(seen.counted.details.kernel)
-    }),
-    gauge("container_memory_mapped_file", "Size of memory mapped files in bytes.", |seen| {
-        one(seen.counted.details.mapped_file)
-    }),
-    gauge("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes", |seen| {
-        one(seen.counted.details.peak)
-    }),
-    gauge("container_memory_rss", "Size of RSS in bytes.", |seen| one(seen.stats.memory_rss)),
-    gauge("container_memory_swap", "Container swap usage in bytes.", |seen| one(seen.counted.details.swap)),
-    gauge(
-        "container_memory_usage_bytes",
-        "Current memory usage in bytes, including all memory regardless of when it was accessed",
-        |seen| one(seen.stats.memory_usage),
-    ),
-    gauge("container_memory_working_set_bytes", "Current working set in bytes.", |seen| {
-        one(seen.stats.memory_working_set)
-    }),
-    by(
-        INTERFACE,
-        counter("container_network_receive_bytes_total", "Cumulative count of bytes received", |seen| {
-            per_interface(seen, |interface| interface.bytes[0])
-        }),
-    ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_receive_errors_total",
-            "Cumulative count of errors encountered while receiving",
-            |seen| per_interface(seen, |interface| interface.errors[0]),
-        ),
-    ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_receive_packets_dropped_total",
-            "Cumulative count of packets dropped while receiving",
-            |seen| per_interface(seen, |interface| interface.dropped[0]),
-        ),
-    ),
-    by(
-        INTERFACE,
-        counter("container_network_receive_packets_total", "Cumulative count of packets received", |seen| {
-            per_interface(seen, |interface| interface.packets[0])
-        }),
-    ),
-    by(
-        INTERFACE,
-        counter("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |seen| {
-            per_interface(seen, |interface| interface.bytes[1])
-        }),
-    ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_transmit_errors_total",
-            "Cumulative count of errors encountered while transmitting",
-            |seen| per_interface(seen, |interface| interface.errors[1]),
-        ),
-    ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_transmit_packets_dropped_total",
-            "Cumulative count of packets dropped while transmitting",
-            |seen| per_interface(seen, |interface| interface.dropped[1]),
-        ),
-    ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_transmit_packets_total",
-            "Cumulative count of packets transmitted",
-            |seen| per_interface(seen, |interface| interface.packets[1]),
-        ),
-    ),
-    counter(
-        "container_oom_events_total",
-        "Count of out of memory events observed for the container",
-        |seen| one(seen.counted.details.oom_kills),
-    ),
-    counter(
-        "container_pressure_cpu_stalled_seconds_total",
-        "Total time duration no tasks in the container could make progress due to CPU congestion.",
-        |seen| stalled(seen.stats.pressure.cpu, true),
-    ),
-    counter(
-        "container_pressure_cpu_waiting_seconds_total",
-        "Total time duration tasks in the container have waited due to CPU congestion.",
-        |seen| stalled(seen.stats.pressure.cpu, false),
-    ),
-    counter(
-        "container_pressure_io_stalled_seconds_total",
-        "Total time duration no tasks in the container could make progress due to IO congestion.",
-        |seen| stalled(seen.stats.pressure.io, true),
-    ),
-    counter(
-        "container_pressure_io_waiting_seconds_total",
-        "Total time duration tasks in the container have waited due to IO congestion.",
-        |seen| stalled(seen.stats.pressure.io, false),
-    ),
-    counter(
-        "container_pressure_memory_stalled_seconds_total",
-        "Total time duration no tasks in the container could make progress due to memory congestion.",
-        |seen| stalled(seen.stats.pressure.memory, true),
-    ),
-    counter(
-        "container_pressure_memory_waiting_seconds_total",
-        "Total time duration tasks in the container have waited due to memory congestion.",
-        |seen| stalled(seen.stats.pressure.memory, false),
-    ),
-    gauge("container_processes", "Number of processes running inside the container.", |seen| {
-        one(seen.counted.processes.count)
-    }),
-    gauge("container_sockets", "Number of open sockets for the container.", |seen| {
-        one(seen.counted.processes.sockets)
-    }),
-    gauge("container_spec_cpu_period", "CPU period of the container.", |seen| {
-        one(seen.limits.cpu_period_us.unwrap_or(0))
-    }),
-    gauge("container_spec_cpu_quota", "CPU quota of the container.", |seen| limit(seen.limits.cpu_quota_us)),
-    gauge("container_spec_cpu_shares", "CPU share of the container.", |seen| {
-        one(seen.limits.cpu_shares.unwrap_or(0))
-    }),
-    gauge("container_spec_memory_limit_bytes", "Memory limit for the container.", |seen| {
-        limit(seen.limits.memory_limit)
-    }),
-    gauge("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", |seen| {
-        limit(seen.limits.memory_swap)
-    }),
-    gauge(
-        "container_start_time_seconds",
-        "Start time of the container since unix epoch in seconds.",
-        |seen| one(u64::try_from(seen.started.as_second()).unwrap_or(0)),
-    ),
-    gauge("container_threads", "Number of threads running inside the container", |seen| {
-        one(seen.counted.details.tasks)
-    }),
-    gauge(
-        "container_threads_max",
-        "Maximum number of threads allowed inside the container, zero if unlimited",
-        |seen| one(seen.counted.details.max_tasks),
-    ),
-    by(
-        &["ulimit"],
-        gauge("container_ulimits_soft", "Soft ulimit values for the container root process.", open_files),
-    ),
-];
+use super::status::nanos;
+use crate::usage::series::{Kind, LABELS, METRICS, Measured, Row, Value, Whose};
 
 /// All series there may be.
 pub(in crate::cri) fn descriptors() -> Vec<MetricDescriptor> {
@@ -407,139 +15,60 @@ pub(in crate::cri) fn descriptors() -> Vec<MetricDescriptor> {
     METRICS.iter().map(descriptor).collect()
 }
 
-/// Whose series they are.
-pub(in crate::cri) struct Whose<'a> {
-    /// Name of the container; empty for the pod as a whole.
-    pub(in crate::cri) container: &'a str,
-    pub(in crate::cri) image: &'a str,
-    /// Id of the container, or of the pod.
-    pub(in crate::cri) id: &'a str,
-    pub(in crate::cri) namespace: &'a str,
-    pub(in crate::cri) pod: &'a str,
-}
-
 /// The series of a pod or a container.
 pub(in crate::cri) fn metrics(whose: &Whose<'_>, seen: &Measured) -> Vec<Metric> {
-    let Whose { container, image, id, namespace, pod } = whose;
-    let cgroup = format!("/{}", seen.counted.cgroup.trim_start_matches('/'));
-    let labels = [container, cgroup.as_str(), image, id, namespace, pod].map(str::to_owned);
-    let series = |row: &Row| {
-        let (name, kind) = (row.name, row.kind);
-        (row.values)(seen).into_iter().map(move |(own, value)| (name, kind, own, value))
-    };
+    let labels = whose.labels(seen);
+    let series =
+        |row: &'static Row| (row.values)(seen).into_iter().map(move |(own, value)| (row, own, value));
     METRICS
         .iter()
         .flat_map(series)
-        .map(|(name, kind, own, value)| Metric {
-            name: name.to_owned(),
+        .map(|(row, own, value)| Metric {
+            name: row.name.to_owned(),
             timestamp: nanos(seen.at),
-            metric_type: kind.into(),
+            metric_type: match row.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            }
+            .into(),
             label_values: labels.iter().cloned().chain(own).collect(),
-            value: Some(UInt64Value { value }),
+            value: Some(UInt64Value { value: whole(value) }),
         })
         .collect()
 }
 
+/// CRI has whole numbers only.
+fn whole(value: Value) -> u64 {
+    match value {
+        Value::Count(count) => count,
+        Value::Nanos(nanos) => nanos / 1_000_000_000,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use orlop_runtime::cgroup::{Details, Pressures, Stall};
+    use jiff::Timestamp;
+    use orlop_runtime::{Counted, Counters, Resources, cgroup::Stats};
 
     use super::*;
 
-    fn measured() -> Measured {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let stall = |total_us| Stall { total_us, ..Stall::default() };
-        let cpu = Pressure { some: stall(3_000_000), full: stall(2_000_000) };
-        let disk = DiskUse { device: (8, 16), read_bytes: 5, written_bytes: 6, reads: 1, writes: 2 };
-        Measured {
-            at: at(20),
-            started: at(10),
-            stats: Stats {
-                cpu_ns: 3_500_000_000,
-                pressure: Pressures { cpu: Some(cpu), ..Pressures::default() },
-                ..Stats::default()
-            },
-            counted: Counted {
-                cgroup: "kubepods/u/c1".into(),
-                details: Details { page_faults: [1, 2], ..Details::default() },
-                ..Counted::default()
-            },
-            limits: Resources { memory_limit: Some(-1), cpu_quota_us: Some(20_000), ..Resources::default() },
-            disks: vec![("/dev/sdb".into(), disk)],
-            interfaces: Vec::new(),
-            files: None,
-        }
-    }
-
-    fn shown(seen: &Measured) -> BTreeMap<&'static str, Vec<String>> {
-        let whose = Whose { container: "c", image: "i", id: "c1", namespace: "ns", pod: "p" };
-        let mut all: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
-        for metric in metrics(&whose, seen) {
-            let row = METRICS.iter().find(|row| row.name == metric.name).unwrap();
-            assert_eq!(metric.label_values.len(), LABELS.len() + row.labels.len(), "{}", row.name);
-            assert_eq!(metric.label_values[..6], ["c", "/kubepods/u/c1", "i", "c1", "ns", "p"]);
-            let own = metric.label_values[6..].join(" ");
-            all.entry(row.name)
-                .or_default()
-                .push(format!("{own} {}", metric.value.unwrap().value).trim().to_owned());
-        }
-        all
-    }
-
     #[test]
-    fn series_show_what_was_counted() {
-        let all = shown(&measured());
-        for (name, expected) in [
-            ("container_cpu_usage_seconds_total", &["3"][..]),
-            ("container_start_time_seconds", &["10"]),
-            ("container_last_seen", &["20"]),
-            ("container_spec_memory_limit_bytes", &["0"]),
-            ("container_spec_cpu_quota", &["20000"]),
-            ("container_pressure_cpu_waiting_seconds_total", &["3"]),
-            ("container_pressure_cpu_stalled_seconds_total", &["2"]),
-            (
-                "container_memory_failures_total",
-                &[
-                    "pgfault container 1",
-                    "pgfault hierarchy 2",
-                    "pgmajfault container 0",
-                    "pgmajfault hierarchy 0",
-                ],
-            ),
-            ("container_blkio_device_usage_total", &["/dev/sdb 8 16 Read 5", "/dev/sdb 8 16 Write 6"]),
-            ("container_fs_writes_total", &["/dev/sdb 2"]),
-        ] {
-            assert_eq!(all[name], expected, "{name}");
-        }
-        // What is not known has no series.
-        for name in [
-            "container_network_receive_bytes_total",
-            "container_fs_usage_bytes",
-            "container_pressure_io_waiting_seconds_total",
-        ] {
-            assert!(!all.contains_key(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn names_are_told_once() {
-        let names: BTreeSet<_> = METRICS.iter().map(|row| row.name).collect();
-        assert_eq!(names.len(), METRICS.len());
-        assert!(descriptors().iter().all(|one| !one.help.is_empty() && one.label_keys[..6] == LABELS));
-    }
-
-    #[test]
-    fn interfaces_but_the_loopback_one() {
-        let dev = "Inter-| Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 626 7 2 1 0 0 0 0 516 6 3 4 0 0 0 0\n eth1: 1";
-        let expected = Interface {
-            name: "eth0".into(),
-            bytes: [626, 516],
-            packets: [7, 6],
-            errors: [2, 3],
-            dropped: [1, 4],
+    fn every_series_has_a_value_for_each_of_its_keys() {
+        let counters = Counters {
+            at: Timestamp::from_second(20).unwrap(),
+            stats: Stats { cpu_ns: 3_500_000_000, ..Stats::default() },
+            counted: Counted { cgroup: "kubepods/u/c1".into(), ..Counted::default() },
+            limits: Resources::default(),
         };
-        assert_eq!(interfaces(dev), [expected]);
+        let seen = Measured::new(counters, Timestamp::from_second(10).unwrap());
+        let whose = Whose { container: "c", image: "i", id: "c1", namespace: "ns", pod: "p" };
+        let (all, described) = (metrics(&whose, &seen), descriptors());
+        for metric in &all {
+            let keys = &described.iter().find(|one| one.name == metric.name).unwrap().label_keys;
+            assert_eq!(metric.label_values.len(), keys.len(), "{}", metric.name);
+            assert_eq!(metric.label_values[..6], ["c", "/kubepods/u/c1", "i", "c1", "ns", "p"]);
+        }
+        let cpu = all.iter().find(|metric| metric.name == "container_cpu_usage_seconds_total").unwrap();
+        assert_eq!(cpu.value.as_ref().map(|value| value.value), Some(3));
     }
 }

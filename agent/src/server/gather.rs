@@ -1,0 +1,277 @@
+//! Looks at everything that an endpoint shows, once for each question. Not for: how it is shown (`summary`, `cadvisor`,
+//! `resource_metrics`, `node_metrics`).
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod as ApiPod;
+use orlop_runtime::{Container, ContainerState, Depth, Sandbox, Usage as Tree, image::Images};
+use serde_json::Value;
+
+use super::{
+    Parts, cadvisor, node_metrics, resource_metrics,
+    summary::{Disk, Node, Pod, Volume, summary},
+};
+use crate::usage::{self, PodUse, blocking, file_system};
+
+/// Where things of the node are.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// What survives a reboot: images, volumes, what containers write.
+    pub state_dir: PathBuf,
+    /// What does not: volumes in memory.
+    pub run_dir: PathBuf,
+    /// Logs.
+    pub log_dir: PathBuf,
+    /// The node's cgroup subtree.
+    pub cgroup_root: String,
+}
+
+impl Parts {
+    pub(super) async fn resource_metrics(&self) -> String {
+        let pods = self.usage.counters().await;
+        resource_metrics::text(&usage::machine(), Timestamp::now(), &pods)
+    }
+
+    pub(super) async fn cadvisor(&self) -> String {
+        let pods = self.usage.gather(Depth::Processes).await;
+        cadvisor::text(&self.names, &usage::machine(), Timestamp::now(), &pods)
+    }
+
+    /// `short` is for those who want processors and memory alone.
+    pub(super) async fn summary(&self, short: bool) -> Value {
+        let mut used =
+            if short { self.usage.counters().await } else { self.usage.gather(Depth::Details).await };
+        used.retain(|pod| !pod.containers.is_empty());
+        let known = self.desk.pods().await.unwrap_or_default();
+        let known: HashMap<String, Arc<ApiPod>> = known
+            .into_iter()
+            .filter_map(|known| Some((known.pod.metadata.uid.clone()?, known.pod)))
+            .collect();
+        let node = self.node(short).await;
+        let mut extras = Vec::new();
+        if !short {
+            extras = self.extras(&used, &known).await;
+        }
+        extras.resize_with(used.len(), Extra::default);
+        let log_disk = file_system(&self.places.log_dir).unwrap_or_default();
+        let pods: Vec<Pod<'_>> = used
+            .iter()
+            .zip(extras)
+            .map(|(used, extra)| {
+                let started = known
+                    .get(&used.sandbox.pod.uid)
+                    .and_then(|pod| pod.status.as_ref()?.start_time.as_ref().map(|time| time.0));
+                let rate = |id: &str, seen: &usage::series::Measured| {
+                    self.usage.rate(id, seen.at, seen.stats.cpu_ns)
+                };
+                let logs = extra.logs.into_iter().chain(std::iter::repeat(Tree::default()));
+                let containers = used.running().zip(logs);
+                Pod {
+                    started: started.unwrap_or(used.sandbox.created_at),
+                    rate: used.pod.as_ref().and_then(|seen| rate(&used.sandbox.pod.uid, seen)),
+                    containers: containers
+                        .map(|((container, seen), logs)| (rate(&container.id, seen), logs))
+                        .collect(),
+                    logs: log_disk,
+                    volumes: extra.volumes,
+                    used,
+                }
+            })
+            .collect();
+        let here = |id: &str| {
+            [NODE, OWN, PODS].contains(&id)
+                || used.iter().any(|pod| {
+                    pod.sandbox.pod.uid == id || pod.running().any(|(container, _)| container.id == id)
+                })
+        };
+        self.usage.forget_gone(here);
+        summary(&node, &pods, short)
+    }
+
+    async fn node(&self, short: bool) -> Node {
+        let (places, images) = (self.places.clone(), self.images.clone());
+        let writables = places.state_dir.join("containers");
+        let written = if short { Vec::new() } else { self.usage.trees(vec![writables.clone()]).await };
+        let look = move || {
+            let system = |path: &Path| file_system(path).unwrap_or_default();
+            let disk = |path: &Path, used| Disk { system: system(path), used };
+            Node {
+                at: Timestamp::now(),
+                machine: usage::machine(),
+                interfaces: usage::machine_interfaces(),
+                disk: system(&places.state_dir),
+                images: if short {
+                    Disk::default()
+                } else {
+                    disk(&places.state_dir.join("images"), stored(&images))
+                },
+                writables: disk(&writables, written.into_iter().next().unwrap_or_default()),
+                max_tasks: max_tasks(),
+                own: usage::own_process().map(|own| (own, None)),
+                ..Node::default()
+            }
+        };
+        let mut node = blocking(look).await;
+        let at = node.at;
+        node.name.clone_from(&self.node);
+        node.rate = self.usage.rate(NODE, at, node.machine.stats.cpu_ns);
+        if let Some((own, rate)) = &mut node.own {
+            *rate = self.usage.rate(OWN, at, own.cpu_ns);
+        }
+        let pods = self.runtime.group_stats(&format!("{}/kubepods", self.places.cgroup_root)).await;
+        node.pods = pods.ok().map(|stats| (stats, self.usage.rate(PODS, at, stats.cpu_ns)));
+        node
+    }
+
+    /// Logs and volumes.
+    async fn extras(&self, used: &[PodUse], known: &HashMap<String, Arc<ApiPod>>) -> Vec<Extra> {
+        let places = self.places.clone();
+        let uids: Vec<String> = used.iter().map(|pod| pod.sandbox.pod.uid.clone()).collect();
+        let found =
+            blocking(move || uids.iter().map(|uid| volumes(&places, uid)).collect::<Vec<Vec<Found>>>());
+        let found = found.await;
+        let logs = used.iter().flat_map(|pod| pod.running().map(|(container, _)| log_dir(container)));
+        let trees = logs.chain(found.iter().flatten().map(|volume| volume.path.clone())).collect();
+        let mut trees = self.usage.trees(trees).await.into_iter();
+        let mut extras: Vec<Extra> = used
+            .iter()
+            .map(|pod| Extra {
+                logs: trees.by_ref().take(pod.containers.len()).collect(),
+                volumes: Vec::new(),
+            })
+            .collect();
+        for ((extra, found), pod) in extras.iter_mut().zip(found).zip(used) {
+            let known = known.get(&pod.sandbox.pod.uid);
+            for (volume, used) in found.into_iter().zip(trees.by_ref()) {
+                let claim = known.and_then(|pod| claim(pod, &volume.name));
+                let disk = Disk { system: volume.system, used };
+                extra.volumes.push(Volume { name: volume.name, claim, disk, local: volume.local });
+            }
+        }
+        extras
+    }
+
+    /// The part of `/metrics` that nobody counts.
+    pub(super) async fn node_metrics(&self) -> String {
+        let (known, sandboxes) = tokio::join!(self.desk.pods(), self.runtime.pods());
+        let running = |pod: &Sandbox| {
+            pod.containers
+                .iter()
+                .enumerate()
+                .filter(|(_, container)| matches!(container.state, ContainerState::Running { .. }))
+                .map(|(at, _)| at)
+                .collect::<Vec<_>>()
+        };
+        let places: Vec<(&Sandbox, &Container)> = sandboxes
+            .iter()
+            .flat_map(|pod| {
+                running(pod).into_iter().filter_map(move |at| Some((pod, pod.containers.get(at)?)))
+            })
+            .collect();
+        let sizes = self.usage.trees(places.iter().map(|(_, container)| log_dir(container)).collect()).await;
+        let logs: Vec<_> = places
+            .into_iter()
+            .zip(sizes)
+            .map(|((pod, container), size)| (pod, container.name.as_str(), size))
+            .collect();
+        let own = usage::own_process().map(|own| (own, usage::machine().booted));
+        let seen = node_metrics::Seen {
+            node: &self.node,
+            known: known.as_deref(),
+            sandboxes: &sandboxes,
+            logs: &logs,
+            own,
+            files: usage::own_files(),
+        };
+        node_metrics::text(&seen)
+    }
+}
+
+/// Names in the place of ids of pods and containers: those are longer.
+const NODE: &str = "node";
+const OWN: &str = "own";
+const PODS: &str = "pods";
+
+#[derive(Default)]
+struct Extra {
+    /// By container.
+    logs: Vec<Tree>,
+    volumes: Vec<Volume>,
+}
+
+/// A volume's directory.
+struct Found {
+    name: String,
+    path: PathBuf,
+    system: usage::series::FileSystem,
+    local: bool,
+}
+
+/// The volumes of a pod that have a directory, by name. What is in memory, or a file system of its own, does not take the
+/// node's disk.
+fn volumes(places: &Places, uid: &str) -> Vec<Found> {
+    let pods = places.state_dir.join("pods");
+    let device = fs::metadata(&pods).map(|meta| meta.dev()).ok();
+    let plugins = entries(&pods.join(uid).join("volumes"));
+    let on_disk = plugins.into_iter().flat_map(|plugin| entries(&plugin));
+    let in_memory = entries(&places.run_dir.join("volumes").join(uid));
+    let mut found: Vec<Found> = on_disk
+        .map(|path| (path, true))
+        .chain(in_memory.into_iter().map(|path| (path, false)))
+        .filter_map(|(path, on_disk)| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            // Where CSI drivers put them.
+            let path = Some(path.join("mount")).filter(|mount| csi(&path) && mount.is_dir()).unwrap_or(path);
+            let own = fs::metadata(&path).ok()?.dev();
+            Some(Found { name, system: file_system(&path)?, path, local: on_disk && Some(own) == device })
+        })
+        .collect();
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    found
+}
+
+fn csi(path: &Path) -> bool {
+    path.parent().is_some_and(|plugin| plugin.ends_with("kubernetes.io~csi"))
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
+}
+
+fn claim(pod: &ApiPod, volume: &str) -> Option<String> {
+    let volume = pod.spec.as_ref()?.volumes.iter().flatten().find(|one| one.name == volume)?;
+    Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())
+}
+
+/// All logs of a container's instances lie together.
+fn log_dir(container: &Container) -> PathBuf {
+    container.log_path.parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+fn stored(images: &Images) -> Tree {
+    images.stored().unwrap_or_else(|error| {
+        tracing::warn!(%error, "what images take on the disk");
+        Tree::default()
+    })
+}
+
+/// Most tasks that the kernel allows.
+fn max_tasks() -> u64 {
+    let read = |name: &str| -> Option<u64> {
+        fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse().ok()
+    };
+    [read("pid_max"), read("threads-max")].into_iter().flatten().min().unwrap_or(0)
+}
