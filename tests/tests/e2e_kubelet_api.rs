@@ -26,6 +26,9 @@ const PODS: &str = "{apiVersion: v1, kind: List, items: [\
                          exec sleep 1000']},\
     {name: sleeps, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000']}],\
     volumes: [{name: scratch, emptyDir: {}}, {name: settings, configMap: {name: settings}}]}},\
+  {apiVersion: v1, kind: Pod, metadata: {name: flaky}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+    {name: c, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000'],\
+      readinessProbe: {exec: {command: [sh, -c, 'cat /proc/sys/kernel/random/uuid; false']}, periodSeconds: 1}}]}},\
   {apiVersion: v1, kind: Pod, metadata: {name: gone}, spec: {restartPolicy: Never, containers: [\
     {name: c, image: 'orlop.dev/example/busybox:v1', command: ['true']}]}}]}";
 
@@ -365,15 +368,15 @@ fn counts_are_true(p: &Playground, kubelet: &Kubelet<'_>) -> Vec<Sample> {
     exact("kubelet_node_name", &[("node", "node1")], 1);
     exact("kubelet_desired_pods", &[("static", "")], pods);
     exact("kubelet_active_pods", &[("static", "")], pods - 1);
-    exact("kubelet_running_containers", &[("container_state", "running")], 2);
-    exact("kubelet_started_pods_total", &[], 2);
+    exact("kubelet_running_containers", &[("container_state", "running")], 3);
+    exact("kubelet_started_pods_total", &[], 3);
     exact("kubelet_started_pods_errors_total", &[], 0);
-    exact("kubelet_started_containers_total", &[("container_type", "container")], 3);
+    exact("kubelet_started_containers_total", &[("container_type", "container")], 4);
     exact("kubelet_started_containers_total", &[("container_type", "init_container")], 1);
-    exact("kubelet_pod_start_duration_seconds_count", &[], 2);
-    exact("kubelet_pod_start_total_duration_seconds_count", &[], 2);
-    exact("kubelet_runtime_operations_total", &[("operation_type", "start_container")], 4);
-    exact("kubelet_run_podsandbox_duration_seconds_count", &[("runtime_handler", "")], 2);
+    exact("kubelet_pod_start_duration_seconds_count", &[], 3);
+    exact("kubelet_pod_start_total_duration_seconds_count", &[], 3);
+    exact("kubelet_runtime_operations_total", &[("operation_type", "start_container")], 5);
+    exact("kubelet_run_podsandbox_duration_seconds_count", &[("runtime_handler", "")], 3);
     assert!(value(&samples, "kubelet_pod_status_sync_duration_seconds_count", &[]) >= 2.0);
     assert!(value(&samples, "kubelet_container_log_filesystem_used_bytes", &[("container", "writes")]) > 0.0);
     let asked =
@@ -400,11 +403,13 @@ fn probes_are_counted_while_they_run(p: &Playground, kubelet: &Kubelet<'_>, uid:
         ("pod_uid", uid),
     ];
     assert!(value(&samples, "prober_probe_total", &labels) >= 1.0);
+    let failed = [("result", "failed"), ("container", "c"), ("pod", "flaky")];
+    assert!(value(&samples, "prober_probe_total", &failed) >= 1.0);
     assert!(value(&samples, "prober_probe_duration_seconds_count", &[("container", "writes")]) >= 1.0);
     p.kubectl(&["delete", "pod", "busy"]).text();
     until("the probes' series are gone", Duration::from_secs(20), || {
         let left = kubelet.proxied("metrics/probes");
-        if left.is_empty() { Ok(()) } else { Err(left) }
+        if left.contains("busy") { Err(left) } else { Ok(()) }
     });
     samples
 }
@@ -537,6 +542,16 @@ fn a_start_has_its_stages(p: &Playground) {
     assert!(trace(&["nobody"]).refusal().contains("has not seen the start of a pod \"nobody\""));
 }
 
+/// A probe that never says the same twice does not make an event each time.
+fn texts_that_differ_are_told_as_one(p: &Playground) {
+    let args =
+        ["get", "events", "--field-selector", "involvedObject.name=flaky,reason=Unhealthy", "-o", "json"];
+    let text =
+        p.wait_for(&args, |text| text.contains("(combined from similar events): Readiness probe failed: "));
+    let events: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(events["items"].as_array().unwrap().len(), 10, "{text}");
+}
+
 #[test]
 #[ignore = "e2e tier"]
 fn the_kubelet_api_tells_the_truth() {
@@ -570,5 +585,6 @@ fn the_kubelet_api_tells_the_truth() {
     a_start_has_its_stages(&p);
     let counts = counts_are_true(&p, &kubelet);
     let probes = probes_are_counted_while_they_run(&p, &kubelet, uid);
+    texts_that_differ_are_told_as_one(&p);
     the_page_tells_all_metrics(&[cadvisor, resource, counts, probes]);
 }

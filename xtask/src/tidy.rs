@@ -115,6 +115,8 @@ const PURE: &[&str] = &[
     "agent/src/device/ledger",
     "agent/src/credential/cache",
     "agent/src/images/rate",
+    "agent/src/events/correlate",
+    "agent/src/events/lru",
     "agent/src/cri/words/",
     "agent/src/server/cadvisor",
     "agent/src/server/configz",

@@ -51,7 +51,8 @@ pub(super) fn seconds(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
-fn shortened(message: &str) -> String {
+/// What the API server takes of a text.
+pub(super) fn shortened(message: &str) -> String {
     match message.char_indices().find(|(at, c)| at + c.len_utf8() > MAX_MESSAGE) {
         Some((end, _)) => message[..end].to_owned(),
         None => message.to_owned(),

@@ -1,17 +1,18 @@
 //! Events for users, as `kubectl describe` and `kubectl get events` show them.
 //!
 //! ```text
-//! workers, probers ─ record(event) ─▶ bounded queue ─▶ Recorder task ─ create, or count + 1 ─▶ API server
+//! workers, probers ─ record(event) ─▶ bounded queue ─▶ Recorder task ─ correlate [p] ─ create, or count + 1 ─▶ API server
 //! ```
 //!
 //! Order is kept. Nobody waits for an event: when the queue is full the newest is dropped and counted. Not for: logs.
 
 mod build;
+mod correlate;
 pub mod log;
+mod lru;
 pub mod node;
 
 use std::{
-    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,17 +26,15 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 
+use self::correlate::{Correlator, Verdict};
 use crate::images::rate::{Bucket, Rate};
 use crate::worker::ports::{Clock, EventSink, PodEvent};
 
 const QUEUE: usize = 1024;
 /// How often it is looked whether the next event may be written.
 const TURN: Duration = Duration::from_millis(20);
-/// Events remembered for counting repeats.
-const REMEMBERED: usize = 1024;
 
 /// Takes events and writes them behind the caller's back. Cheap to clone.
 #[derive(Clone)]
@@ -55,7 +54,7 @@ impl Recorder {
     ) -> (Recorder, JoinHandle<()>) {
         let (queue, events) = mpsc::channel(QUEUE);
         let rate = rate.map(|rate| Bucket::new(rate, Instant::now()));
-        let writer = Writer { client, node_name, rate, known: HashMap::new(), order: VecDeque::new() };
+        let writer = Writer { client, node_name, rate, correlator: Correlator::default() };
         let task = tokio::spawn(writer.run(events));
         (Recorder { queue, clock, dropped: Arc::default() }, task)
     }
@@ -74,27 +73,11 @@ impl EventSink for Recorder {
     }
 }
 
-/// What makes two events the same.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    uid: String,
-    field_path: Option<String>,
-    reason: &'static str,
-    message: String,
-}
-
-/// An event that was created and may be counted up.
-struct Known {
-    name: String,
-    count: i32,
-}
-
 struct Writer {
     client: Client,
     node_name: String,
     rate: Option<Bucket>,
-    known: HashMap<Key, Known>,
-    order: VecDeque<Key>,
+    correlator: Correlator,
 }
 
 impl Writer {
@@ -103,47 +86,27 @@ impl Writer {
             while self.rate.as_mut().is_some_and(|rate| !rate.take(Instant::now())) {
                 tokio::time::sleep(TURN).await;
             }
-            self.write(event, at).await;
+            self.write(&event, at).await;
         }
     }
 
-    async fn write(&mut self, event: PodEvent, at: Timestamp) {
-        let uid = event.pod.metadata.uid.clone().unwrap_or_default();
-        let namespace = event.pod.metadata.namespace.clone().unwrap_or_default();
-        let key = Key {
-            uid,
-            field_path: event.field_path.clone(),
-            reason: event.reason,
-            message: event.message.clone(),
-        };
-        let api = Api::<Event>::namespaced(self.client.clone(), &namespace);
-        if let Some(known) = self.known.get_mut(&key) {
-            known.count = known.count.saturating_add(1);
-            let patch = json!({ "count": known.count, "lastTimestamp": build::seconds(at) });
-            let patched = api.patch(&known.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            match patched {
-                Ok(_) => return,
-                // It has expired: a new one is made.
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return tracing::debug!(%error, reason = event.reason, "count an event"),
+    async fn write(&mut self, event: &PodEvent, at: Timestamp) {
+        let namespace = event.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let api = Api::<Event>::namespaced(self.client.clone(), namespace);
+        let new = match self.correlator.take(build::event(event, &self.node_name, at), at) {
+            Verdict::Drop => return,
+            Verdict::Create(new) => new,
+            Verdict::Patch { name, patch, whole } => {
+                match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                    Ok(_) => return,
+                    // It has expired: a new one is made.
+                    Err(kube::Error::Api(status)) if status.code == 404 => whole,
+                    Err(error) => return tracing::debug!(%error, reason = event.reason, "count an event"),
+                }
             }
-        }
-        let object = build::event(&event, &self.node_name, at);
-        let name = object.metadata.name.clone().unwrap_or_default();
-        match api.create(&PostParams::default(), &object).await {
-            Ok(_) => self.remember(key, name),
-            Err(error) => tracing::debug!(%error, reason = event.reason, "create an event"),
-        }
-    }
-
-    fn remember(&mut self, key: Key, name: String) {
-        if self.known.insert(key.clone(), Known { name, count: 1 }).is_none() {
-            self.order.push_back(key);
-        }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
+        };
+        if let Err(error) = api.create(&PostParams::default(), &new).await {
+            tracing::debug!(%error, reason = event.reason, "create an event");
         }
     }
 }
