@@ -13,7 +13,7 @@ use std::{
 
 use orlop_tests::{
     Playground,
-    playground::{Output, in_terminal, run},
+    playground::{Output, given, in_terminal, run},
     until,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -100,8 +100,8 @@ fn end(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// Gives back whatever it hears, on the pod's loopback address.
-fn echo(p: &Playground, pod: &str) -> u16 {
+/// Serves connections to the pod's loopback address.
+fn listen(p: &Playground, pod: &str, serve: fn(TcpStream)) -> u16 {
     let uid = p.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]).text();
     let namespace = fs::File::open(p.dir.join("run/pods").join(uid).join("ns/net")).unwrap();
     // A thread of its own: it stays in the namespace of the pod.
@@ -113,15 +113,25 @@ fn echo(p: &Playground, pod: &str) -> u16 {
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                let mut reader = stream.try_clone().unwrap();
-                std::io::copy(&mut reader, &mut stream).unwrap();
-                stream.shutdown(Shutdown::Write).unwrap();
-            });
+            let stream = stream.unwrap();
+            std::thread::spawn(move || serve(stream));
         }
     });
     port
+}
+
+/// Gives back whatever it hears.
+fn echo(mut stream: TcpStream) {
+    let mut reader = stream.try_clone().unwrap();
+    std::io::copy(&mut reader, &mut stream).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Gives back one line and leaves.
+fn one_line(mut stream: TcpStream) {
+    let mut line = String::new();
+    BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+    stream.write_all(line.as_bytes()).unwrap();
 }
 
 /// Writes all, says that it was all, and reads it back.
@@ -162,6 +172,69 @@ fn forwards(p: &Playground, env: &[(&str, &str)], echo: u16) {
     nobody.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert!(matches!(nobody.read(&mut [0]), Ok(0) | Err(_)), "nobody listens there");
     end(child);
+}
+
+const FORWARD: &str = r#"
+import base64, ssl, struct, sys, time
+import websocket
+from kubernetes import client, config
+from kubernetes.stream import portforward
+
+config.load_kube_config(sys.argv[1])
+echoes, one_line = int(sys.argv[2]), int(sys.argv[3])
+core = client.CoreV1Api()
+forward = portforward(core.connect_get_namespaced_pod_portforward, "p", "default", ports=f"{echoes},1")
+sock = forward.socket(echoes)
+sock.settimeout(30)
+text = bytes(range(256)) * 4000
+got = b""
+for start in range(0, len(text), 32000):
+    sock.sendall(text[start:start + 32000])
+    while len(got) < min(start + 32000, len(text)):
+        got += sock.recv(65536)
+assert got == text
+for _ in range(100):
+    if forward.error(1):
+        break
+    time.sleep(0.1)
+assert "error forwarding port 1 to pod" in forward.error(1), forward.error(1)
+assert forward.error(echoes) is None
+forward.close()
+
+# The same with text frames, without the client's help.
+conf = client.Configuration.get_default_copy()
+tls = {"ca_certs": conf.ssl_ca_cert, "certfile": conf.cert_file, "keyfile": conf.key_file}
+url = conf.host.replace("https", "wss") + "/api/v1/namespaces/default/pods/p/portforward"
+connect = lambda query: websocket.create_connection(url + query, sslopt=tls, timeout=30, subprotocols=["v4.base64.channel.k8s.io"])
+ws = connect(f"?ports={one_line}")
+assert ws.subprotocol == "v4.base64.channel.k8s.io", ws.subprotocol
+number = base64.b64encode(struct.pack("<H", one_line)).decode()
+assert [ws.recv(), ws.recv()] == ["0" + number, "1" + number]
+ws.send("0" + base64.b64encode(b"hello\n").decode())
+said = b""
+while True:
+    opcode, frame = ws.recv_data(control_frame=True)
+    if opcode == websocket.ABNF.OPCODE_CLOSE:
+        break
+    assert opcode == websocket.ABNF.OPCODE_TEXT and frame[:1] == b"0", (opcode, frame)
+    said += base64.b64decode(frame[1:])
+assert said == b"hello\n", said
+for query in ["", "?ports=0", "?ports=x"]:
+    try:
+        connect(query)
+        sys.exit("a forward to no port")
+    except websocket.WebSocketBadStatusException as error:
+        assert error.status_code == 400, error
+print("forwarded")
+"#;
+
+/// The older form of port-forward, with two channels of a WebSocket for each port.
+fn python_forwards(p: &Playground, echoes: u16, one_line: u16) {
+    let script = p.dir.join("forward.py");
+    fs::write(&script, FORWARD).unwrap();
+    let mut python = Command::new(given("ORLOP_PYTHON"));
+    python.arg(&script).arg(p.dir.join("kubeconfig")).args([echoes.to_string(), one_line.to_string()]);
+    assert_eq!(run(&mut python).text().trim(), "forwarded");
 }
 
 /// Without the API server in between: tokens are looked up, and who may what is asked.
@@ -219,13 +292,14 @@ fn streams_of_kubectl() {
     let p = Playground::start();
     p.apply(PODS).text();
     p.kubectl(&["wait", "--for=condition=Ready", "pod/p", "pod/talks", "--timeout=60s"]).text();
-    let echo = echo(&p, "p");
+    let (echoes, one_line) = (listen(&p, "p", echo), listen(&p, "p", one_line));
     for (env, word) in [(&[][..], "sockets"), (&SPDY, "spdy")] {
         commands(&p, env);
         copies(&p, env);
         attached(&p, env, word);
-        forwards(&p, env, echo);
+        forwards(&p, env, echoes);
     }
+    python_forwards(&p, echoes, one_line);
     strangers_are_refused(&p);
     until("nothing of it is left in the pod", Duration::from_secs(10), || {
         let out = run(&mut kubectl(&p, &[], &["exec", "p", "--", "ps"])).text();

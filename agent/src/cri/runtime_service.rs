@@ -314,7 +314,8 @@ impl RuntimeService for Cri {
         if !pod.shim_alive {
             return Err(Status::failed_precondition(format!("pod sandbox {} is not ready", pod.pod.uid)));
         }
-        answer(PortForwardResponse { url: self.promise(Job::Forward { uid: pod.pod.uid })? })
+        let ports = request.get_ref().port.iter().map(ToString::to_string).collect();
+        answer(PortForwardResponse { url: self.promise(Job::Forward { uid: pod.pod.uid, ports })? })
     }
 
     async fn container_stats(

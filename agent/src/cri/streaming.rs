@@ -116,10 +116,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tokens_are_good_once_and_not_for_long() {
         let streaming = Streaming { base: "http://x".into(), promises: Arc::default() };
-        let promise = || streaming.promise(Job::Forward { uid: "u".into() }).unwrap();
+        let job = || Job::Forward { uid: "u".into(), ports: Vec::new() };
+        let promise = || streaming.promise(job()).unwrap();
         let url = promise();
         assert!(url.starts_with("http://x/portforward/"), "{url}");
-        assert_eq!(streaming.redeem(&url), Some(Job::Forward { uid: "u".into() }));
+        assert_eq!(streaming.redeem(&url), Some(job()));
         assert_eq!(streaming.redeem(&url), None);
         let url = promise();
         tokio::time::advance(PROMISE).await;
@@ -127,6 +128,6 @@ mod tests {
         for _ in 0..MAX_PROMISES {
             promise();
         }
-        assert!(streaming.promise(Job::Forward { uid: "u".into() }).is_err());
+        assert!(streaming.promise(job()).is_err());
     }
 }

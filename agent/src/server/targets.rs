@@ -58,7 +58,8 @@ pub(super) async fn answer(
     let said = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
     let said: Vec<(String, String)> = said.into_owned().collect();
     if verb == Verb::Forward {
-        return stream::answer(request, Ok(Job::Forward { uid: pod.pod.uid }), runtime.clone());
+        let job = Job::Forward { uid: pod.pod.uid, ports: words(&said, "port") };
+        return stream::answer(request, Ok(job), runtime.clone());
     }
     let running = running(&pod, container);
     if verb == Verb::Run {

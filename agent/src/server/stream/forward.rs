@@ -1,4 +1,5 @@
-//! Port-forward: pairs of SPDY streams, each joined to a connection to a port of the pod. Not for: who may.
+//! Port-forward: pairs of SPDY streams, or of channels of a WebSocket, each joined to a connection to a port of the pod. Not
+//! for: who may.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,7 +12,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::spdy::{Connection, Stream, Writer};
+use super::{
+    spdy::{Connection, Stream, Writer},
+    websocket::{self, Pairs},
+};
 
 /// How long half a pair waits for the other half.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,6 +70,62 @@ pub(super) async fn serve(mut connection: Connection, pod: Pod) {
     }
 }
 
+/// Serves one connection to each port, for as long as the pod or the client has it: the older form of WebSockets, in which
+/// nobody can say that only one direction has ended.
+pub(super) async fn serve_pairs(pairs: Pairs, ports: Vec<u16>, pod: Pod) {
+    let Pairs { data, messages, closed } = pairs;
+    let pod = Arc::new(pod);
+    let mut forwards = JoinSet::new();
+    for ((input, port), channel) in data.into_iter().zip(ports).zip((0..u8::MAX).step_by(2)) {
+        let (output, error) = (messages.channel(channel), messages.channel(channel + 1));
+        // The client is told which channel is whose.
+        for writer in [&output, &error] {
+            writer.write(&port.to_le_bytes()).await;
+        }
+        forwards.spawn(forward_pair(Arc::clone(&pod), port, input, output, error));
+    }
+    tokio::select! {
+        () = closed.cancelled() => {}
+        () = async { while forwards.join_next().await.is_some() {} } => messages.close().await,
+    }
+}
+
+async fn forward_pair(
+    pod: Arc<Pod>,
+    port: u16,
+    input: mpsc::Receiver<Bytes>,
+    output: websocket::Writer,
+    error: websocket::Writer,
+) {
+    match pod.runtime.dial(&pod.uid, port).await {
+        Ok(connection) => {
+            let (mut read, write) = connection.into_split();
+            let show = async {
+                let mut piece = vec![0; PIECE];
+                while let Ok(got @ 1..) = read.read(&mut piece).await {
+                    if !output.write(&piece[..got]).await {
+                        return;
+                    }
+                }
+            };
+            let give = async {
+                give(input, write).await;
+                // The pod may still have something to say.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = show => {}
+                () = give => {}
+            }
+        }
+        Err(why) => drop(error.write(failure(port, &pod.uid, &why).as_bytes()).await),
+    }
+}
+
+fn failure(port: u16, uid: &str, why: &std::io::Error) -> String {
+    format!("error forwarding port {port} to pod {uid}: {why}")
+}
+
 /// The port, and what tells which two streams belong together: old clients say nothing, and open data right behind error.
 fn purpose(stream: &Stream) -> Option<(u16, String)> {
     let kind = stream.header("streamtype")?;
@@ -96,8 +156,7 @@ async fn forward(pod: Arc<Pod>, port: u16, data: Stream, error: Stream) {
             tokio::join!(give(data.input, write), show(read, &data.output));
         }
         Err(why) => {
-            let text = format!("error forwarding port {port} to pod {}: {why}", pod.uid);
-            error.output.write(text.as_bytes()).await;
+            error.output.write(failure(port, &pod.uid, &why).as_bytes()).await;
             data.output.reset().await;
         }
     }

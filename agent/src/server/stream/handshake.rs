@@ -55,7 +55,11 @@ const CHANNELS: [&str; 5] = [
     "base64.channel.k8s.io",
 ];
 const FORWARD: [&str; 1] = ["portforward.k8s.io"];
-const TUNNEL: [&str; 1] = ["SPDY/3.1+portforward.k8s.io"];
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+/// The tunnel, and the older form with two channels for each port.
+const FORWARD_SOCKETS: [&str; 3] = [TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
+/// Channels are numbered by one byte.
+const MAX_PORTS: usize = 127;
 /// Where SPDY clients list their protocols, and we ours.
 pub(crate) const PROTOCOL: &str = "x-stream-protocol-version";
 /// Ours, when there is none in common.
@@ -84,13 +88,13 @@ pub(crate) fn agree(headers: &HeaderMap, purpose: Purpose) -> Result<Agreed, Ref
         let offered = words(headers, header::SEC_WEBSOCKET_PROTOCOL.as_str());
         let ours: &'static [&'static str] = match purpose {
             Purpose::Command => &CHANNELS,
-            Purpose::Forward => &TUNNEL,
+            Purpose::Forward => &FORWARD_SOCKETS,
         };
-        return match (purpose, common(&offered, ours)) {
-            (Purpose::Command, Some(name)) => Ok(Agreed::Channels(Some(name))),
-            (Purpose::Command, None) if offered.is_empty() => Ok(Agreed::Channels(None)),
-            (Purpose::Forward, Some(name)) => Ok(Agreed::Tunnel(name)),
-            _ => Err(nothing_in_common(&offered, ours)),
+        return match common(&offered, ours) {
+            Some(TUNNEL) => Ok(Agreed::Tunnel(TUNNEL)),
+            Some(name) => Ok(Agreed::Channels(Some(name))),
+            None if offered.is_empty() => Ok(Agreed::Channels(None)),
+            None => Err(nothing_in_common(&offered, ours)),
         };
     }
     if !wants("SPDY/3.1") {
@@ -107,6 +111,24 @@ pub(crate) fn agree(headers: &HeaderMap, purpose: Purpose) -> Result<Agreed, Ref
         return Err(refusal(StatusCode::BAD_REQUEST, text));
     }
     common(&offered, ours).map(Agreed::Spdy).ok_or_else(|| nothing_in_common(&offered, ours))
+}
+
+/// The ports that a WebSocket with channels is for, in upstream's words where they cannot be. Each may be a list.
+pub(crate) fn ports(said: &[String]) -> Result<Vec<u16>, String> {
+    if said.is_empty() {
+        return Err("query parameter \"port\" is required".to_owned());
+    }
+    let one = |text: &str| match text.parse::<u16>() {
+        _ if text.is_empty() => Err("query parameter \"port\" cannot be empty".to_owned()),
+        Ok(0) => Err(format!("port {text:?} must be > 0")),
+        Ok(port) => Ok(port),
+        Err(error) => Err(format!("unable to parse {text:?} as a port: {error}")),
+    };
+    let ports: Vec<u16> = said.iter().flat_map(|list| list.split(',')).map(one).collect::<Result<_, _>>()?;
+    match ports.len() {
+        0..=MAX_PORTS => Ok(ports),
+        many => Err(format!("{many} ports are more than a WebSocket has channels for")),
+    }
 }
 
 /// The first of the client's that is ours too.
@@ -200,11 +222,39 @@ mod tests {
             &expect![[r#"Tunnel("SPDY/3.1+portforward.k8s.io") Text"#]],
         );
         check(
+            Purpose::Forward,
+            &with(&["v4.base64.channel.k8s.io"]),
+            &expect![[r#"Channels(Some("v4.base64.channel.k8s.io")) Status"#]],
+        );
+        check(Purpose::Forward, &with(&[]), &expect!["Channels(None) Text"]);
+        check(
+            Purpose::Forward,
+            &with(&["v5.channel.k8s.io"]),
+            &expect![[
+                r#"403 unable to upgrade: unable to negotiate protocol: client supports ["v5.channel.k8s.io"], server accepts ["SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"]"#
+            ]],
+        );
+        check(
             Purpose::Command,
             &with(&["chat"]),
             &expect![[
                 r#"403 unable to upgrade: unable to negotiate protocol: client supports ["chat"], server accepts ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"]"#
             ]],
         );
+    }
+
+    #[test]
+    fn ports_are_numbers_in_lists() {
+        let check = |said: &[&str], expected: Result<&[u16], &str>| {
+            let said: Vec<String> = said.iter().map(|&text| text.to_owned()).collect();
+            let expected = expected.map(<[u16]>::to_vec).map_err(str::to_owned);
+            assert_eq!(ports(&said), expected, "{said:?}");
+        };
+        check(&["80", "81,443"], Ok(&[80, 81, 443]));
+        check(&[], Err("query parameter \"port\" is required"));
+        check(&["80,"], Err("query parameter \"port\" cannot be empty"));
+        check(&["0"], Err("port \"0\" must be > 0"));
+        check(&["65536"], Err("unable to parse \"65536\" as a port: number too large to fit in target type"));
+        check(&["1"; 128], Err("128 ports are more than a WebSocket has channels for"));
     }
 }

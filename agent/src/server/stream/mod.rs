@@ -60,6 +60,8 @@ pub enum Job {
     Forward {
         /// Of which sandbox.
         uid: String,
+        /// Which ones, as the request says it; those that open streams say it there.
+        ports: Vec<String>,
     },
 }
 
@@ -112,6 +114,11 @@ pub fn answer(request: Request<Incoming>, job: Result<Job, String>, runtime: Run
         Ok(agreed) => agreed,
         Err(refusal) => return refuse(&refusal),
     };
+    if let (Agreed::Channels(_), Ok(Job::Forward { ports, .. })) = (agreed, &job)
+        && let Err(why) = handshake::ports(ports)
+    {
+        return text(StatusCode::BAD_REQUEST, &why);
+    }
     if let Err(why) = &job
         && !agreed.tells_refusals()
     {
@@ -171,12 +178,17 @@ async fn tell(transport: TokioIo<Upgraded>, why: &str) {
 
 async fn serve(transport: TokioIo<Upgraded>, agreed: Agreed, job: Job, runtime: Runtime) {
     match (agreed, job) {
-        (Agreed::Spdy(_), Job::Forward { uid }) => {
+        (Agreed::Spdy(_), Job::Forward { uid, .. }) => {
             forward::serve(spdy::Connection::new(transport), Pod { runtime, uid }).await;
         }
-        (Agreed::Tunnel(_), Job::Forward { uid }) => {
+        (Agreed::Tunnel(_), Job::Forward { uid, .. }) => {
             let carried = websocket::tunnel(transport).await;
             forward::serve(spdy::Connection::new(carried), Pod { runtime, uid }).await;
+        }
+        (Agreed::Channels(name), Job::Forward { uid, ports }) => {
+            let Ok(ports) = handshake::ports(&ports) else { return };
+            let pairs = websocket::pairs(transport, framing(name), ports.len()).await;
+            forward::serve_pairs(pairs, ports, Pod { runtime, uid }).await;
         }
         (Agreed::Spdy(_), job) => {
             let mut connection = spdy::Connection::new(transport);
@@ -189,8 +201,7 @@ async fn serve(transport: TokioIo<Upgraded>, agreed: Agreed, job: Job, runtime: 
             connection.close().await;
         }
         (Agreed::Channels(name), job) => {
-            let name = name.unwrap_or_default();
-            let framing = Framing { base64: name.contains("base64"), close_signal: name.starts_with("v5.") };
+            let framing = framing(name);
             let wanted = job.wanted();
             let lowest = match wanted {
                 Wanted { stdout: true, .. } => websocket::STDOUT,
@@ -214,6 +225,11 @@ async fn serve(transport: TokioIo<Upgraded>, agreed: Agreed, job: Job, runtime: 
         }
         (Agreed::Tunnel(_), _) => {}
     }
+}
+
+fn framing(subprotocol: Option<&str>) -> Framing {
+    let name = subprotocol.unwrap_or_default();
+    Framing { base64: name.contains("base64"), close_signal: name.starts_with("v5.") }
 }
 
 /// Waits for all streams that a client has to open; which ones follows from what it wants.

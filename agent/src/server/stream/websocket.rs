@@ -1,12 +1,12 @@
 //! WebSockets as clients of Kubernetes use them: numbered channels in one connection, or a tunnel for SPDY.
 //!
 //! ```text
-//!  peer ─▶ reading task ─ channels 0, 4 ─▶ short queues       (or all payload ─▶ one byte stream)
+//!  peer ─▶ reading task ─ channels ─▶ short queues       (or all payload ─▶ one byte stream)
 //!   └──◀── writing task ◀── messages ── Writer
 //! ```
 //! Not for: what the channels mean.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
@@ -98,7 +98,9 @@ impl Writer {
     /// False when the connection is gone.
     pub(crate) async fn write(&self, bytes: &[u8]) -> bool {
         let message = if self.messages.framing.base64 {
-            Message::Text(format!("{}{}", self.channel, STANDARD.encode(bytes)).into())
+            // The digit of a channel; of those above nine what follows the digits.
+            let channel = char::from(self.channel.saturating_add(b'0'));
+            Message::Text(format!("{channel}{}", STANDARD.encode(bytes)).into())
         } else {
             Message::Binary([&[self.channel], bytes].concat().into())
         };
@@ -112,21 +114,58 @@ fn socket<T: AsyncRead + AsyncWrite + Unpin>(transport: T) -> impl Future<Output
     WebSocketStream::from_raw_socket(transport, Role::Server, Some(config))
 }
 
-/// Serves channels; the lowest one that we write to is opened with an empty message, so that the client sees us.
+/// Serves the channels of a command; the lowest one that we write to is opened with an empty message, so that the client sees
+/// us.
 pub(crate) async fn channels<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     transport: T,
     framing: Framing,
     lowest: u8,
 ) -> Channels {
+    let ((to_stdin, stdin), (to_resize, resize)) = (mpsc::channel(PIECES), mpsc::channel(PIECES));
+    let inputs = HashMap::from([(STDIN, to_stdin), (RESIZE, to_resize)]);
+    let (messages, closed) = serve(transport, framing, inputs).await;
+    messages.channel(lowest).write(&[]).await;
+    Channels { stdin, resize, messages, closed }
+}
+
+/// A connection with two channels for each port: `2n` for data, `2n + 1` for errors.
+pub(crate) struct Pairs {
+    /// What the client has for each.
+    pub(crate) data: Vec<mpsc::Receiver<Bytes>>,
+    pub(crate) messages: Messages,
+    /// Cancelled when the peer is gone.
+    pub(crate) closed: CancellationToken,
+}
+
+/// Serves channels of ports: 127 pairs at most.
+pub(crate) async fn pairs<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    transport: T,
+    framing: Framing,
+    count: usize,
+) -> Pairs {
+    let (mut inputs, mut data) = (HashMap::new(), Vec::new());
+    for channel in (0..u8::MAX).step_by(2).take(count) {
+        let (to, from) = mpsc::channel(PIECES);
+        inputs.insert(channel, to);
+        data.push(from);
+    }
+    let (messages, closed) = serve(transport, framing, inputs).await;
+    Pairs { data, messages, closed }
+}
+
+/// Reads and writes in tasks of their own. Messages on channels that are not there are passed over.
+async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    transport: T,
+    framing: Framing,
+    mut inputs: HashMap<u8, mpsc::Sender<Bytes>>,
+) -> (Messages, CancellationToken) {
     let (sink, mut stream) = socket(transport).await.split();
     let (to, messages) = mpsc::channel(MESSAGES);
     let closed = CancellationToken::new();
     tokio::spawn(write_all(sink, messages, closed.clone()));
-    let ((to_stdin, stdin), (to_resize, resize)) = (mpsc::channel(PIECES), mpsc::channel(PIECES));
     let (gone, guard) = (closed.clone(), closed.clone().drop_guard());
     tokio::spawn(async move {
         let _guard = guard;
-        let (mut stdin, mut resize) = (Some(to_stdin), Some(to_resize));
         loop {
             let message = tokio::select! {
                 message = stream.next() => message,
@@ -140,27 +179,23 @@ pub(crate) async fn channels<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>
                 Some(Ok(_)) => continue,
             };
             let Some((channel, bytes)) = take(&payload, framing) else { continue };
-            match (channel, &bytes[..]) {
-                (STDIN, _) => give(&stdin, bytes).await,
-                (RESIZE, _) => give(&resize, bytes).await,
-                (CLOSE, [STDIN]) if framing.close_signal => stdin = None,
-                (CLOSE, [RESIZE]) if framing.close_signal => resize = None,
-                (CLOSE, [STDOUT | STDERR | ERROR]) if framing.close_signal => {}
-                (CLOSE, _) if framing.close_signal => return,
-                _ => {}
+            match &bytes[..] {
+                &[named] if channel == CLOSE && framing.close_signal => {
+                    if inputs.remove(&named).is_none() && named > RESIZE {
+                        return;
+                    }
+                }
+                _ if channel == CLOSE && framing.close_signal => return,
+                _ => {
+                    if let Some(to) = inputs.get(&channel) {
+                        // Nobody may want it any more.
+                        to.send(bytes).await.ok();
+                    }
+                }
             }
         }
     });
-    let messages = Messages { to, framing };
-    messages.channel(lowest).write(&[]).await;
-    Channels { stdin, resize, messages, closed }
-}
-
-async fn give(to: &Option<mpsc::Sender<Bytes>>, bytes: Bytes) {
-    if let Some(to) = to {
-        // Nobody may want it any more.
-        to.send(bytes).await.ok();
-    }
+    (Messages { to, framing }, closed)
 }
 
 /// Channel and content of a message; what is neither is passed over.
@@ -170,7 +205,7 @@ fn take(payload: &Bytes, framing: Framing) -> Option<(u8, Bytes)> {
     if !framing.base64 {
         return Some((channel, rest));
     }
-    let channel = channel.checked_sub(b'0').filter(|channel| *channel <= RESIZE)?;
+    let channel = channel.checked_sub(b'0')?;
     Some((channel, STANDARD.decode(&rest).ok()?.into()))
 }
 
