@@ -196,11 +196,7 @@ pub(super) async fn run(
             let (recorder, _recording) =
                 Recorder::start(client.clone(), node_name.clone(), Arc::clone(&clock), config.kubelet.events);
             pod_events = Arc::new(recorder);
-            events = Arc::new(NodeRecorder {
-                client: client.clone(),
-                node_name: node_name.clone(),
-                clock: Arc::clone(&clock),
-            });
+            events = Arc::new(NodeRecorder::new(client.clone(), node_name.clone(), Arc::clone(&clock)));
             network::start(&config, client.clone(), memory.clone(), health.clone())
         }
     };

@@ -92,21 +92,26 @@ impl Writer {
 
     async fn write(&mut self, event: &PodEvent, at: Timestamp) {
         let namespace = event.pod.metadata.namespace.as_deref().unwrap_or_default();
-        let api = Api::<Event>::namespaced(self.client.clone(), namespace);
-        let new = match self.correlator.take(build::event(event, &self.node_name, at), at) {
-            Verdict::Drop => return,
-            Verdict::Create(new) => new,
-            Verdict::Patch { name, patch, whole } => {
-                match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                    Ok(_) => return,
-                    // It has expired: a new one is made.
-                    Err(kube::Error::Api(status)) if status.code == 404 => whole,
-                    Err(error) => return tracing::debug!(%error, reason = event.reason, "count an event"),
-                }
+        let verdict = self.correlator.take(build::event(event, &self.node_name, at), at);
+        write(&Api::namespaced(self.client.clone(), namespace), verdict).await;
+    }
+}
+
+/// Does what was judged. What cannot be written is lost.
+async fn write(api: &Api<Event>, verdict: Verdict) {
+    let new = match verdict {
+        Verdict::Drop => return,
+        Verdict::Create(new) => new,
+        Verdict::Patch { name, patch, whole } => {
+            match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => return,
+                // It has expired: a new one is made.
+                Err(kube::Error::Api(status)) if status.code == 404 => whole,
+                Err(error) => return tracing::debug!(%error, reason = whole.reason, "count an event"),
             }
-        };
-        if let Err(error) = api.create(&PostParams::default(), &new).await {
-            tracing::debug!(%error, reason = event.reason, "create an event");
         }
+    };
+    if let Err(error) = api.create(&PostParams::default(), &new).await {
+        tracing::debug!(%error, reason = new.reason, "create an event");
     }
 }

@@ -1,32 +1,36 @@
-//! Events about the node itself: rare, so that each is written at once.
+//! Events about the node itself: rare, so that each is written at once; judged as those of pods are.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use k8s_openapi::api::core::v1::Event;
-use kube::{Api, Client, api::PostParams};
+use kube::{Api, Client};
 
+use super::{correlate::Correlator, write};
 use crate::{images::collect::NodeEvents, node::news, worker::ports::Clock};
 
 /// Writes them.
 pub struct NodeRecorder {
-    /// The API.
-    pub client: Client,
-    /// This node.
-    pub node_name: String,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
+    client: Client,
+    node_name: String,
+    clock: Arc<dyn Clock>,
+    correlator: Mutex<Correlator>,
+}
+
+impl NodeRecorder {
+    /// For a node.
+    #[must_use]
+    pub fn new(client: Client, node_name: String, clock: Arc<dyn Clock>) -> Self {
+        Self { client, node_name, clock, correlator: Mutex::default() }
+    }
 }
 
 impl NodeEvents for NodeRecorder {
     fn tell(&self, warning: bool, reason: &'static str, message: String) -> BoxFuture<'_, ()> {
         async move {
-            let kind = if warning { "Warning" } else { "Normal" };
-            let event = news::event(&self.node_name, kind, reason, message, 0, self.clock.now());
-            let api = Api::<Event>::namespaced(self.client.clone(), news::NAMESPACE);
-            if let Err(error) = api.create(&PostParams::default(), &event).await {
-                tracing::debug!(%error, reason, "create an event");
-            }
+            let (kind, at) = (if warning { "Warning" } else { "Normal" }, self.clock.now());
+            let event = news::event(&self.node_name, kind, reason, message, 0, at);
+            let verdict = self.correlator.lock().unwrap_or_else(PoisonError::into_inner).take(event, at);
+            write(&Api::namespaced(self.client.clone(), news::NAMESPACE), verdict).await;
         }
         .boxed()
     }

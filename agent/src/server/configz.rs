@@ -78,3 +78,45 @@ pub fn configz(config: &Config) -> Value {
     });
     json!({ "kubeletconfig": all.flatten().collect::<Map<_, _>>() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Flags;
+
+    #[test]
+    fn settings_have_upstreams_names_and_forms() {
+        let text = |text: &str| Some(text.to_owned());
+        let flags = Flags {
+            node_name: text("n"),
+            node_ip: text("10.0.0.1"),
+            shim: Some("/shim".into()),
+            system_reserved: text("cpu=500m,memory=1Gi"),
+            enforce_node_allocatable: text("none"),
+            image_maximum_gc_age: text("36h"),
+            registry_qps: Some(0),
+            healthz_port: Some(0),
+            ..Flags::default()
+        };
+        let shown = configz(&Config::try_from(flags).unwrap());
+        let settings = &shown["kubeletconfig"];
+        for (field, expected) in [
+            ("address", json!("10.0.0.1")),
+            ("healthzPort", json!(0)),
+            ("maxPods", json!(110)),
+            ("podPidsLimit", json!(-1)),
+            ("cgroupRoot", json!("/orlop")),
+            ("systemReserved", json!({ "cpu": "500m", "memory": "1073741824" })),
+            ("enforceNodeAllocatable", json!(["none"])),
+            ("memorySwap", json!({ "swapBehavior": "NoSwap" })),
+            ("registryPullQPS", json!(0)),
+            ("imageMinimumGCAge", json!("2m0s")),
+            ("imageMaximumGCAge", json!("36h0m0s")),
+            ("containerLogMaxSize", json!("10485760")),
+            ("serializeImagePulls", json!(false)),
+        ] {
+            assert_eq!(settings[field], expected, "{field}");
+        }
+        assert_eq!(settings["authentication"]["webhook"]["cacheTTL"], "2m0s");
+    }
+}

@@ -2,7 +2,7 @@
 //! `resource_metrics`, `node_metrics`).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -18,7 +18,10 @@ use super::{
     Parts, cadvisor, node_metrics, resource_metrics,
     summary::{Disk, Node, Pod, Volume, summary},
 };
-use crate::usage::{self, PodUse, blocking, file_system};
+use crate::{
+    usage::{self, PodUse, blocking, file_system},
+    worker::Known,
+};
 
 /// Where things of the node are.
 #[derive(Clone, Debug)]
@@ -138,7 +141,8 @@ impl Parts {
             blocking(move || uids.iter().map(|uid| volumes(&places, uid)).collect::<Vec<Vec<Found>>>());
         let found = found.await;
         let logs = used.iter().flat_map(|pod| pod.running().map(|(container, _)| log_dir(container)));
-        let trees = logs.chain(found.iter().flatten().map(|volume| volume.path.clone())).collect();
+        let walked = found.iter().flatten().filter(|volume| !volume.own).map(|volume| volume.path.clone());
+        let trees = logs.chain(walked).collect();
         let mut trees = self.usage.trees(trees).await.into_iter();
         let mut extras: Vec<Extra> = used
             .iter()
@@ -149,13 +153,48 @@ impl Parts {
             .collect();
         for ((extra, found), pod) in extras.iter_mut().zip(found).zip(used) {
             let known = known.get(&pod.sandbox.pod.uid);
-            for (volume, used) in found.into_iter().zip(trees.by_ref()) {
+            for volume in found {
                 let claim = known.and_then(|pod| claim(pod, &volume.name));
+                let used = match volume.own {
+                    true => volume.system.used(),
+                    false => trees.next().unwrap_or_default(),
+                };
                 let disk = Disk { system: volume.system, used };
                 extra.volumes.push(Volume { name: volume.name, claim, disk, local: volume.local });
             }
         }
         extras
+    }
+
+    /// Volumes that belong to claims, each once however many pods have it.
+    async fn claims(&self, known: &[Known]) -> BTreeMap<(String, String), Disk> {
+        let uids: Vec<(String, Arc<ApiPod>)> = known
+            .iter()
+            .filter(|known| has_claims(&known.pod))
+            .filter_map(|known| Some((known.pod.metadata.uid.clone()?, Arc::clone(&known.pod))))
+            .collect();
+        if uids.is_empty() {
+            return BTreeMap::new();
+        }
+        let places = self.places.clone();
+        let found = blocking(move || {
+            let of_pod = |(uid, pod): (String, Arc<ApiPod>)| {
+                let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+                let volumes = volumes(&places, &uid).into_iter();
+                let claimed = volumes.filter_map(|volume| Some((claim(&pod, &volume.name)?, volume)));
+                claimed.map(|(claim, volume)| ((namespace.clone(), claim), volume)).collect::<Vec<_>>()
+            };
+            uids.into_iter().flat_map(of_pod).collect::<BTreeMap<_, _>>()
+        });
+        let mut all = BTreeMap::new();
+        for (name, volume) in found.await {
+            let used = match volume.own {
+                true => volume.system.used(),
+                false => self.usage.trees(vec![volume.path]).await.into_iter().next().unwrap_or_default(),
+            };
+            all.insert(name, Disk { system: volume.system, used });
+        }
+        all
     }
 
     /// The part of `/metrics` that nobody counts.
@@ -182,11 +221,13 @@ impl Parts {
             .map(|((pod, container), size)| (pod, container.name.as_str(), size))
             .collect();
         let own = usage::own_process().map(|own| (own, usage::machine().booted));
+        let claims = self.claims(known.as_deref().unwrap_or_default()).await;
         let seen = node_metrics::Seen {
             node: &self.node,
             known: known.as_deref(),
             sandboxes: &sandboxes,
             logs: &logs,
+            claims: &claims,
             own,
             files: usage::own_files(),
         };
@@ -212,6 +253,8 @@ struct Found {
     path: PathBuf,
     system: usage::series::FileSystem,
     local: bool,
+    /// It is a file system of its own: what of it is in use, nobody has to count.
+    own: bool,
 }
 
 /// The volumes of a pod that have a directory, by name. What is in memory, or a file system of its own, does not take the
@@ -229,8 +272,8 @@ fn volumes(places: &Places, uid: &str) -> Vec<Found> {
             let name = path.file_name()?.to_str()?.to_owned();
             // Where CSI drivers put them.
             let path = Some(path.join("mount")).filter(|mount| csi(&path) && mount.is_dir()).unwrap_or(path);
-            let own = fs::metadata(&path).ok()?.dev();
-            Some(Found { name, system: file_system(&path)?, path, local: on_disk && Some(own) == device })
+            let local = on_disk && Some(fs::metadata(&path).ok()?.dev()) == device;
+            Some(Found { name, system: file_system(&path)?, path, local, own: on_disk && !local })
         })
         .collect();
     found.sort_by(|one, other| one.name.cmp(&other.name));
@@ -249,6 +292,11 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| path.is_dir())
         .collect()
+}
+
+fn has_claims(pod: &ApiPod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.into_iter().any(|volume| volume.persistent_volume_claim.is_some())
 }
 
 fn claim(pod: &ApiPod, volume: &str) -> Option<String> {

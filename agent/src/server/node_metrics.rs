@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use orlop_runtime::{ContainerState, Sandbox, Usage};
 
-use super::text::Page;
+use super::{summary::Disk, text::Page};
 use crate::{
     usage::{machine::Process, series::Value},
     worker::Known,
@@ -19,6 +19,8 @@ pub(super) struct Seen<'a> {
     pub(super) sandboxes: &'a [Sandbox],
     /// Logs of containers: pod, container, size.
     pub(super) logs: &'a [(&'a Sandbox, &'a str, Usage)],
+    /// Volumes of claims, by namespace and name of the claim.
+    pub(super) claims: &'a BTreeMap<(String, String), Disk>,
     /// This process, and when the machine was booted.
     pub(super) own: Option<(Process, u64)>,
     /// Open files of it, and how many there may be.
@@ -61,6 +63,7 @@ pub(super) fn text(seen: &Seen<'_>) -> String {
         ];
         page.sample(name, labels, Value::Count(used.bytes), None);
     }
+    claims(&mut page, seen.claims);
     process(&mut page, seen);
     page.finish()
 }
@@ -90,6 +93,29 @@ fn pods(page: &mut Page, known: &[Known]) {
                 let number = of_node(wanted).filter(is).count();
                 page.sample("kubelet_working_pods", labels, count(number), None);
             }
+        }
+    }
+}
+
+/// What a metric shows of a volume.
+type OfVolume = fn(&Disk) -> u64;
+
+const VOLUMES: [(&str, &str, OfVolume); 6] = [
+    ("available_bytes", "Number of available bytes in the volume", |disk| disk.system.available),
+    ("capacity_bytes", "Capacity in bytes of the volume", |disk| disk.system.size),
+    ("inodes", "Maximum number of inodes in the volume", |disk| disk.system.inodes),
+    ("inodes_free", "Number of free inodes in the volume", |disk| disk.system.free_inodes),
+    ("inodes_used", "Number of used inodes in the volume", |disk| disk.used.inodes),
+    ("used_bytes", "Number of used bytes in the volume", |disk| disk.used.bytes),
+];
+
+fn claims(page: &mut Page, claims: &BTreeMap<(String, String), Disk>) {
+    for (name, help, value) in VOLUMES.iter().filter(|_| !claims.is_empty()) {
+        let name = format!("kubelet_volume_stats_{name}");
+        page.family(&name, help, "gauge");
+        for ((namespace, claim), disk) in claims {
+            let labels = [("namespace", namespace.as_str()), ("persistentvolumeclaim", claim)];
+            page.sample(&name, labels, Value::Count(value(disk)), None);
         }
     }
 }
@@ -160,6 +186,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+    use crate::usage::series::FileSystem;
 
     fn known(meta: &str, gone: bool, ended: bool, of_node: bool) -> Known {
         let pod = serde_norway::from_str(&format!("{{metadata: {meta}}}")).unwrap();
@@ -175,8 +202,18 @@ mod tests {
             known("{}", true, false, false),
             known("{}", false, false, true),
         ];
-        let seen =
-            Seen { node: "n", known: Some(&all), sandboxes: &[], logs: &[], own: None, files: (7, None) };
+        let system = FileSystem { size: 100, available: 60, inodes: 10, free_inodes: 7 };
+        let disk = Disk { system, used: Usage { bytes: 40, inodes: 3 } };
+        let claims = BTreeMap::from([(("ns".to_owned(), "data".to_owned()), disk)]);
+        let seen = Seen {
+            node: "n",
+            known: Some(&all),
+            sandboxes: &[],
+            logs: &[],
+            claims: &claims,
+            own: None,
+            files: (7, None),
+        };
         let text = text(&seen);
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
         expect![[r#"
@@ -191,6 +228,12 @@ mod tests {
             kubelet_working_pods{config="desired",lifecycle="terminated",static=""} 1
             kubelet_working_pods{config="orphan",lifecycle="terminating",static=""} 1
             kubelet_working_pods{config="desired",lifecycle="sync",static="true"} 1
+            kubelet_volume_stats_available_bytes{namespace="ns",persistentvolumeclaim="data"} 60
+            kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="data"} 100
+            kubelet_volume_stats_inodes{namespace="ns",persistentvolumeclaim="data"} 10
+            kubelet_volume_stats_inodes_free{namespace="ns",persistentvolumeclaim="data"} 7
+            kubelet_volume_stats_inodes_used{namespace="ns",persistentvolumeclaim="data"} 3
+            kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="data"} 40
             process_open_fds 7
         "#]]
         .assert_eq(&lines.map(|line| format!("{line}\n")).collect::<String>());

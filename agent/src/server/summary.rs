@@ -91,11 +91,7 @@ fn of_node(node: &Node, short: bool) -> Value {
     if let Some(network) = network(*at, &node.interfaces) {
         all["network"] = network;
     }
-    let whole = Usage {
-        bytes: node.disk.size.saturating_sub(node.disk.available),
-        inodes: node.disk.inodes.saturating_sub(node.disk.free_inodes),
-    };
-    all["fs"] = disk(*at, &Disk { system: node.disk, used: whole });
+    all["fs"] = disk(*at, &Disk { system: node.disk, used: node.disk.used() });
     all["runtime"] = json!({ "imageFs": disk(*at, &node.images), "containerFs": disk(*at, &node.writables) });
     all["rlimit"] = json!({ "time": time(*at), "maxpid": node.max_tasks, "curproc": machine.tasks });
     all

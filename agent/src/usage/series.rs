@@ -47,6 +47,16 @@ pub(crate) struct FileSystem {
     pub(crate) free_inodes: u64,
 }
 
+impl FileSystem {
+    /// What of it is in use.
+    pub(crate) fn used(&self) -> Usage {
+        Usage {
+            bytes: self.size.saturating_sub(self.available),
+            inodes: self.inodes.saturating_sub(self.free_inodes),
+        }
+    }
+}
+
 impl Measured {
     /// Of counters alone.
     pub(crate) fn new(counters: Counters, started: Timestamp) -> Measured {

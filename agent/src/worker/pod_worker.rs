@@ -206,7 +206,12 @@ impl PodWorker {
                 }
                 made.is_err().then_some(false).or(desired.host_network().then_some(true))
             }
-            Event::NetworkAttached(attached) => Some(attached.is_ok()),
+            Event::NetworkAttached(attached) => {
+                if attached.is_err() {
+                    metrics.started_pods_errors.inc();
+                }
+                Some(attached.is_ok())
+            }
             Event::ContainerStarted { container, .. } => {
                 metrics.started_containers.with_label_values(&[container_type(container)]).inc();
                 None
