@@ -40,6 +40,8 @@ struct Units {
     /// Ids, and whether they are healthy.
     devices: watch::Receiver<Vec<(&'static str, bool)>>,
     calls: Arc<Mutex<Vec<String>>>,
+    /// What it does wrong.
+    mood: Arc<Mutex<&'static str>>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -89,6 +91,10 @@ impl DevicePlugin for Units {
     }
 
     async fn allocate(&self, request: Request<AllocateRequest>) -> Answer<AllocateResponse> {
+        let mood = *self.mood.lock().unwrap();
+        if mood == "refuses" {
+            return Err(Status::unavailable("not today"));
+        }
         let of = |request: ContainerAllocateRequest| {
             let ids = request.devices_ids.join("+");
             self.calls.lock().unwrap().push(format!("allocate {ids}"));
@@ -104,6 +110,10 @@ impl DevicePlugin for Units {
                     host_path: "/dev/fuse".to_owned(),
                     permissions: "rw".to_owned(),
                 }],
+                cdi_devices: (mood == "cdi")
+                    .then(|| CdiDevice { name: "orlop.dev/unit=0".to_owned() })
+                    .into_iter()
+                    .collect(),
                 ..ContainerAllocateResponse::default()
             }
         };
@@ -211,7 +221,7 @@ async fn pods_get_devices_of_a_plugin_and_keep_them() {
     let plugins = kubelet.join("device-plugins");
     let mut p = Playground::with(&[], &[("ORLOP_KUBELET_DIR", kubelet.to_str().unwrap())]);
     let (change, devices) = watch::channel(vec![("a", true), ("b", true), ("x", false)]);
-    let units = Units { devices, calls: Arc::default() };
+    let units = Units { devices, calls: Arc::default(), mood: Arc::default() };
     let calls = || std::mem::take(&mut *units.calls.lock().unwrap());
     let served = serve(&plugins.join("units.sock"), units.clone());
     let refused = register(&plugins, "v1alpha", RESOURCE).await.unwrap_err();
@@ -240,6 +250,21 @@ async fn pods_get_devices_of_a_plugin_and_keep_them() {
              unavailable for {RESOURCE}. Requested: 2, Available: 1, which is unexpected"
         )
     });
+
+    // A plugin that does not want to, or wants what cannot be done; the devices are free again.
+    for (mood, why) in [
+        ("refuses", "rpc error: code = Unavailable desc = not today"),
+        ("cdi", "CDI devices are not supported: orlop.dev/unit=0"),
+    ] {
+        *units.mood.lock().unwrap() = mood;
+        pod(&p, mood, 1, &format!("nodeName: {node},"));
+        p.wait_for(&["get", "pod", mood, "-o", "jsonpath={.status.message}"], |text| {
+            text == format!("Pod was rejected: Allocate failed due to {why}, which is unexpected")
+        });
+    }
+    *units.mood.lock().unwrap() = "";
+    p.kubectl(&["delete", "pod", "much", "refuses", "cdi", "--now"]).text();
+    calls();
 
     change.send_replace(vec![("a", false), ("b", true), ("x", false)]);
     counts(&p, ("3", "1"));
@@ -276,7 +301,7 @@ async fn pods_get_devices_of_a_plugin_and_keep_them() {
     // The plugin is gone: what runs goes on, nothing new comes.
     drop(served);
     counts(&p, ("3", "0"));
-    p.kubectl(&["delete", "pod", "one", "two", "much", "--now"]).text();
+    p.kubectl(&["delete", "pod", "one", "two", "--now"]).text();
     pod(&p, "late", 1, &format!("nodeName: {node},"));
     p.wait_for(&["get", "pod", "late", "-o", "jsonpath={.status.message}"], |text| {
         text.contains("no healthy devices present; cannot allocate unhealthy devices")
