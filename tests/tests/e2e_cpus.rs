@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use orlop_tests::{Playground, until};
 
@@ -27,6 +27,27 @@ fn runs_on(p: &Playground, pod: &str, cpus: &str) {
         let list = text.split_whitespace().nth(1).unwrap_or_default();
         if list == cpus { Ok(()) } else { Err(text) }
     });
+}
+
+/// The kernel's limit of processor time of a pod's container, found by the process in it.
+fn quota(p: &Playground, pod: &str) -> String {
+    let object = p.get(&["pod", pod]);
+    let id = object["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
+    let run = p.json["nodes"][0]["run"].as_str().map_or_else(|| p.dir.join("run"), PathBuf::from);
+    let of_pod = run.join("pods").join(object["metadata"]["uid"].as_str().unwrap());
+    let file = of_pod.join("c").join(id.strip_prefix("orlop://").unwrap()).join("pid");
+    let pid = fs::read_to_string(file).unwrap().split_whitespace().next().unwrap().to_owned();
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = |controller: &str| {
+        let mut lines = groups.lines().map(|line| line.splitn(3, ':').skip(1));
+        lines.find_map(|mut parts| (parts.next()? == controller).then(|| parts.next().unwrap().to_owned()))
+    };
+    let text = match path("cpu") {
+        Some(path) => fs::read_to_string(format!("/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us")),
+        None => fs::read_to_string(format!("/sys/fs/cgroup{}/cpu.max", path("").unwrap())),
+    };
+    let text = text.unwrap();
+    text.split_whitespace().next().unwrap().replace("max", "-1")
 }
 
 const WHOLE: &str = "{limits: {cpu: 1, memory: 16Mi}}";
@@ -60,12 +81,17 @@ fn whole_processors_are_for_one_container_alone() {
     let rest = if last == 1 { "0".to_owned() } else { format!("0,2-{last}") };
     runs_on(&p, "shares", &rest);
 
+    assert_eq!(quota(&p, "whole"), "-1", "who is alone is not held to its time as well");
+
     // The next agent knows who has what.
     p.kill_agent(1);
     p.up();
     pod(&p, "later", "{requests: {memory: 16Mi}}");
     runs_on(&p, "later", &rest);
     runs_on(&p, "whole", "1");
+    assert_eq!(quota(&p, "whole"), "-1");
+    let limit = "jsonpath={.status.containerStatuses[0].resources.limits.cpu}";
+    assert_eq!(p.kubectl(&["get", "pod", "whole", "-o", limit]).text(), "1");
     let resized = p.kubectl(&[
         "patch", "pod", "whole", "--subresource", "resize", "--patch",
         "{\"spec\":{\"containers\":[{\"name\":\"c\",\"resources\":{\"limits\":{\"cpu\":\"500m\",\"memory\":\"16Mi\"},\"requests\":{\"cpu\":\"500m\",\"memory\":\"16Mi\"}}}]}}",
@@ -93,4 +119,8 @@ fn whole_processors_are_for_one_container_alone() {
     p.up();
     runs_on(&p, "again", &online);
     runs_on(&p, "shares", &online);
+    until("its time is limited again", Duration::from_secs(10), || {
+        let quota = quota(&p, "again");
+        if quota == "100000" { Ok(()) } else { Err(quota) }
+    });
 }

@@ -12,10 +12,7 @@ use super::{
     set::CpuSet,
     topology::Topology,
 };
-use crate::pod::{
-    admission::Refused,
-    resources::{self, Qos},
-};
+use crate::pod::{admission::Refused, resources};
 
 /// By name of the container.
 pub type Held = BTreeMap<String, CpuSet>;
@@ -88,8 +85,8 @@ impl Pool {
     /// There is not enough; in upstream's words.
     pub fn admit(&mut self, uid: &str, spec: &PodSpec) -> Result<(), Refused> {
         let (mut held, mut again) = (Held::new(), CpuSet::default());
-        for (container, init) in asking(spec) {
-            let count = whole_cpus(container);
+        for (container, init) in in_order(spec) {
+            let count = resources::whole_cpus(spec, container);
             if count == 0 {
                 continue;
             }
@@ -136,27 +133,11 @@ impl Pool {
     }
 }
 
-/// Containers of a Guaranteed pod, in the order of their starts, and whether each ends before the next one.
-fn asking(spec: &PodSpec) -> Vec<(&Container, bool)> {
-    // Resources of the pod as a whole are not of any container.
-    if resources::qos(spec) != Qos::Guaranteed || resources::of_pod_level(spec).is_some() {
-        return Vec::new();
-    }
+/// Containers in the order of their starts, and whether each ends before the next one.
+fn in_order(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
     let init = spec.init_containers.iter().flatten();
     let init = init.map(|container| (container, container.restart_policy.as_deref() != Some("Always")));
-    init.chain(spec.containers.iter().map(|container| (container, false))).collect()
-}
-
-/// How many whole processors a container asks for; parts of one are none.
-fn whole_cpus(container: &Container) -> usize {
-    let resources = container.resources.as_ref();
-    let limits = resources.and_then(|resources| resources.limits.as_ref());
-    let requests = resources.and_then(|resources| resources.requests.as_ref());
-    let asked = match requests.is_some_and(|requests| requests.contains_key("cpu")) {
-        true => resources::milli(requests, "cpu"),
-        false => resources::milli(limits, "cpu"),
-    };
-    usize::try_from(asked).ok().filter(|milli| milli.is_multiple_of(1000)).map_or(0, |milli| milli / 1000)
+    init.chain(spec.containers.iter().map(|container| (container, false)))
 }
 
 #[cfg(test)]

@@ -148,6 +148,25 @@ pub fn quota(milli: i64, period_us: u64) -> i64 {
     milli.saturating_mul(i64::try_from(period_us).unwrap_or(i64::MAX)).saturating_div(1000).max(1000)
 }
 
+/// How many processors a container would have for itself (static policy): all that it asks for, if it is of a Guaranteed
+/// pod and these are whole ones. Resources of a pod as a whole are not of any container.
+pub fn whole_cpus(spec: &PodSpec, container: &Container) -> usize {
+    if qos(spec) != Qos::Guaranteed || of_pod_level(spec).is_some() {
+        return 0;
+    }
+    let (requests, limits) = split(container.resources.as_ref());
+    let asked = match requests.is_some_and(|requests| requests.contains_key("cpu")) {
+        true => milli(requests, "cpu"),
+        false => milli(limits, "cpu"),
+    };
+    usize::try_from(asked).ok().filter(|milli| milli.is_multiple_of(1000)).map_or(0, |milli| milli / 1000)
+}
+
+/// Who has processors for itself is not held to their time as well.
+fn alone(settings: &Settings, spec: &PodSpec, container: &Container) -> bool {
+    settings.policy.static_cpus && whole_cpus(spec, container) > 0
+}
+
 /// Limits of one container. Without limits of its own it has those of the pod.
 pub fn of_container(settings: &Settings, spec: &PodSpec, container: &Container) -> Resources {
     let (requests, limits) = split(container.resources.as_ref());
@@ -159,7 +178,8 @@ pub fn of_container(settings: &Settings, spec: &PodSpec, container: &Container) 
         true => milli(requests, "cpu"),
         false => limit_cpu,
     };
-    let period = settings.policy.cfs_period_us.filter(|_| limit_cpu > 0);
+    let held = limit_cpu > 0 && !alone(settings, spec, container);
+    let period = settings.policy.cfs_period_us.filter(|_| held);
     Resources {
         cpu_shares: Some(shares(request_cpu)),
         cpu_quota_us: period.map(|period| quota(limit_cpu, period)),
@@ -194,7 +214,7 @@ pub fn of_pod(settings: &Settings, spec: &PodSpec) -> Resources {
     let cpu = (every("cpu") || pods(pods_limits, "cpu")) && limit_cpu > 0;
     let memory = (every("memory") || pods(pods_limits, "memory")) && limit_memory > 0;
     let cpu_request = if request_cpu == 0 && cpu { limit_cpu } else { request_cpu };
-    let period = settings.policy.cfs_period_us.filter(|_| cpu);
+    let period = settings.policy.cfs_period_us.filter(|_| cpu && !all().any(|c| alone(settings, spec, c)));
     Resources {
         cpu_shares: Some(if best_effort { 2 } else { shares(cpu_request) }),
         cpu_quota_us: period.map(|period| quota(limit_cpu, period)),
@@ -429,6 +449,25 @@ mod tests {
         assert_eq!(with(Some(PERIOD_US), 900), (Some(50_000), Some(100_000), "9646080".into()));
         assert_eq!(with(Some(5000), 500), (Some(2500), Some(5000), "6291456".into()));
         assert_eq!(with(None, 1000), (None, None, "10485760".into()));
+    }
+
+    #[test]
+    fn who_is_alone_on_its_processors_has_no_quota() {
+        let quotas = |spec: &str, static_cpus| {
+            let spec: PodSpec = serde_norway::from_str(spec).unwrap();
+            let mut settings = Settings::for_tests();
+            settings.policy.static_cpus = static_cpus;
+            let of = |container| of_container(&settings, &spec, container).cpu_quota_us;
+            let containers: Vec<_> = spec.containers.iter().map(of).collect();
+            (of_pod(&settings, &spec).cpu_quota_us, containers)
+        };
+        let two = "{containers: [{name: a, resources: {limits: {cpu: 2, memory: 1Mi}}}, {name: b, resources: {limits: {cpu: 500m, memory: 1Mi}}}]}";
+        assert_eq!(quotas(two, true), (None, vec![None, Some(50_000)]));
+        assert_eq!(quotas(two, false), (Some(250_000), vec![Some(200_000), Some(50_000)]));
+        let burstable = "{containers: [{name: a, resources: {limits: {cpu: 2}}}]}";
+        assert_eq!(quotas(burstable, true), (Some(200_000), vec![Some(200_000)]));
+        let as_a_whole = "{resources: {limits: {cpu: 2, memory: 1Mi}}, containers: [{name: a, resources: {limits: {cpu: 1, memory: 1Mi}}}]}";
+        assert_eq!(quotas(as_a_whole, true), (Some(200_000), vec![Some(100_000)]));
     }
 
     #[test]

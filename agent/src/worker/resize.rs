@@ -22,6 +22,8 @@ pub(super) struct Target {
     wanted: Resources,
     granted: Granted,
     changes: bool,
+    /// It has a limit of processors that no quota stands for.
+    unlimited: bool,
 }
 
 /// Containers that run and need no new instance for what they were granted.
@@ -34,10 +36,12 @@ pub(super) fn targets(job: &Job, observed: &Observed) -> Vec<Target> {
         if before.is_some_and(|before| resize::restarts(container, before, &granted)) {
             return None;
         }
+        let wanted = resources::of_container(settings, spec, container);
         Some(Target {
             name: container.name.clone(),
             id: instance.id.clone(),
-            wanted: resources::of_container(settings, spec, container),
+            unlimited: wanted.cpu_quota_us.is_none() && granted.amounts("cpu")[1].is_some(),
+            wanted,
             changes: before != Some(&granted),
             granted,
         })
@@ -51,7 +55,9 @@ pub(super) async fn resize(job: &Job, targets: Vec<Target>, before: Option<Alloc
     let result = carry_out(job, &targets, before.as_ref(), &allocation).await.map_err(|failure| failure.0);
     let mut seen = BTreeMap::new();
     for target in &targets {
-        if let Ok(limits) = job.shared.ports.runtime.limits(job.desired.uid(), Some(&target.id)).await {
+        if let Ok(mut limits) = job.shared.ports.runtime.limits(job.desired.uid(), Some(&target.id)).await {
+            // Where the operator wants no quotas that there is none says nothing of the limit.
+            limits.cpu_quota_us = limits.cpu_quota_us.filter(|quota| *quota >= 0 || !target.unlimited);
             seen.insert(target.id.clone(), limits);
         }
     }
