@@ -280,10 +280,9 @@ pub(super) async fn run(
         mirrors,
     };
     tasks.spawn(sources.run(pods_to));
-    let (asks, asked) = mpsc::unbounded_channel();
     let state = Arc::new(watch::Sender::new(NodeState::default()));
     tasks.spawn(show_state(state.subscribe(), health));
-    let inputs = Inputs { pods, runtime: runtime_events, written, changed, asked, state: state.subscribe() };
+    let inputs = Inputs { pods, runtime: runtime_events, written, changed, state: state.subscribe() };
     let containers = runtime;
     let (runtime, clock) = (Arc::clone(&ports.runtime), Arc::clone(&ports.clock));
     let of_cpus = Arc::clone(&runtime);
@@ -337,15 +336,16 @@ pub(super) async fn run(
         collector: collector.clone(),
         runtime: containers,
         settings,
-        asks: asks.clone(),
+        desk: manager.desk(),
         state: Arc::clone(&state),
         pod_events,
         events: Arc::clone(&events),
         clock,
     };
+    let desk = manager.desk();
     tasks.spawn(evictor.run());
     if !config.kubelet.shutdown.is_empty() {
-        let shutdown = Shutdown { phases: config.kubelet.shutdown.clone(), asks, state, events };
+        let shutdown = Shutdown { phases: config.kubelet.shutdown.clone(), desk, state, events };
         let notice = signal(SignalKind::from_raw(SIGPWR)).context("listen for SIGPWR")?;
         tasks.spawn(shut_down(notice, shutdown, stop.clone()));
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  measure (node, all pods) ─▶ judge ─▶ pressures ─▶ node conditions, admission
-//!                               └ reached ─▶ images nobody needs ─▶ choose ─▶ Ask::End ─▶ manager
+//!                               └ reached ─▶ images nobody needs ─▶ choose ─▶ Desk ─▶ manager
 //!  pods with limits of local disk ─▶ local ──────────────────────────────────┘
 //! ```
 //!
@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use orlop_runtime::Runtime;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::watch,
     time::{Instant, sleep},
 };
 
@@ -36,7 +36,7 @@ use crate::{
         settings::Settings,
     },
     worker::{
-        manager::Ask,
+        Desk,
         ports::{Clock, EventSink, PodEvent},
     },
 };
@@ -63,7 +63,7 @@ pub struct Evictor {
     /// The node.
     pub settings: Arc<Settings>,
     /// To the manager.
-    pub asks: mpsc::UnboundedSender<Ask>,
+    pub desk: Desk,
     /// What pods that come have to know.
     pub state: Arc<watch::Sender<NodeState>>,
     /// For users, about pods.
@@ -75,7 +75,7 @@ pub struct Evictor {
 }
 
 impl Evictor {
-    /// For as long as there is a manager.
+    /// For as long as the node runs.
     pub async fn run(self) {
         let places = self.places();
         let mut history = History::default();
@@ -89,7 +89,7 @@ impl Evictor {
             };
             let verdict = judge(&self.eviction, &measures, &mut history, self.clock.now());
             self.publish(&verdict);
-            let Some(pods) = self.pods().await else { return };
+            let Some(pods) = self.desk.active().await else { continue };
             ending = ending
                 .filter(|(uid, until)| pods.iter().any(|pod| pod.uid() == uid) && *until > Instant::now());
             if ending.is_some() {
@@ -135,19 +135,13 @@ impl Evictor {
         });
     }
 
-    async fn pods(&self) -> Option<Vec<Desired>> {
-        let (answer, pods) = oneshot::channel();
-        self.asks.send(Ask::Pods(answer)).ok()?;
-        pods.await.ok()
-    }
-
     /// Ends a pod that has written more than it may.
     async fn hold_to_limits(&self, pods: &[Desired]) -> Option<String> {
         let limited = pods.iter().filter(|pod| self.local_storage && local::is_limited(pod.spec()));
         for pod in limited.filter(|pod| !pod.deleting()) {
             let usage = measure::disk_use(&self.runtime, &self.settings, pod).await;
             if let Some(message) = local::exceeded(pod.spec(), &usage) {
-                self.end(pod, message, Some(Duration::ZERO));
+                self.end(pod, message, Some(Duration::ZERO)).await;
                 return Some(pod.uid().to_owned());
             }
         }
@@ -172,11 +166,11 @@ impl Evictor {
         let pod = pods.iter().find(|pod| pod.uid() == chosen.uid)?;
         let most = Duration::from_secs(self.eviction.max_pod_grace_seconds.try_into().unwrap_or(0));
         let grace = if reached.hard { Duration::ZERO } else { most };
-        self.end(pod, choose::message(reached, chosen), Some(grace));
+        self.end(pod, choose::message(reached, chosen), Some(grace)).await;
         Some((chosen.uid.clone(), Instant::now() + pod.grace().min(grace) + PATIENCE))
     }
 
-    fn end(&self, pod: &Desired, message: String, grace: Option<Duration>) {
+    async fn end(&self, pod: &Desired, message: String, grace: Option<Duration>) {
         tracing::warn!(uid = pod.uid(), message, "evict a pod");
         let event = PodEvent {
             pod: Arc::clone(&pod.pod),
@@ -187,7 +181,6 @@ impl Evictor {
         };
         self.pod_events.record(event);
         let ending = Ending { reason: "Evicted", message, grace };
-        // Without a manager there is nobody to end anything.
-        let _ended = self.asks.send(Ask::End { uid: pod.uid().to_owned(), ending });
+        self.desk.end(pod.uid(), ending).await;
     }
 }

@@ -186,11 +186,13 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+    use crate::pod::desired::Desired;
     use crate::usage::series::FileSystem;
 
     fn known(meta: &str, gone: bool, ended: bool, of_node: bool) -> Known {
         let pod = serde_norway::from_str(&format!("{{metadata: {meta}}}")).unwrap();
-        Known { pod: Arc::new(pod), gone, ended, of_node }
+        let pod = Arc::new(pod);
+        Known { desired: Desired::new(Arc::clone(&pod)), pod, gone, ended, of_node }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Ends the pods in good order when the machine goes down (graceful node shutdown).
 //!
 //! ```text
-//!  notice ─▶ NodeState: not Ready, no new pods ─▶ plan ─▶ group by group: Ask::End ─▶ manager
+//!  notice ─▶ NodeState: not Ready, no new pods ─▶ plan ─▶ group by group: Desk ─▶ manager
 //!                                                           └ all ended, or its time is over ─▶ next group
 //! ```
 //!
@@ -13,15 +13,15 @@ mod plan;
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::watch,
     time::{Instant, sleep},
 };
 
 use crate::{
     config::kubelet::Phase,
     images::collect::NodeEvents,
-    pod::{desired::Desired, ending::Ending, node_state::NodeState},
-    worker::manager::Ask,
+    pod::{ending::Ending, node_state::NodeState},
+    worker::Desk,
 };
 
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
@@ -33,7 +33,7 @@ pub struct Shutdown {
     /// By priority, with their times; none switches all of this off.
     pub phases: Vec<Phase>,
     /// To the manager.
-    pub asks: mpsc::UnboundedSender<Ask>,
+    pub desk: Desk,
     /// What pods that come have to know.
     pub state: Arc<watch::Sender<NodeState>>,
     /// For users.
@@ -45,14 +45,13 @@ impl Shutdown {
     pub async fn run(self) {
         self.state.send_modify(|state| state.shutting_down = true);
         self.events.tell(false, "Shutdown", "Shutdown manager detected shutdown event".into()).await;
-        let Some(pods) = self.pods().await else { return };
+        let pods = self.desk.active().await.unwrap_or_default();
         for group in plan::groups(&self.phases, &pods) {
             tracing::info!(pods = group.pods.len(), seconds = group.period.as_secs(), "shutdown: end pods");
             for uid in &group.pods {
                 let ending =
                     Ending { reason: "Terminated", message: MESSAGE.into(), grace: Some(group.period) };
-                // Without a manager there is nobody to end anything.
-                let _ended = self.asks.send(Ask::End { uid: uid.clone(), ending });
+                self.desk.end(uid, ending).await;
             }
             let until = Instant::now() + group.period;
             while Instant::now() < until && self.any_left(&group.pods).await {
@@ -63,13 +62,7 @@ impl Shutdown {
     }
 
     async fn any_left(&self, uids: &[String]) -> bool {
-        let pods = self.pods().await.unwrap_or_default();
+        let pods = self.desk.active().await.unwrap_or_default();
         pods.iter().any(|pod| uids.iter().any(|uid| uid == pod.uid()))
-    }
-
-    async fn pods(&self) -> Option<Vec<Desired>> {
-        let (answer, pods) = oneshot::channel();
-        self.asks.send(Ask::Pods(answer)).ok()?;
-        pods.await.ok()
     }
 }

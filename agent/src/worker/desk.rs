@@ -1,13 +1,16 @@
-//! Questions to the manager: what it answers is true between two of its steps, and that it answers says that its loop lives.
+//! Words to the manager: what it answers is true between two of its steps, and that it answers says that its loop lives.
 //!
 //! ```text
 //! kubelet API ─ pods() ─▶ bounded queue ─▶ Manager ─ Known, one per pod ─▶ whoever asked
+//! eviction, shutdown ─ end() ─┘
 //! ```
 
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::pod::{desired::Desired, ending::Ending};
 
 /// Questions that wait.
 const QUEUE: usize = 16;
@@ -25,14 +28,25 @@ pub struct Known {
     pub ended: bool,
     /// It comes from this node, not from the API.
     pub of_node: bool,
+    /// As it runs.
+    pub desired: Desired,
+}
+
+/// What the manager is asked for.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// Its pods.
+    Pods(oneshot::Sender<Vec<Known>>),
+    /// To end one.
+    End { uid: String, ending: Ending },
 }
 
 /// Questions on their way.
-pub(super) type Questions = mpsc::Receiver<oneshot::Sender<Vec<Known>>>;
+pub(super) type Questions = mpsc::Receiver<Question>;
 
 /// Where to ask. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Desk(mpsc::Sender<oneshot::Sender<Vec<Known>>>);
+pub struct Desk(mpsc::Sender<Question>);
 
 impl Desk {
     pub(super) fn open() -> (Desk, Questions) {
@@ -44,7 +58,7 @@ impl Desk {
     pub async fn pods(&self) -> Option<Vec<Known>> {
         let ask = async {
             let (answer, answered) = oneshot::channel();
-            self.0.send(answer).await.ok()?;
+            self.0.send(Question::Pods(answer)).await.ok()?;
             answered.await.ok()
         };
         let mut pods: Vec<Known> = tokio::time::timeout(PATIENCE, ask).await.ok()??;
@@ -54,6 +68,18 @@ impl Desk {
         };
         pods.sort_by_cached_key(name);
         Some(pods)
+    }
+
+    /// Pods that have not ended, as they run: with the resources they were granted.
+    pub async fn active(&self) -> Option<Vec<Desired>> {
+        let known = self.pods().await?;
+        Some(known.into_iter().filter(|known| !known.ended).map(|known| known.desired).collect())
+    }
+
+    /// Has a pod ended. It is over when it is no longer among the active ones.
+    pub async fn end(&self, uid: &str, ending: Ending) {
+        // Without a manager there is nobody to end anything.
+        let _ended = self.0.send(Question::End { uid: uid.to_owned(), ending }).await;
     }
 }
 
@@ -66,7 +92,8 @@ mod tests {
         let (desk, mut questions) = Desk::open();
         assert!(desk.pods().await.is_none());
         // What was given up is found in the queue, and hurts nobody.
-        assert!(questions.recv().await.unwrap().send(Vec::new()).is_err());
+        let Some(Question::Pods(answer)) = questions.recv().await else { panic!("not what was asked") };
+        assert!(answer.send(Vec::new()).is_err());
         drop(questions);
         assert!(desk.pods().await.is_none());
     }

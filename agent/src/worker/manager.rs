@@ -14,13 +14,13 @@ use k8s_openapi::api::core::v1::Pod;
 use orlop_model::event::Event as Change;
 use prometheus::Registry;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::{self, JoinError, JoinSet},
 };
 
 use super::{
     Desk, Known, Message, Reports, Shared,
-    desk::Questions,
+    desk::{Question, Questions},
     metrics::Metrics,
     pod_worker::PodWorker,
     ports::{ObjectRef, Ports, RuntimeEvent, Sandbox, Written},
@@ -56,24 +56,8 @@ pub struct Inputs {
     pub written: mpsc::UnboundedReceiver<Written>,
     /// Objects of the API that changed.
     pub changed: mpsc::UnboundedReceiver<ObjectRef>,
-    /// What other parts of the node want of its pods.
-    pub asked: mpsc::UnboundedReceiver<Ask>,
     /// What runs short, and whether the machine goes down.
     pub state: watch::Receiver<NodeState>,
-}
-
-/// A word to the manager.
-#[derive(Debug)]
-pub enum Ask {
-    /// Which pods are here and have not ended.
-    Pods(oneshot::Sender<Vec<Desired>>),
-    /// End a pod.
-    End {
-        /// Its UID.
-        uid: String,
-        /// Why.
-        ending: Ending,
-    },
 }
 
 /// All pods of this node.
@@ -185,6 +169,7 @@ impl Manager {
                 gone: desired.gone,
                 ended: desired.told_terminal(),
                 of_node: desired.is_static(),
+                desired: desired.clone(),
             }
         };
         self.workers.values().map(known).collect()
@@ -243,7 +228,6 @@ impl Manager {
                     None => return,
                 },
                 Some(object) = inputs.changed.recv() => self.object_changed(&object),
-                Some(ask) = inputs.asked.recv() => self.asked(ask),
                 Ok(()) = inputs.state.changed() => self.state = inputs.state.borrow_and_update().clone(),
                 Some(ended) = self.tasks.join_next_with_id() => {
                     self.ended(ended).await;
@@ -260,7 +244,7 @@ impl Manager {
                 }
                 Some(_) = self.cleanups.join_next() => {}
                 // Whoever asked may have given up.
-                Some(question) = self.questions.recv() => drop(question.send(self.known())),
+                Some(question) = self.questions.recv() => self.answer(question),
             }
             let counts = Counts { workers: self.workers.len(), listed: self.listed };
             self.counts.send_if_modified(|known| std::mem::replace(known, counts) != counts);
@@ -568,13 +552,11 @@ impl Manager {
         }
     }
 
-    fn asked(&self, ask: Ask) {
-        match ask {
-            Ask::Pods(answer) => {
-                // Whoever asked may be gone.
-                let _gone = answer.send(self.active());
-            }
-            Ask::End { uid, ending } => self.send(&uid, Event::End(Box::new(ending)).into()),
+    fn answer(&self, question: Question) {
+        match question {
+            // Whoever asked may be gone.
+            Question::Pods(answer) => drop(answer.send(self.known())),
+            Question::End { uid, ending } => self.send(&uid, Event::End(Box::new(ending)).into()),
         }
     }
 

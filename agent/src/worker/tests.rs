@@ -43,9 +43,8 @@ impl Agent {
             None => Fake::new(events, confirm),
         };
         let manager = Manager::new(Arc::new(Settings::for_tests()), fake.ports());
-        let (_asks, asked) = mpsc::unbounded_channel();
         let (_state, state) = watch::channel(NodeState::default());
-        let inputs = Inputs { pods: source, runtime, written, changed: changes, asked, state };
+        let inputs = Inputs { pods: source, runtime, written, changed: changes, state };
         Agent { task: tokio::spawn(manager.run(inputs)), fake, pods, changed }
     }
 
