@@ -65,11 +65,21 @@ pub(crate) fn rows(idle: &Sample, loaded: &Sample) -> Result<Vec<Row>> {
     }
     let rss = total(idle, |memory| memory.rss);
     rows.push(Row::new("all of ours, idle, RSS", "MB", Summary::single(rss)).aim(Aim::AtMost(50.0)));
-    let (before, after) = (total(idle, |memory| memory.pss), total(loaded, |memory| memory.pss));
-    #[expect(clippy::cast_precision_loss, reason = "a count of pods")]
-    let more = Summary::single((after - before) / BURST as f64);
-    rows.push(Row::new("more per pod, all of ours, PSS", "MB", more).aim(Aim::AtMost(0.2)));
+    rows.extend(per_pod(idle, loaded, BURST));
     Ok(rows)
+}
+
+/// What each pod takes, in all of our processes together.
+pub(crate) fn per_pod(before: &Sample, after: &Sample, pods: usize) -> [Row; 1] {
+    let (before, after) = (total(before, |memory| memory.pss), total(after, |memory| memory.pss));
+    #[expect(clippy::cast_precision_loss, reason = "a count of pods")]
+    let more = Summary::single((after - before) / pods as f64);
+    [Row::new(format!("more per pod of {pods}, all of ours, PSS"), "MB", more).aim(Aim::AtMost(0.2))]
+}
+
+/// Megabytes of one program, PSS.
+pub(crate) fn of(sample: &Sample, program: &str) -> f64 {
+    sample.get(program).into_iter().flatten().map(|memory| memory.pss).sum()
 }
 
 fn total(sample: &Sample, pick: fn(&Memory) -> f64) -> f64 {

@@ -3,14 +3,17 @@
 //! ```text
 //!  size, create, pull, connect    programs on their own
 //!  start, pods, memory            a bare playground node, started once and removed afterwards whatever happens
+//!  many                           another one, with 500 pods
 //! ```
 //! Every measurement gives rows; a row whose aim is missed says by how much. Not for: gating tests by time. A
 //! measurement fails only when it could not be taken.
 
 mod connect;
+mod cpu;
 mod create;
 mod janitor;
 mod machine;
+mod many;
 mod memory;
 mod node;
 mod pods;
@@ -41,8 +44,8 @@ use crate::setup;
 /// `cargo xtask bench`.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Only measurements whose name contains this: size, create, pull, connect, start, pods, memory; `runtime` is
-    /// create, pull and memory.
+    /// Only measurements whose name contains this: size, create, pull, connect, start, pods, memory, many;
+    /// `runtime` is create, pull and memory.
     filter: Option<String>,
     /// Also write machine and rows to this file, as JSON.
     #[arg(long, value_name = "FILE")]
@@ -77,6 +80,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     bench.take("pull", |built, _| pull::measure(built));
     bench.take("connect", |_, tools| connect::measure(tools));
     bench.whole_node();
+    bench.many();
     bench.report(&before)
 }
 
@@ -114,7 +118,7 @@ impl Bench<'_> {
         }
         let dir = self.built.orlop.parent().map(ToOwned::to_owned).unwrap_or_default();
         let ready = self.tools.client().and_then(|client| {
-            let node = step("bring up a bare node", |_| BenchNode::up(&self.args.dir, &dir))?;
+            let node = step("bring up a bare node", |_| BenchNode::up(&self.args.dir, &dir, &[]))?;
             Ok((client, node))
         });
         let (client, node) = match ready {
@@ -125,8 +129,11 @@ impl Bench<'_> {
         // One burst serves both: what it took, and what its pods take.
         let idle = self.wanted("memory").then(|| step("memory at rest", |_| memory::sample(&node)));
         let one = self.wanted("pods");
-        let seen = (one || self.wanted("memory"))
-            .then(|| step("run pods", |_| pods::run(&node, &client, &node.load_example(&self.built)?, one)));
+        let seen = (one || self.wanted("memory")).then(|| {
+            step("run pods", |_| {
+                pods::ask(&node, &client, &node.load_example(&self.built)?, &pods::wanted(one))
+            })
+        });
         let seen = match seen.transpose() {
             Ok(seen) => seen.unwrap_or_default(),
             Err(error) => return self.failures.push(format!("pods: {error:#}")),
@@ -135,6 +142,19 @@ impl Bench<'_> {
             self.take("memory", |_, _| memory::rows(&idle?, &memory::sample(&node)?));
         }
         self.take("pods", |_, _| pods::rows(&node, &seen));
+    }
+
+    fn many(&mut self) {
+        if !self.wanted("many") {
+            return;
+        }
+        let dir = self.built.orlop.parent().map(ToOwned::to_owned).unwrap_or_default();
+        let place = self.args.dir.clone();
+        self.take("many", |built, tools| {
+            let client = tools.client()?;
+            let node = BenchNode::up(&place, &dir, &many::ENVIRONMENT)?;
+            many::measure(&node, &client, &node.load_example(built)?)
+        });
     }
 
     fn report(&self, before: &serde_json::Value) -> Result<()> {

@@ -26,12 +26,12 @@ pub(crate) struct BenchNode {
 }
 
 impl BenchNode {
-    pub(crate) fn up(dir: &Path, bin: &Path) -> Result<Self> {
+    pub(crate) fn up(dir: &Path, bin: &Path, environment: &[(&str, &str)]) -> Result<Self> {
         let janitor =
             Janitor::hire("exec \"$0\" down --dir \"$1\"", &[xtask()?.as_os_str(), dir.as_os_str()])?;
         let mut up = Command::new(xtask()?);
         up.args(["up", "--no-example", "--json", "--dir"]).arg(dir).arg("--bin").arg(bin);
-        tools::json(up.env("ORLOP_LOG", LOG))?;
+        tools::json(up.env("ORLOP_LOG", LOG).envs(environment.iter().copied()))?;
         let layout = Layout::open(dir)?;
         let place = layout.node(1);
         let pid = running_pid(&place).context("the node does not run")?;
@@ -61,6 +61,16 @@ impl BenchNode {
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.place.state.join("admin.kubeconfig")
+    }
+
+    /// Its subtree of every cgroup hierarchy.
+    pub(crate) fn cgroup(&self) -> &str {
+        &self.place.cgroup
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Result<i32> {
+        running_pid(&self.place).context("the node does not run")
     }
 
     pub(crate) fn pid_file(&self) -> &Path {

@@ -99,7 +99,7 @@ impl Row {
 
 /// All rows as a Markdown table whose columns line up in a terminal, too.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let head = ["what", "ours (min / p50 / p90)", "against", "ratio", "aim", "result"].map(str::to_owned);
+    let head = ["what", "ours (min / p50 / p99)", "against", "ratio", "aim", "result"].map(str::to_owned);
     let cells: Vec<[String; 6]> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);

@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 
-/// The lowest, the median, the 90th percentile and the highest of some samples.
+/// The lowest, the median, the 90th and 99th percentile and the highest of some samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Summary {
     pub(crate) count: usize,
     pub(crate) min: f64,
     pub(crate) p50: f64,
     pub(crate) p90: f64,
+    pub(crate) p99: f64,
     pub(crate) max: f64,
 }
 
@@ -20,31 +21,31 @@ impl Summary {
         let (min, max) = (*sorted.first()?, *sorted.last()?);
         // The nearest rank: always a value that was seen.
         let rank = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1];
-        Some(Self { count: sorted.len(), min, p50: rank(50), p90: rank(90), max })
+        Some(Self { count: sorted.len(), min, p50: rank(50), p90: rank(90), p99: rank(99), max })
     }
 
     /// One sample, or a figure that does not vary.
     pub(crate) fn single(value: f64) -> Self {
-        Self { count: 1, min: value, p50: value, p90: value, max: value }
+        Self { count: 1, min: value, p50: value, p90: value, p99: value, max: value }
     }
 
     /// The same in another unit.
     pub(crate) fn scaled(self, by: f64) -> Self {
-        let Self { count, min, p50, p90, max } = self;
-        Self { count, min: min * by, p50: p50 * by, p90: p90 * by, max: max * by }
+        let Self { count, min, p50, p90, p99, max } = self;
+        Self { count, min: min * by, p50: p50 * by, p90: p90 * by, p99: p99 * by, max: max * by }
     }
 
     pub(crate) fn json(&self) -> Value {
-        let Self { count, min, p50, p90, max } = self;
-        json!({ "count": count, "min": min, "p50": p50, "p90": p90, "max": max })
+        let Self { count, min, p50, p90, p99, max } = self;
+        json!({ "count": count, "min": min, "p50": p50, "p90": p90, "p99": p99, "max": max })
     }
 
-    /// `min/p50/p90`, or only the value of a single sample.
+    /// `min/p50/p99`, or only the value of a single sample.
     pub(crate) fn text(&self) -> String {
         if self.count == 1 {
             return number(self.p50);
         }
-        format!("{} / {} / {}", number(self.min), number(self.p50), number(self.p90))
+        format!("{} / {} / {}", number(self.min), number(self.p50), number(self.p99))
     }
 }
 

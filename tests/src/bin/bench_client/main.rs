@@ -1,7 +1,8 @@
 //! The user's side of the whole-node measurements: what a client of the API sees, and when. Prints one line of JSON.
 //!
 //! ```text
-//! orlop-bench-client pods  --kubeconfig F --image REF --logs DIR --one N --burst M   N one by one, then M at once, which stay
+//! orlop-bench-client pods  --kubeconfig F --image REF --logs DIR --cgroup C --one N --bursts M,… --keep yes|no --resizes R
+//!                                                            N one by one, then bursts of M, of which the last may stay
 //! orlop-bench-client start --kubeconfig F --node NAME --pid-file F --log F -- COMMAND…   process start → API → Node Ready
 //! ```
 //! Not for: judging the figures; `cargo xtask bench` does.
@@ -9,6 +10,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its result")]
 
 mod pods;
+mod resize;
 mod seen;
 mod start;
 

@@ -1,4 +1,5 @@
-//! Pods one at a time, each gone before the next comes, and then many at once, which stay.
+//! Pods one at a time, each gone before the next comes; then bursts of many at once, of which the last stays; then one
+//! that is resized in place.
 
 use std::{
     path::PathBuf,
@@ -15,7 +16,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    Flags, PATIENCE, client,
+    Flags, PATIENCE, client, resize,
     seen::{Seen, now},
 };
 
@@ -25,7 +26,8 @@ const PARALLEL: usize = 8;
 
 pub(crate) async fn run(flags: &Flags) -> Result<Value> {
     let client = client(flags.get("kubeconfig")?).await?;
-    let (image, one, burst) = (flags.get("image")?, flags.number("one")?, flags.number("burst")?);
+    let (image, one) = (flags.get("image")?, flags.number("one")?);
+    let bursts: Vec<usize> = flags.get("bursts")?.split(',').map(str::parse).collect::<Result<_, _>>()?;
     prepare(&client).await?;
     let bench = Bench {
         image: image.to_owned(),
@@ -37,25 +39,25 @@ pub(crate) async fn run(flags: &Flags) -> Result<Value> {
     // The first pays for what is made once; it does not count.
     for number in 0..=one {
         let name = format!("one-{number}");
-        let figures = bench.create(&name).await?;
+        let mut figures = bench.create(&name).await?;
+        figures["gone_after"] = bench.delete(&name).await?.into();
         if number > 0 {
             singles.push(figures);
         }
-        bench.pods.delete(&name, &DeleteParams::default().grace_period(0)).await?;
-        bench.seen.until(&name, |times| times.gone).await?;
     }
-    let all = stream::iter(0..burst)
-        .map(|number| {
-            let bench = &bench;
-            async move { bench.create_only(&format!("burst-{number}")).await }
-        })
-        .buffer_unordered(PARALLEL);
-    let created: Vec<_> = all.try_collect().await?;
-    let mut many = Vec::new();
-    for (name, began, committed) in created {
-        many.push(bench.figures(&name, began, committed).await?);
+    let mut all = Vec::new();
+    for (at, size) in bursts.iter().enumerate() {
+        let mut burst = json!({ "size": size, "pods": bench.burst(&format!("burst-{at}"), *size).await? });
+        if at + 1 < bursts.len() || flags.get("keep")? == "no" {
+            burst["gone_after"] = bench.delete_burst(&format!("burst-{at}"), *size).await?.into();
+        }
+        all.push(burst);
     }
-    Ok(json!({ "one": singles, "burst": many }))
+    let resized = match flags.number("resizes")? {
+        0 => Vec::new(),
+        times => resize::run(&bench, flags.get("cgroup")?, times).await?,
+    };
+    Ok(json!({ "one": singles, "bursts": all, "resized": resized }))
 }
 
 /// The namespace and, in it, the account that its pods run as.
@@ -71,10 +73,10 @@ async fn prepare(client: &Client) -> Result<()> {
     Ok(())
 }
 
-struct Bench {
-    pods: Api<Pod>,
-    seen: Seen,
-    image: String,
+pub(crate) struct Bench {
+    pub(crate) pods: Api<Pod>,
+    pub(crate) seen: Seen,
+    pub(crate) image: String,
     /// The agent's directory of container logs.
     logs: PathBuf,
 }
@@ -82,6 +84,45 @@ struct Bench {
 const CONTAINER: &str = "main";
 
 impl Bench {
+    async fn burst(&self, prefix: &str, size: usize) -> Result<Vec<Value>> {
+        let all = stream::iter(0..size)
+            .map(|number| async move { self.create_only(&format!("{prefix}-{number}")).await })
+            .buffer_unordered(PARALLEL);
+        let created: Vec<_> = all.try_collect().await?;
+        let mut figures = Vec::new();
+        for (name, began, committed) in created {
+            figures.push(self.figures(&name, began, committed).await?);
+        }
+        Ok(figures)
+    }
+
+    /// Microseconds from the request to delete a pod, with its grace period, until it is gone.
+    async fn delete(&self, name: &str) -> Result<u64> {
+        let began = now();
+        self.pods.delete(name, &DeleteParams::default()).await?;
+        let times = self.seen.until(name, |times| times.gone.is_some()).await?;
+        Ok(times.gone.unwrap_or_default().saturating_sub(began))
+    }
+
+    /// The same of the last of many.
+    async fn delete_burst(&self, prefix: &str, size: usize) -> Result<u64> {
+        let began = now();
+        let params = DeleteParams::default();
+        let deleted = stream::iter(0..size)
+            .map(|number| {
+                let (name, params) = (format!("{prefix}-{number}"), &params);
+                async move { self.pods.delete(&name, params).await.map(drop) }
+            })
+            .buffer_unordered(PARALLEL);
+        deleted.try_collect::<Vec<()>>().await?;
+        let mut last = began;
+        for number in 0..size {
+            let times = self.seen.until(&format!("{prefix}-{number}"), |times| times.gone.is_some()).await?;
+            last = last.max(times.gone.unwrap_or_default());
+        }
+        Ok(last - began)
+    }
+
     async fn create(&self, name: &str) -> Result<Value> {
         let (name, began, committed) = self.create_only(name).await?;
         self.figures(&name, began, committed).await
@@ -105,7 +146,7 @@ impl Bench {
         let times = self.seen.until(name, |times| times.ready.is_some()).await?;
         Ok(json!({
             "name": name, "uid": times.uid, "created": began, "committed": committed,
-            "bound": times.bound, "ready": times.ready, "first_line": self.first_line(name, &times.uid).await?,
+            "bound": times.bound, "ready": times.ready, "writes": times.writes, "first_line": self.first_line(name, &times.uid).await?,
         }))
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Api, ResourceExt as _,
     api::{WatchEvent, WatchParams},
@@ -29,7 +29,10 @@ pub(crate) struct Times {
     pub(crate) uid: String,
     pub(crate) bound: Option<u64>,
     pub(crate) ready: Option<u64>,
-    pub(crate) gone: bool,
+    pub(crate) gone: Option<u64>,
+    /// Statuses told from the time it was bound until it was ready.
+    pub(crate) writes: usize,
+    status: Option<PodStatus>,
 }
 
 /// Follows the pods of a namespace in a task of its own.
@@ -65,7 +68,11 @@ impl Seen {
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         let times = pods.entry(pod.name_any()).or_default();
         times.uid = pod.uid().unwrap_or_default();
-        times.gone = gone;
+        times.gone = gone.then_some(at);
+        if times.bound.is_some() && times.ready.is_none() && times.status != pod.status {
+            times.writes += 1;
+        }
+        times.status.clone_from(&pod.status);
         if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
             times.bound.get_or_insert(at);
         }
