@@ -1,4 +1,4 @@
-//! pods/log: what the kubelet is asked, how its answer streams, and what goes wrong before it is asked.
+//! pods/log and nodes/proxy: what the kubelet is asked, how its answer streams, and what goes wrong before it is asked.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -53,9 +53,19 @@ impl Kubelet {
                 let stream = acceptor.accept(stream).await.unwrap();
                 let (asked, lines) = (Arc::clone(&asked), Arc::clone(&lines));
                 let service = service_fn(move |request: Request<Incoming>| {
-                    asked.lock().unwrap().push(request.uri().to_string());
+                    let asked = Arc::clone(&asked);
                     let lines = lines.lock().unwrap().take();
                     async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await.unwrap().to_bytes();
+                        let told =
+                            ["content-type", "authorization", "impersonate-user", "x-remote-user", "cookie"];
+                        let told = told.iter().filter_map(|name| head.headers.get(*name)?.to_str().ok());
+                        let more: String = told.map(|value| format!(" {value}")).collect();
+                        let method = if head.method == "GET" { "" } else { &format!("{} ", head.method) };
+                        let body = String::from_utf8_lossy(&body);
+                        let body = if body.is_empty() { String::new() } else { format!(" {body}") };
+                        asked.lock().unwrap().push(format!("{method}{}{more}{body}", head.uri));
                         let stream = futures::stream::unfold(lines, |lines| async move {
                             let mut lines = lines?;
                             let line = lines.recv().await?;
@@ -156,4 +166,48 @@ async fn a_node_that_is_away_is_named() {
         "500 InternalError Internal error occurred: Get the log from node n1: connect to 127.0.0.1:{free}"
     );
     assert!(outcome.starts_with(&wanted), "{outcome}");
+}
+
+#[tokio::test]
+async fn a_nodes_kubelet_is_asked_as_the_api_server() {
+    let (lines, receiver) = mpsc::unbounded_channel();
+    let kubelet = Kubelet::start(418, receiver).await;
+    let server = Server::start().await;
+    with_pod(&server, kubelet.port).await;
+    lines.send(Bytes::from("as it is")).unwrap();
+    drop(lines);
+    let path = "/api/v1/nodes/n1/proxy/run/default/p/c/?cmd=a%20b&x";
+    let headers = [
+        ("content-type", "text/odd"),
+        ("authorization", "Bearer secret"),
+        ("x-remote-user", "somebody"),
+        ("cookie", "secret"),
+    ];
+    let answer = server.send("POST", path, &headers, "the body".into(), support::admin()).await;
+    assert_eq!(answer.status(), 418);
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "as it is");
+    let asked = kubelet.asked.lock().unwrap().clone();
+    assert_eq!(asked, ["POST /run/default/p/c/?cmd=a%20b&x text/odd the body"]);
+    expect![[r#"
+        404 NotFound nodes "none" not found
+        500 InternalError Internal error occurred: no preferred addresses found for node "bare"
+    "#]]
+    .assert_eq(&{
+        server.post("/api/v1/nodes", &json!({"metadata": {"name": "bare"}})).await;
+        server.run("\nGET /api/v1/nodes/none/proxy/pods\nGET /api/v1/nodes/bare/proxy/pods\n").await
+    });
+}
+
+#[tokio::test]
+async fn rights_on_a_proxy_follow_the_method() {
+    let server = Server::start().await;
+    let jane = orlop_apiserver::Identity::new("jane", Vec::<String>::new());
+    for (method, verb) in [("GET", "get"), ("POST", "create"), ("PUT", "update"), ("DELETE", "delete")] {
+        let path = "/api/v1/nodes/n1/proxy/exec/default/p/c";
+        let answer = server.send(method, path, &[], String::new(), jane.clone()).await;
+        assert_eq!(answer.status(), 403, "{method}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let words = format!("cannot {verb} resource \\\"nodes/proxy\\\"");
+        assert!(String::from_utf8_lossy(&body).contains(&words), "{method}: {body:?}");
+    }
 }

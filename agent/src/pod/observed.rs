@@ -398,6 +398,13 @@ impl Observed {
         self.containers.get(name).map_or(&UNTOUCHED, |instances| &**instances)
     }
 
+    /// The container whose current instance has this id.
+    pub fn name_of(&self, id: &str) -> Option<&str> {
+        let has =
+            |instances: &Instances| instances.current.as_ref().is_some_and(|instance| instance.id == id);
+        self.containers.iter().find(|(_, instances)| has(instances)).map(|(name, _)| &**name)
+    }
+
     /// Some container runs or may be about to.
     pub fn anything_runs(&self) -> bool {
         self.containers.values().any(|c| c.starting || c.running().is_some())

@@ -18,6 +18,7 @@ mod gather;
 mod health;
 mod logs;
 mod node_metrics;
+mod parts;
 mod pods;
 mod resource_metrics;
 mod route;
@@ -33,25 +34,18 @@ use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use orlop_runtime::{Runtime, image::Images};
-use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Registry, core::Collector};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use access::{Access, Refusal};
+use access::Refusal;
 pub use access::{Identity, Reviews};
 pub use configz::configz;
 pub use gather::Places;
 pub use logs::{LogFile, LogSource, Logs};
+use parts::Parts;
+pub use parts::Sources;
 use route::Route;
-
-use crate::{
-    metrics::{counters, gauges, histograms, register},
-    node::report::Facts,
-    usage::Usage,
-    worker::Desk,
-};
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -78,110 +72,6 @@ pub struct Server {
     listener: TcpListener,
     health: Option<TcpListener>,
     tls: TlsAcceptor,
-}
-
-/// Whom it asks for what it answers.
-pub struct Sources {
-    /// Logs of containers.
-    pub logs: Logs,
-    /// Containers.
-    pub runtime: Runtime,
-    /// What they use.
-    pub usage: Usage,
-    /// Images.
-    pub images: Images,
-    /// Pods.
-    pub desk: Desk,
-    /// Who callers are, and what they may.
-    pub reviews: Arc<dyn Reviews>,
-    /// What the parts of the node count.
-    pub registry: Registry,
-    /// What probes count.
-    pub probes: Registry,
-    /// This node.
-    pub node: String,
-    /// This machine.
-    pub facts: Facts,
-    /// Where things are.
-    pub places: Places,
-    /// The answer of `/configz`.
-    pub configz: serde_json::Value,
-}
-
-/// The same, with what it keeps itself.
-struct Parts {
-    access: Access,
-    logs: Logs,
-    runtime: Runtime,
-    usage: Usage,
-    images: Images,
-    desk: Desk,
-    registry: Registry,
-    probes: Registry,
-    node: String,
-    names: cadvisor::Names,
-    places: Places,
-    configz: String,
-    requests: IntCounterVec,
-    inflight: IntGaugeVec,
-    durations: HistogramVec,
-}
-
-impl Parts {
-    fn new(sources: Sources) -> Parts {
-        let Sources {
-            logs,
-            runtime,
-            usage,
-            images,
-            desk,
-            reviews,
-            registry,
-            probes,
-            node,
-            facts,
-            places,
-            configz,
-        } = sources;
-        let labels = &["long_running", "method", "path", "server_type"];
-        let requests =
-            counters("kubelet_http_requests_total", "Number of the http requests received", labels);
-        let inflight =
-            gauges("kubelet_http_inflight_requests", "Number of the inflight http requests", labels);
-        let durations = histograms(
-            "kubelet_http_requests_duration_seconds",
-            "Duration in seconds to serve http requests",
-            labels,
-            prometheus::DEFAULT_BUCKETS.to_vec(),
-        );
-        let all: [Box<dyn Collector>; 3] =
-            [Box::new(requests.clone()), Box::new(inflight.clone()), Box::new(durations.clone())];
-        register(&registry, all);
-        let names = cadvisor::Names {
-            boot_id: facts.boot_id,
-            machine_id: facts.machine_id,
-            system_uuid: facts.system_uuid,
-            cpus: facts.cpus,
-        };
-        let (access, configz) = (Access::new(reviews), configz.to_string());
-        Parts {
-            access,
-            logs,
-            runtime,
-            usage,
-            images,
-            desk,
-            registry,
-            probes,
-            node,
-            names,
-            places,
-            configz,
-            requests,
-            inflight,
-            durations,
-        }
-    }
 }
 
 impl Server {
@@ -251,7 +141,9 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, parts: Arc<Parts>, stop:
             let identity = Arc::new(auth::identity(stream.get_ref().1.peer_certificates()));
             let service = service_fn(move |request| {
                 let (identity, parts) = (Arc::clone(&identity), Arc::clone(&parts));
-                async move { Ok::<_, Infallible>(counted(identity.as_ref().as_ref(), &parts, request).await) }
+                async move {
+                    Ok::<_, Infallible>(parts::counted(identity.as_ref().as_ref(), &parts, request).await)
+                }
             });
             let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -261,27 +153,6 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, parts: Arc<Parts>, stop:
             }
         });
     }
-}
-
-/// Answers, and counts that. Streams count until they are begun.
-async fn counted(identity: Option<&Identity>, parts: &Parts, request: Request<Incoming>) -> Response<Body> {
-    let path: Vec<&str> = parts_of(request.uri().path());
-    let route = Route::of(&path);
-    let follows = request.uri().query().is_some_and(|query| query.contains("follow=true"));
-    let long = matches!(route, Route::Stream(_)) || (matches!(route, Route::Logs(_)) && follows);
-    let method = match request.method().as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
-        _ => "other",
-    };
-    let labels = [if long { "true" } else { "false" }, method, route.name(), "readwrite"].map(str::to_owned);
-    parts.requests.with_label_values(&labels).inc();
-    let inflight = parts.inflight.with_label_values(&labels);
-    inflight.inc();
-    let began = Instant::now();
-    let answer = answer(identity, parts, request).await;
-    inflight.dec();
-    parts.durations.with_label_values(&labels).observe(began.elapsed().as_secs_f64());
-    answer
 }
 
 fn parts_of(path: &str) -> Vec<&str> {

@@ -20,6 +20,7 @@ pub mod manager;
 pub(crate) mod metrics;
 mod pod_worker;
 pub mod ports;
+mod record;
 mod resize;
 mod start;
 #[cfg(test)]

@@ -13,16 +13,16 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Message, Reports, Shared,
     executor::{Executor, pod_ips},
-    metrics,
     ports::LastWords,
+    record::Record,
 };
 use crate::{
     pod::{
-        desired::{Desired, Kind},
+        desired::Desired,
         events::Event,
         machine::{Exit, Sandbox},
         observed::{Ended, Life, Observed},
-        plan::{Action, Plan, plan},
+        plan::{Plan, plan},
         refs,
         status::{is_terminal, status},
     },
@@ -48,8 +48,7 @@ pub(super) struct PodWorker {
     early: HashMap<String, Exit>,
     /// Containers that ended and whose last words are being read.
     ending: HashSet<String>,
-    /// When the sandbox under way was begun.
-    sandbox_began: Option<Timestamp>,
+    record: Record,
     /// The shim is gone; that counts after the ends it was told with.
     bereft: bool,
 }
@@ -73,7 +72,7 @@ impl PodWorker {
             probers: Probers::new(shared.clone(), reports.clone()),
             early: HashMap::new(),
             ending: HashSet::new(),
-            sandbox_began: None,
+            record: Record::new(shared.clone()),
             bereft: false,
             shared,
             desired,
@@ -110,7 +109,7 @@ impl PodWorker {
             let Plan { actions, wake_at, finished } = plan(&desired, &self.observed, now);
             for action in actions {
                 tracing::debug!(%action, "start");
-                self.record_action(&action, &desired, now);
+                self.record.action(&action, &desired, now);
                 self.observed.started(&action, now);
                 self.executor.start(action, &desired, &self.observed);
             }
@@ -167,78 +166,11 @@ impl PodWorker {
             _ => None,
         };
         tracing::debug!(?event, "event");
-        self.record_event(&event, now);
+        self.record.event(&event, &self.desired.borrow(), &self.observed, now);
         self.observed.apply(event, now);
         if let Some((id, exit)) = started.and_then(|id| self.early.remove_entry(&id)) {
             self.exited(id, exit);
         }
-    }
-
-    fn record_action(&mut self, action: &Action, desired: &Desired, now: Timestamp) {
-        self.shared.traces.with(desired.uid(), |trace| trace.started(action, now));
-        if matches!(action, Action::CreateSandbox) {
-            self.sandbox_began = Some(now);
-        }
-    }
-
-    fn record_event(&mut self, event: &Event, now: Timestamp) {
-        let (desired, metrics, traces) = (self.desired.borrow(), &self.shared.metrics, &self.shared.traces);
-        let container_type = |name: &str| {
-            metrics::container_type(desired.container(name).map_or(Kind::Regular, |(kind, _)| kind))
-        };
-        let since = |from: Timestamp| now.duration_since(from).as_secs_f64();
-        let (uid, passed) = (desired.uid(), |id: &str, startup| {
-            let name = self.name_of(id);
-            traces.with(desired.uid(), |trace| trace.passed(&desired, &name, startup, now));
-        });
-        let running =
-            traces.with(uid, |trace| trace.event(&desired, event, now).then_some(trace.seen)).flatten();
-        if let Some(seen) = running {
-            metrics.pod_start.observe(since(seen));
-        }
-        let networked = match event {
-            Event::Ready { id, ready: true } => return passed(id, false),
-            Event::StartupPassed { id } => return passed(id, true),
-            Event::SandboxCreated(made) => {
-                metrics.started_pods.inc();
-                if made.is_err() {
-                    metrics.started_pods_errors.inc();
-                }
-                made.is_err().then_some(false).or(desired.host_network().then_some(true))
-            }
-            Event::NetworkAttached(attached) => {
-                if attached.is_err() {
-                    metrics.started_pods_errors.inc();
-                }
-                Some(attached.is_ok())
-            }
-            Event::ContainerStarted { container, .. } => {
-                metrics.started_containers.with_label_values(&[container_type(container)]).inc();
-                None
-            }
-            Event::StartFailed { container, reason, .. } => {
-                let kind = container_type(container);
-                metrics.started_containers.with_label_values(&[kind]).inc();
-                metrics.started_containers_errors.with_label_values(&[reason, kind]).inc();
-                None
-            }
-            Event::ImageEnsured { container, result: Err(trouble) } => {
-                let kind = container_type(container);
-                metrics.started_containers.with_label_values(&[kind]).inc();
-                metrics.started_containers_errors.with_label_values(&[trouble.reason, kind]).inc();
-                None
-            }
-            _ => None,
-        };
-        match (networked, self.sandbox_began) {
-            (Some(true), Some(began)) => {
-                metrics.sandbox_duration.with_label_values(&[""]).observe(since(began));
-            }
-            (Some(false), _) => metrics.sandbox_errors.with_label_values(&[""]).inc(),
-            _ => return,
-        }
-        drop(desired);
-        self.sandbox_began = None;
     }
 
     /// An end counts when its last words are read; a start that is not reported yet comes first.
@@ -256,7 +188,7 @@ impl PodWorker {
         let desired = self.desired.borrow().clone();
         let (shared, reports) = (self.shared.clone(), self.reports.clone());
         let (attempt, log_path) = (instance.attempt, instance.log_path.clone());
-        let name = self.name_of(&id);
+        let name = self.observed.name_of(&id).unwrap_or_default().to_owned();
         self.ending.insert(id.clone());
         self.executor.spawn(async move {
             let failed = exit.code != 0;
@@ -271,15 +203,6 @@ impl PodWorker {
             // The worker may have ended meanwhile; then nobody needs the report.
             let _gone = reports.send(Event::Exited { id, exit, message: words }.into());
         });
-    }
-
-    fn name_of(&self, id: &str) -> String {
-        let found = self
-            .observed
-            .containers
-            .iter()
-            .find(|(_, instances)| instances.current.as_ref().is_some_and(|instance| instance.id == id));
-        found.map(|(name, _)| name.clone()).unwrap_or_default()
     }
 
     /// Instances that were found dead left their words on the disk.

@@ -8,12 +8,14 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use orlop_model::event::Event as Change;
+use prometheus::Registry;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
 use super::{
+    Desk,
     fakes::Fake,
     manager::{Inputs, Manager},
     ports::{Clock as _, ObjectRef},
@@ -26,6 +28,8 @@ struct Agent {
     pods: mpsc::Sender<Change<Arc<Pod>>>,
     changed: mpsc::UnboundedSender<ObjectRef>,
     task: JoinHandle<()>,
+    desk: Desk,
+    counted: Registry,
 }
 
 impl Agent {
@@ -45,7 +49,9 @@ impl Agent {
         let manager = Manager::new(Arc::new(Settings::for_tests()), fake.ports());
         let (_state, state) = watch::channel(NodeState::default());
         let inputs = Inputs { pods: source, runtime, written, changed: changes, state };
-        Agent { task: tokio::spawn(manager.run(inputs)), fake, pods, changed }
+        let (desk, counted) = (manager.desk(), Registry::new());
+        manager.register(&counted, &Registry::new());
+        Agent { task: tokio::spawn(manager.run(inputs)), fake, pods, changed, desk, counted }
     }
 
     /// As `kill -9`: nothing is said, nothing is cleaned up.
@@ -552,4 +558,29 @@ async fn a_resize_waits_for_room_and_is_remembered() {
         event Normal ResizeCompleted: Pod resize completed: {"containers":[{"name":"c","resources":{"limits":{"memory":"256Mi"},"requests":{"cpu":"1500m"}}}],"generation":3}
         status Running, ready
     "#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_known_and_counted_while_they_come_up() {
+    let agent = Agent::start();
+    assert!(agent.desk.pods().await.unwrap().is_empty());
+    agent.send(Change::Reset(vec![pod(ONE)])).await;
+    agent.pass(2).await;
+    let known = agent.desk.pods().await.unwrap();
+    assert_eq!(known.len(), 1);
+    assert!(!known[0].gone && !known[0].ended && !known[0].of_node);
+    let text = crate::metrics::text(&agent.counted);
+    for line in [
+        "kubelet_started_pods_total 1",
+        "kubelet_started_pods_errors_total 0",
+        "kubelet_started_containers_total{container_type=\"container\"} 1",
+        "kubelet_run_podsandbox_duration_seconds_count{runtime_handler=\"\"} 1",
+        "kubelet_pod_start_duration_seconds_count 1",
+        "kubelet_pod_start_total_duration_seconds_count 1",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+    }
+    let desk = agent.desk.clone();
+    agent.kill().await;
+    assert!(desk.pods().await.is_none(), "nobody answers any more");
 }
