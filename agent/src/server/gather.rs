@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,6 +16,7 @@ use serde_json::Value;
 use super::{
     Parts, cadvisor, node_metrics, resource_metrics,
     summary::{Disk, Node, Pod, Volume, summary},
+    volumes::{Found, claim, has_claims, volumes},
 };
 use crate::{
     usage::{self, PodUse, blocking, file_system},
@@ -160,7 +160,9 @@ impl Parts {
                     false => trees.next().unwrap_or_default(),
                 };
                 let disk = Disk { system: volume.system, used };
-                extra.volumes.push(Volume { name: volume.name, claim, disk, local: volume.local });
+                // What a claim holds is no part of the pod, wherever it lies.
+                let local = volume.local && claim.is_none();
+                extra.volumes.push(Volume { name: volume.name, claim, disk, local });
             }
         }
         extras
@@ -200,20 +202,11 @@ impl Parts {
     /// The part of `/metrics` that nobody counts.
     pub(super) async fn node_metrics(&self) -> String {
         let (known, sandboxes) = tokio::join!(self.desk.pods(), self.runtime.pods());
-        let running = |pod: &Sandbox| {
-            pod.containers
-                .iter()
-                .enumerate()
-                .filter(|(_, container)| matches!(container.state, ContainerState::Running { .. }))
-                .map(|(at, _)| at)
-                .collect::<Vec<_>>()
-        };
-        let places: Vec<(&Sandbox, &Container)> = sandboxes
-            .iter()
-            .flat_map(|pod| {
-                running(pod).into_iter().filter_map(move |at| Some((pod, pod.containers.get(at)?)))
-            })
-            .collect();
+        let runs = |container: &&Container| matches!(container.state, ContainerState::Running { .. });
+        let mut places: Vec<(&Sandbox, &Container)> = Vec::new();
+        for pod in &sandboxes {
+            places.extend(pod.containers.iter().filter(runs).map(|container| (pod, container)));
+        }
         let sizes = self.usage.trees(places.iter().map(|(_, container)| log_dir(container)).collect()).await;
         let logs: Vec<_> = places
             .into_iter()
@@ -245,63 +238,6 @@ struct Extra {
     /// By container.
     logs: Vec<Tree>,
     volumes: Vec<Volume>,
-}
-
-/// A volume's directory.
-struct Found {
-    name: String,
-    path: PathBuf,
-    system: usage::series::FileSystem,
-    local: bool,
-    /// It is a file system of its own: what of it is in use, nobody has to count.
-    own: bool,
-}
-
-/// The volumes of a pod that have a directory, by name. What is in memory, or a file system of its own, does not take the
-/// node's disk.
-fn volumes(places: &Places, uid: &str) -> Vec<Found> {
-    let pods = places.state_dir.join("pods");
-    let device = fs::metadata(&pods).map(|meta| meta.dev()).ok();
-    let plugins = entries(&pods.join(uid).join("volumes"));
-    let on_disk = plugins.into_iter().flat_map(|plugin| entries(&plugin));
-    let in_memory = entries(&places.run_dir.join("volumes").join(uid));
-    let mut found: Vec<Found> = on_disk
-        .map(|path| (path, true))
-        .chain(in_memory.into_iter().map(|path| (path, false)))
-        .filter_map(|(path, on_disk)| {
-            let name = path.file_name()?.to_str()?.to_owned();
-            // Where CSI drivers put them.
-            let path = Some(path.join("mount")).filter(|mount| csi(&path) && mount.is_dir()).unwrap_or(path);
-            let local = on_disk && Some(fs::metadata(&path).ok()?.dev()) == device;
-            Some(Found { name, system: file_system(&path)?, path, local, own: on_disk && !local })
-        })
-        .collect();
-    found.sort_by(|one, other| one.name.cmp(&other.name));
-    found
-}
-
-fn csi(path: &Path) -> bool {
-    path.parent().is_some_and(|plugin| plugin.ends_with("kubernetes.io~csi"))
-}
-
-fn entries(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
-        .collect()
-}
-
-fn has_claims(pod: &ApiPod) -> bool {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.into_iter().any(|volume| volume.persistent_volume_claim.is_some())
-}
-
-fn claim(pod: &ApiPod, volume: &str) -> Option<String> {
-    let volume = pod.spec.as_ref()?.volumes.iter().flatten().find(|one| one.name == volume)?;
-    Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())
 }
 
 /// All logs of a container's instances lie together.

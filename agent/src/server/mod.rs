@@ -26,6 +26,7 @@ pub mod stream;
 mod summary;
 mod targets;
 mod text;
+mod volumes;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 

@@ -389,6 +389,7 @@ impl Manager {
         let (wanted, desired) = (Arc::clone(&pod), Desired::new(granted.into_pod(&pod)));
         if sandbox.is_none() && refused.is_none() && !desired.told_terminal() {
             let now = self.shared.ports.clock.now();
+            self.shared.metrics.worker_start.observe(now.duration_since(seen).as_secs_f64());
             self.shared.traces.begin(Trace::begin(&desired, seen, now));
         }
         let (desired, messages) = self.start(desired, sandbox, refused, Duration::ZERO);

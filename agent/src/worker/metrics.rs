@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) admission_rejections: IntCounterVec,
     pub(crate) sandbox_duration: HistogramVec,
     pub(crate) sandbox_errors: IntCounterVec,
+    pub(crate) worker_start: Histogram,
     pub(crate) pod_start: Histogram,
     pub(crate) pod_start_sli: Histogram,
     pub(crate) pod_start_total: Histogram,
@@ -70,6 +71,11 @@ impl Metrics {
                 "Cumulative number of sandboxes that could not be made",
                 &["runtime_handler"],
             ),
+            worker_start: histogram(
+                "kubelet_pod_worker_start_duration_seconds",
+                "Time from the first sight of a pod until its worker begins, in seconds",
+                prometheus::DEFAULT_BUCKETS.to_vec(),
+            ),
             pod_start: start(
                 "kubelet_pod_start_duration_seconds",
                 "Time from the first sight of a pod until all of its containers had started, in seconds",
@@ -97,7 +103,7 @@ impl Metrics {
     }
 
     pub(super) fn register(&self, kubelet: &Registry, probes: &Registry) {
-        let all: [Box<dyn Collector>; 11] = [
+        let all: [Box<dyn Collector>; 12] = [
             Box::new(self.started_pods.clone()),
             Box::new(self.started_pods_errors.clone()),
             Box::new(self.started_containers.clone()),
@@ -106,6 +112,7 @@ impl Metrics {
             Box::new(self.admission_rejections.clone()),
             Box::new(self.sandbox_duration.clone()),
             Box::new(self.sandbox_errors.clone()),
+            Box::new(self.worker_start.clone()),
             Box::new(self.pod_start.clone()),
             Box::new(self.pod_start_sli.clone()),
             Box::new(self.pod_start_total.clone()),
