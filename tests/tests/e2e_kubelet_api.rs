@@ -27,6 +27,10 @@ const PODS: &str = "{apiVersion: v1, kind: List, items: [\
     {name: sleeps, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000']}],\
     volumes: [{name: scratch, emptyDir: {}}, {name: settings, configMap: {name: settings}}]}},\
   {apiVersion: v1, kind: Pod, metadata: {name: flaky}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+    {name: a, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000'],\
+      readinessProbe: {exec: {command: [sh, -c, 'cat /proc/sys/kernel/random/uuid; false']}, periodSeconds: 1}},\
+    {name: b, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000'],\
+      readinessProbe: {exec: {command: [sh, -c, 'cat /proc/sys/kernel/random/uuid; false']}, periodSeconds: 1}},\
     {name: c, image: 'orlop.dev/example/busybox:v1', command: [sleep, '1000'],\
       readinessProbe: {exec: {command: [sh, -c, 'cat /proc/sys/kernel/random/uuid; false']}, periodSeconds: 1}}]}},\
   {apiVersion: v1, kind: Pod, metadata: {name: gone}, spec: {restartPolicy: Never, containers: [\
@@ -368,14 +372,14 @@ fn counts_are_true(p: &Playground, kubelet: &Kubelet<'_>) -> Vec<Sample> {
     exact("kubelet_node_name", &[("node", "node1")], 1);
     exact("kubelet_desired_pods", &[("static", "")], pods);
     exact("kubelet_active_pods", &[("static", "")], pods - 1);
-    exact("kubelet_running_containers", &[("container_state", "running")], 3);
+    exact("kubelet_running_containers", &[("container_state", "running")], 5);
     exact("kubelet_started_pods_total", &[], 3);
     exact("kubelet_started_pods_errors_total", &[], 0);
-    exact("kubelet_started_containers_total", &[("container_type", "container")], 4);
+    exact("kubelet_started_containers_total", &[("container_type", "container")], 6);
     exact("kubelet_started_containers_total", &[("container_type", "init_container")], 1);
     exact("kubelet_pod_start_duration_seconds_count", &[], 3);
     exact("kubelet_pod_start_total_duration_seconds_count", &[], 3);
-    exact("kubelet_runtime_operations_total", &[("operation_type", "start_container")], 5);
+    exact("kubelet_runtime_operations_total", &[("operation_type", "start_container")], 7);
     exact("kubelet_run_podsandbox_duration_seconds_count", &[("runtime_handler", "")], 3);
     assert!(value(&samples, "kubelet_pod_status_sync_duration_seconds_count", &[]) >= 2.0);
     assert!(value(&samples, "kubelet_container_log_filesystem_used_bytes", &[("container", "writes")]) > 0.0);
@@ -383,6 +387,7 @@ fn counts_are_true(p: &Playground, kubelet: &Kubelet<'_>) -> Vec<Sample> {
         [("path", "stats"), ("method", "GET"), ("server_type", "readwrite"), ("long_running", "false")];
     // Two were answered, two refused.
     exact("kubelet_http_requests_total", &asked, 4);
+    assert!(value(&samples, "rest_client_requests_total", &[("code", "200"), ("method", "PATCH")]) >= 3.0);
     let agent = format!("/proc/{}/status", p.agent_pid(1));
     let status = fs::read_to_string(agent).unwrap();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -403,7 +408,7 @@ fn probes_are_counted_while_they_run(p: &Playground, kubelet: &Kubelet<'_>, uid:
         ("pod_uid", uid),
     ];
     assert!(value(&samples, "prober_probe_total", &labels) >= 1.0);
-    let failed = [("result", "failed"), ("container", "c"), ("pod", "flaky")];
+    let failed = [("result", "failed"), ("container", "a"), ("pod", "flaky")];
     assert!(value(&samples, "prober_probe_total", &failed) >= 1.0);
     assert!(value(&samples, "prober_probe_duration_seconds_count", &[("container", "writes")]) >= 1.0);
     p.kubectl(&["delete", "pod", "busy"]).text();
@@ -549,6 +554,7 @@ fn texts_that_differ_are_told_as_one(p: &Playground) {
     let text =
         p.wait_for(&args, |text| text.contains("(combined from similar events): Readiness probe failed: "));
     let events: Value = serde_json::from_str(&text).unwrap();
+    // Nine texts, and one for the rest; all containers of a pod together.
     assert_eq!(events["items"].as_array().unwrap().len(), 10, "{text}");
 }
 

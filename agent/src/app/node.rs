@@ -74,6 +74,7 @@ use orlop::{
     wire::{
         images::{PullDurations, Store},
         logs::ContainerLogs,
+        requests,
         reviews::NodeReviews,
         runtime::Containers,
     },
@@ -116,6 +117,11 @@ pub(super) async fn run(
     for dir in [&config.state_dir, &config.run_dir, &config.log_dir] {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
+    let (registry, probes) = (Registry::new(), Registry::new());
+    let control = control.map(|control| {
+        let client = requests::counted(control.client, &registry);
+        ControlPlane { client, ..control }
+    });
     let facts = facts::read(&config.state_dir);
     let images = Images::open(config.state_dir.join("images")).context("open the image store")?;
     let (runtime, mut runtime_events) =
@@ -125,7 +131,6 @@ pub(super) async fn run(
         tracing::warn!(error = orlop::wire::chain(error), "pods cannot have users of their own here");
     }
     let identity = identity(&config, user_namespaces.is_ok());
-    let (registry, probes) = (Registry::new(), Registry::new());
     let mut tasks = JoinSet::new();
     let waiting = Health {
         not_ready: vec![network::NOT_READY.to_owned()],

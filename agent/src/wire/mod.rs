@@ -4,6 +4,7 @@
 
 pub mod images;
 pub mod logs;
+pub mod requests;
 pub mod reviews;
 pub mod runtime;
 
