@@ -143,6 +143,28 @@ fn a_terminal_and_shared_processes(p: &Playground) {
     });
 }
 
+/// What one container writes into a volume is another one's environment (KEP-3721), whatever links it leaves there.
+fn an_env_file_of_another_container(p: &Playground) {
+    let pod = |name: &str, path: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{restartPolicy: Never, volumes: [{{name: v, emptyDir: {{}}}}], \
+             initContainers: [{{name: w, image: 'orlop.dev/example/busybox:v1', volumeMounts: [{{name: v, mountPath: /v}}], \
+             command: [sh, -c, 'echo \"WORD=open sesame\" > /v/env; ln -s /etc/passwd /v/link']}}], \
+             containers: [{{name: c, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, 'echo \"$X\"'], env: [{{name: X, \
+             valueFrom: {{fileKeyRef: {{volumeName: v, path: {path}, key: WORD}}}}}}]}}]}}}}"
+        )
+    };
+    p.apply(&pod("env-file", "env")).text();
+    p.wait_for(&["logs", "env-file"], |log| log == "open sesame\n");
+    p.apply(&pod("env-link", "link")).text();
+    let waiting = "-ojsonpath={.status.containerStatuses[0].state.waiting}";
+    p.wait_for(&["get", "pod", "env-link", waiting], |said| {
+        said.contains("CreateContainerConfigError") && said.contains("couldn't parse env file")
+    });
+    let refused = p.apply(&pod("env-out", "../x")).refusal();
+    assert!(refused.contains("fileKeyRef.path: Invalid value: \"../x\""), "{refused}");
+}
+
 #[test]
 #[ignore = "e2e tier"]
 fn corners() {
@@ -153,4 +175,5 @@ fn corners() {
     a_namespace_says_what_keeps_it(&p);
     last_words_reach_the_status(&p);
     a_terminal_and_shared_processes(&p);
+    an_env_file_of_another_container(&p);
 }

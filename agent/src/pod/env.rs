@@ -9,7 +9,7 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret, Service},
 };
 
-use super::{downward, expand::expand, settings::Settings};
+use super::{downward, env_file, expand::expand, settings::Settings};
 
 /// API objects by name, all of the pod's namespace. A missing entry is an object that does not exist.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +22,12 @@ pub struct Objects {
     pub services: Option<Vec<Arc<Service>>>,
     /// The service `kubernetes` of namespace `default`.
     pub kubernetes: Option<Arc<Service>>,
+    /// Env files of the pod's volumes.
+    pub files: Files,
 }
+
+/// Texts by volume and path. A missing entry is a file that does not exist.
+pub type Files = BTreeMap<(String, String), String>;
 
 /// What a variable may be built from.
 pub struct Context<'a> {
@@ -144,6 +149,18 @@ fn from_source(
             None => optional(from.optional, || no_key("Secret", &from.key, &from.name)).map(|()| None),
         };
     }
+    if let Some(from) = &source.file_key_ref {
+        let Some(text) = context.objects.files.get(&(from.volume_name.clone(), from.path.clone())) else {
+            return optional(from.optional, || "couldn't parse env file".to_owned()).map(|()| None);
+        };
+        let value =
+            env_file::value(text, &from.key).map_err(|why| format!("couldn't parse env file: {why}"))?;
+        let none = || format!("environment variable key \"{}\" not found in file", from.key);
+        return match value.filter(|value| !value.is_empty()) {
+            Some(value) => Ok(Some(value)),
+            None => optional(from.optional, none).map(|()| None),
+        };
+    }
     Ok(Some(String::new()))
 }
 
@@ -219,6 +236,7 @@ mod tests {
             secrets: BTreeMap::from([("s".to_owned(), Arc::new(secret))]),
             services: Some(vec![Arc::new(service)]),
             kubernetes: None,
+            files: Files::from([(("v".into(), "env".into()), "A='from a file'\nE=\n".into())]),
         };
         let settings = Settings::for_tests();
         let pod_ips = [IpAddr::from([10, 0, 0, 2])];
@@ -270,6 +288,71 @@ mod tests {
                 IP=10.0.0.2
                 APP=web
             "#]],
+        );
+    }
+
+    #[test]
+    fn variables_of_a_file() {
+        let var = |rest: &str| {
+            format!("{{env: [{{name: X, valueFrom: {{fileKeyRef: {{volumeName: v, {rest}}}}}}}]}}")
+        };
+        check(
+            &var("path: env, key: A"),
+            expect![[r#"
+            MY_DB_PORT=tcp://10.96.0.7:5432
+            MY_DB_PORT_5432_TCP=tcp://10.96.0.7:5432
+            MY_DB_PORT_5432_TCP_ADDR=10.96.0.7
+            MY_DB_PORT_5432_TCP_PORT=5432
+            MY_DB_PORT_5432_TCP_PROTO=tcp
+            MY_DB_SERVICE_HOST=10.96.0.7
+            MY_DB_SERVICE_PORT=5432
+            MY_DB_SERVICE_PORT_SQL=5432
+            X=from a file
+        "#]],
+        );
+        check(
+            &var("path: env, key: E"),
+            expect![[r#"
+            error: environment variable key "E" not found in file
+        "#]],
+        );
+        check(
+            &var("path: env, key: none"),
+            expect![[r#"
+            error: environment variable key "none" not found in file
+        "#]],
+        );
+        check(
+            &var("path: env, key: none, optional: true"),
+            expect![[r#"
+            MY_DB_PORT=tcp://10.96.0.7:5432
+            MY_DB_PORT_5432_TCP=tcp://10.96.0.7:5432
+            MY_DB_PORT_5432_TCP_ADDR=10.96.0.7
+            MY_DB_PORT_5432_TCP_PORT=5432
+            MY_DB_PORT_5432_TCP_PROTO=tcp
+            MY_DB_SERVICE_HOST=10.96.0.7
+            MY_DB_SERVICE_PORT=5432
+            MY_DB_SERVICE_PORT_SQL=5432
+        "#]],
+        );
+        check(
+            &var("path: none, key: A"),
+            expect![[r#"
+            error: couldn't parse env file
+        "#]],
+        );
+        check(
+            &var("path: none, key: A, optional: true"),
+            expect![[r#"
+            MY_DB_PORT=tcp://10.96.0.7:5432
+            MY_DB_PORT_5432_TCP=tcp://10.96.0.7:5432
+            MY_DB_PORT_5432_TCP_ADDR=10.96.0.7
+            MY_DB_PORT_5432_TCP_PORT=5432
+            MY_DB_PORT_5432_TCP_PROTO=tcp
+            MY_DB_SERVICE_HOST=10.96.0.7
+            MY_DB_SERVICE_PORT=5432
+            MY_DB_SERVICE_PORT_SQL=5432
+        "#]],
         );
     }
 

@@ -17,6 +17,7 @@ pub mod desired;
 pub mod downward;
 pub mod ending;
 pub mod env;
+pub mod env_file;
 pub mod ephemeral;
 pub mod events;
 pub mod expand;

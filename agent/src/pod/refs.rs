@@ -55,6 +55,13 @@ fn of_source(namespace: &str, source: &EnvVarSource) -> Option<ObjectRef> {
     config_map.or_else(|| source.secret_key_ref.as_ref().map(|r| ObjectRef::secret(namespace, &r.name)))
 }
 
+/// Files of volumes that variables of a container are read from: volume and path.
+pub fn files_of_env(container: &Container) -> BTreeSet<(String, String)> {
+    let sources = container.env.iter().flatten().filter_map(|var| var.value_from.as_ref());
+    let files = sources.filter_map(|source| source.file_key_ref.as_ref());
+    files.map(|file| (file.volume_name.clone(), file.path.clone())).collect()
+}
+
 /// Everything a pod refers to: environment, volumes, pull secrets.
 pub fn of_pod(desired: &Desired) -> BTreeSet<ObjectRef> {
     let namespace = desired.pod.metadata.namespace.as_deref().unwrap_or_default();

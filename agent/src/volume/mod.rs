@@ -18,6 +18,7 @@ mod atomic;
 mod claim;
 mod content;
 mod empty_dir;
+mod file;
 mod fs_group;
 mod host_path;
 mod last_words;
@@ -193,6 +194,22 @@ impl PodFiles for Disk {
         let log = fall_back.then(|| request.log_path.to_path_buf());
         async move { tokio::task::spawn_blocking(move || last_words::read(&file, log)).await.ok().flatten() }
             .boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        volumes: &'a Volumes,
+        volume: &'a str,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<String>, String>> {
+        async move {
+            let Some(directory) = volumes.paths.get(volume).cloned() else {
+                return Err(format!("cannot find the volume \"{volume}\" referenced by FileKeyRef"));
+            };
+            let path = path.to_owned();
+            blocking(move || file::read(&directory, &path)).await
+        }
+        .boxed()
     }
 
     fn clear_volumes<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {

@@ -396,6 +396,15 @@ impl PodFiles for Fake {
         async { None }.boxed()
     }
 
+    fn read<'a>(
+        &'a self,
+        _: &'a Volumes,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<String>, String>> {
+        async move { Ok(None) }.boxed()
+    }
+
     fn clear_volumes<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
         async move {
             self.say(format!("volumes {} cleared", pod.uid));

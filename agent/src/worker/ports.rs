@@ -148,6 +148,13 @@ pub trait PodFiles: Send + Sync {
     fn make_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'_, Result<Volumes, Vec<VolumeFailure>>>;
     /// Everything a container sees mounted: volumes with their sub paths, hosts, resolv.conf, termination log.
     fn mounts<'a>(&'a self, request: MountRequest<'a>) -> BoxFuture<'a, Result<Vec<Mount>, String>>;
+    /// The text of a file in a volume; nothing where there is none.
+    fn read<'a>(
+        &'a self,
+        volumes: &'a Volumes,
+        volume: &'a str,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<String>, String>>;
     /// What an ended container left as its last words.
     fn last_words<'a>(&'a self, request: LastWords<'a>) -> BoxFuture<'a, Option<String>>;
     /// Removes volumes and directory of the pod.

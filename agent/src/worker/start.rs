@@ -137,7 +137,8 @@ async fn request(
     images: &Images,
     volumes: &Volumes,
 ) -> Result<machine::ContainerSpec, String> {
-    let objects = objects(job, spec).await?;
+    let mut objects = objects(job, spec).await?;
+    objects.files = env_files(job, spec, volumes).await?;
     let settings = &job.shared.settings;
     let pod = &*job.desired.pod;
     let pod_ref = &job.desired.pod_ref();
@@ -185,6 +186,17 @@ async fn objects(job: &Job, spec: &Container) -> Result<env::Objects, String> {
     }
     (objects.config_maps, objects.secrets) = (config_maps, secrets);
     Ok(objects)
+}
+
+/// Files of volumes that variables are read from.
+async fn env_files(job: &Job, spec: &Container, volumes: &Volumes) -> Result<env::Files, String> {
+    let mut files = env::Files::new();
+    for (volume, path) in refs::files_of_env(spec) {
+        if let Some(text) = job.shared.ports.files.read(volumes, &volume, &path).await? {
+            files.insert((volume, path), text);
+        }
+    }
+    Ok(files)
 }
 
 enum Fetched {

@@ -74,21 +74,23 @@ pub(super) fn validate(container: &Value, at: &str, causes: &mut Causes) {
 }
 
 fn value_from(from: &Value, value: &str, at: &str, causes: &mut Causes) {
-    let sources: Vec<&str> = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef"]
-        .into_iter()
-        .filter(|key| from.get(*key).is_some_and(|source| !source.is_null()))
-        .collect();
+    let sources: Vec<&str> =
+        ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"]
+            .into_iter()
+            .filter(|key| from.get(*key).is_some_and(|source| !source.is_null()))
+            .collect();
     for source in &sources {
         let (found, field) = (&from[*source], format!("{at}.{source}"));
         match *source {
             "fieldRef" => field_ref(found, &field, Asker::Env, causes),
             "resourceFieldRef" => resource_ref(found, &field, Asker::Env, causes),
+            "fileKeyRef" => file_key_ref(found, &field, causes),
             _ => key_ref(found, &field, causes),
         }
     }
     if sources.is_empty() {
-        let detail =
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or \
+                      `fileKeyRef`";
         causes.invalid(at, &"".into(), detail);
     } else if !value.is_empty() {
         causes.invalid(at, &"".into(), "may not be specified when `value` is not empty");
@@ -151,6 +153,32 @@ pub(super) fn resource_ref(reference: &Value, at: &str, asker: Asker, causes: &m
             format!("only divisor's values {} are supported with the {of}", BYTES.join(", "))
         };
         causes.invalid(format!("{at}.divisor"), &resource.into(), &detail);
+    }
+}
+
+/// A variable of an env file in a volume (KEP-3721).
+fn file_key_ref(reference: &Value, at: &str, causes: &mut Causes) {
+    let key = text(reference, "key");
+    if key.is_empty() {
+        causes.required(format!("{at}.key"), "");
+    } else {
+        for error in names::env_var_name_errors(key) {
+            causes.invalid(format!("{at}.key"), &key.into(), &error);
+        }
+        if key.len() > 128 {
+            causes.too_long(format!("{at}.key"), "may not be more than 128 bytes");
+        }
+    }
+    if text(reference, "volumeName").is_empty() {
+        causes.required(format!("{at}.volumeName"), "");
+    }
+    let path = text(reference, "path");
+    if path.is_empty() {
+        causes.required(format!("{at}.path"), "");
+    } else if path.starts_with('/') {
+        causes.invalid(format!("{at}.path"), &path.into(), "must be a relative path");
+    } else if path.split('/').any(|part| part == "..") || path.starts_with("..") {
+        causes.invalid(format!("{at}.path"), &path.into(), "must not contain '..'");
     }
 }
 
