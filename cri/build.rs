@@ -2,7 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Each by itself: their packages are apart.
-    for file in ["proto/api.proto", "proto/deviceplugin.proto", "proto/podresources.proto"] {
+    let files = ["api", "csi", "deviceplugin", "pluginregistration", "podresources"];
+    for file in files.map(|name| format!("proto/{name}.proto")) {
         println!("cargo::rerun-if-changed={file}");
         let files = protox::compile([file], ["proto"])?;
         tonic_prost_build::configure().build_transport(false).compile_fds(files)?;

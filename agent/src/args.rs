@@ -334,7 +334,7 @@ flags! {
     /// Serve the Container Runtime Interface at this path too (mode cri: there [default: RUN_DIR/cri.sock]).
     cri_socket: PathBuf, "ORLOP_CRI_SOCKET";
     /// Directory of the sockets that a kubelet has: `device-plugins`, `pod-resources` (programs made for a kubelet look
-    /// for them in /var/lib/kubelet) [default: STATE_DIR/kubelet].
+    /// for them in /var/lib/kubelet) [default: STATE_DIR].
     kubelet_dir: PathBuf, "ORLOP_KUBELET_DIR";
     /// MTU of pod interfaces [default: 1500].
     mtu: u32, "ORLOP_MTU";

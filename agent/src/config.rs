@@ -478,7 +478,7 @@ impl TryFrom<Flags> for Config {
             bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
             shim: shim.map_or_else(shim_beside_us, Ok)?,
             cri_socket: cri_socket.map(|path| absolute("cri-socket", path)).transpose()?,
-            kubelet_dir: absolute("kubelet-dir", kubelet_dir.unwrap_or_else(|| state_dir.join("kubelet")))?,
+            kubelet_dir: absolute("kubelet-dir", kubelet_dir.unwrap_or_else(|| state_dir.clone()))?,
             node_name: parse_node_name(node_name)?,
             node_ip: node_ip.map_or_else(default_address, |text| parse("node-ip", text))?,
             node_labels: parse_labels(&node_labels.unwrap_or_default())?,

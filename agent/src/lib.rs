@@ -9,6 +9,7 @@ pub mod config;
 pub mod cpu;
 pub mod credential;
 pub mod cri;
+pub mod csi;
 pub mod device;
 pub mod events;
 pub mod evict;

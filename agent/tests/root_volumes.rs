@@ -20,7 +20,9 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service},
     storage::v1::{CSIDriver, VolumeAttachment},
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use orlop::{
+    csi::Csi,
     pod::{
         container::MountPlan,
         desired::pod_ref,
@@ -89,6 +91,10 @@ impl Storage {
 }
 
 impl StorageObjects for Storage {
+    fn secret<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>> {
+        async move { Err(ObjectFailure::NotFound { kind: "secret", name: name.into() }) }.boxed()
+    }
+
     fn claim<'a>(
         &'a self,
         _: &'a str,
@@ -103,6 +109,15 @@ impl StorageObjects for Storage {
 
     fn driver<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<CSIDriver>>, ObjectFailure>> {
         async move { Ok(self.get("csidrivers", name).ok()) }.boxed()
+    }
+
+    fn resized<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: Quantity,
+    ) -> BoxFuture<'a, Result<(), ObjectFailure>> {
+        async { Ok(()) }.boxed()
     }
 
     fn attachment<'a>(
@@ -155,7 +170,9 @@ impl Node {
             allowed_unsafe_sysctls: Vec::new(),
         };
         let storage = Arc::new(Storage(objects(dir.path())));
-        let disk = Disk::open(Arc::new(settings), Arc::new(Api), storage, Arc::new(Api)).unwrap();
+        let csi = Csi::new("n".into(), settings.state_dir.clone(), storage.clone());
+        let disk =
+            Disk::open(Arc::new(settings), Arc::new(Api), storage, Arc::new(csi), Arc::new(Api)).unwrap();
         Node { dir, disk }
     }
 

@@ -82,6 +82,8 @@ controllers! {
     VolumeProtection = "persistentvolume-protection-controller",
     /// Makes the claims of ephemeral volumes.
     EphemeralVolume = "ephemeral-volume-controller",
+    /// Attaches volumes of CSI drivers that need it to the nodes of their pods.
+    AttachDetach = "persistentvolume-attach-detach-controller",
     /// Makes volumes of the class `orlop-local`, on the nodes where they are needed.
     LocalProvisioner = "local-provisioner-controller",
     /// Deletes events after an hour.

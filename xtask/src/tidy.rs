@@ -35,7 +35,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         ],
     ),
     ("xtask", &[]),
-    ("orlop-tests", &[]),
+    ("orlop-tests", &["orlop-cri-api"]),
     ("orlop-example-server", &[]),
 ];
 
@@ -66,13 +66,25 @@ const DOORS: &[Door] = &[
     Door { library: "fjall", crates: &["orlop-apiserver"], files: &["apiserver/src/store"] },
     Door {
         library: "orlop_cri_api",
-        crates: &["orlop"],
-        files: &["agent/src/cri/", "agent/src/device/", "cri/"],
+        crates: &["orlop", "orlop-tests"],
+        files: &[
+            "agent/src/cri/",
+            "agent/src/csi/",
+            "agent/src/device/",
+            "cri/",
+            "tests/src/bin/csi_driver/",
+        ],
     },
     Door {
         library: "tonic",
-        crates: &["orlop", "orlop-cri-api"],
-        files: &["agent/src/cri/", "agent/src/device/", "cri/"],
+        crates: &["orlop", "orlop-cri-api", "orlop-tests"],
+        files: &[
+            "agent/src/cri/",
+            "agent/src/csi/",
+            "agent/src/device/",
+            "cri/",
+            "tests/src/bin/csi_driver/",
+        ],
     },
     Door { library: "tokio_tungstenite", crates: &["orlop"], files: &["agent/src/server/stream/websocket"] },
     Door {
@@ -118,6 +130,7 @@ const PURE: &[&str] = &[
     "agent/src/events/correlate",
     "agent/src/events/lru",
     "agent/src/cri/words/",
+    "agent/src/csi/words",
     "agent/src/server/cadvisor",
     "agent/src/server/configz",
     "agent/src/server/node_metrics",

@@ -9,7 +9,7 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
@@ -39,6 +39,7 @@ use orlop::{
     cpu::{self, pool::Pool, reconcile::Reconcile},
     credential::NodeCredentials,
     cri,
+    csi::{self, Csi},
     device::{self, Devices, ledger::Counts},
     events::{Recorder, log::EventLog, node::NodeRecorder},
     evict::Evictor,
@@ -70,7 +71,7 @@ use orlop::{
     },
     status::{Outlet, Writer},
     usage::Usage,
-    volume::{Disk, own_dirs},
+    volume::{Disk, own_dirs, storage::StorageObjects},
     wire::{
         images::{PullDurations, Store},
         logs::ContainerLogs,
@@ -135,6 +136,7 @@ pub(super) async fn run(
     let waiting = Health {
         not_ready: vec![network::NOT_READY.to_owned()],
         images: listed_images(&images),
+        volumes_in_use: csi::left_in_use(&config.state_dir).into_iter().collect(),
         ..Health::default()
     };
     let exclusive = Arc::new(exclusive(&config)?);
@@ -231,12 +233,17 @@ pub(super) async fn run(
             }
         });
     }
+    let storage: Arc<dyn StorageObjects> = Arc::new(ApiStorage(client.clone()));
+    let (name, dir) = (settings.node_name.clone(), settings.state_dir.clone());
+    let csi = Arc::new(Csi::new(name, dir, Arc::clone(&storage)));
     if let Some(client) = &client {
         tasks.spawn(own_dirs::run(client.clone(), Arc::clone(&settings)));
+        tasks.spawn(csi::run(Arc::clone(&csi), client.clone(), config.kubelet_dir.clone()));
+        tasks.spawn(follow_volumes(csi.in_use(), health.clone()));
     }
-    let storage = Arc::new(ApiStorage(client.clone()));
     let objects_of_pods = Arc::new(objects.clone());
-    let files = Disk::open(Arc::clone(&settings), objects_of_pods, storage, Arc::clone(&clock))
+    let clock_of_files = Arc::clone(&clock);
+    let files = Disk::open(Arc::clone(&settings), objects_of_pods, storage, csi, clock_of_files)
         .context("make the pods' directories ready")?;
     let ports = Ports {
         runtime: Arc::new(Containers::new(runtime.clone(), &registry)),
@@ -511,6 +518,14 @@ async fn follow_images(images: Images, health: watch::Sender<Health>) {
             health.images = listed;
             changed
         });
+    }
+}
+
+/// Who attaches volumes must know which of them the node still uses.
+async fn follow_volumes(mut in_use: watch::Receiver<BTreeSet<String>>, health: watch::Sender<Health>) {
+    while in_use.changed().await.is_ok() {
+        let now: Vec<_> = in_use.borrow_and_update().iter().cloned().collect();
+        health.send_modify(|health| health.volumes_in_use = now);
     }
 }
 

@@ -85,6 +85,8 @@ pub struct Health {
     pub images: Vec<(Vec<String>, u64)>,
     /// Devices of plugins, by resource.
     pub devices: BTreeMap<String, Counts>,
+    /// Attachable volumes that pods use or are about to.
+    pub volumes_in_use: Vec<String>,
 }
 
 /// Kubernetes version whose behaviour this agent implements.
@@ -176,6 +178,7 @@ pub fn status(
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
         }),
         images: Some(images(health, identity.object.max_images)),
+        volumes_in_use: Some(health.volumes_in_use.clone()),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         runtime_handlers: Some(vec![NodeRuntimeHandler {
             // The one that pods without a runtime class get.
@@ -350,6 +353,7 @@ pub fn changed(old: &NodeStatus, new: &NodeStatus) -> bool {
             status.capacity.clone(),
             status.allocatable.clone(),
             status.images.clone(),
+            status.volumes_in_use.clone(),
             status.node_info.clone(),
             status.daemon_endpoints.clone(),
         )

@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, Container, HostPathVolumeSource, LocalVolumeSource, PersistentVolume,
     PersistentVolumeClaim, Pod, Volume,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use orlop_model::quantities::Quantity as Amount;
 use serde::{Deserialize, Serialize};
 
 use crate::pod::{admission, settings::Settings};
@@ -44,6 +46,9 @@ pub(super) struct Resolved {
     pub(super) volume: PersistentVolume,
     /// The pod only reads.
     pub(super) read_only: bool,
+    /// Size that the claim was told of when it was asked.
+    #[serde(default)]
+    pub(super) told: Option<Quantity>,
 }
 
 /// What a persistent volume is on this node.
@@ -83,6 +88,14 @@ impl Resolved {
     /// A group that may use the volume; every process of the pod is in it.
     pub(super) fn gid(&self) -> Option<i64> {
         self.annotation("pv.beta.kubernetes.io/gid")?.parse().ok()
+    }
+
+    /// What the volume holds, where that is more than the claim knows.
+    pub(super) fn grown_to(&self) -> Option<Quantity> {
+        let given = self.volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?;
+        let bytes =
+            |quantity: &Quantity| Amount::parse(&quantity.0).map(|amount| amount.value()).unwrap_or(0);
+        (bytes(given) > bytes(self.told.as_ref()?)).then(|| given.clone())
     }
 
     /// Whether this node can reach it.
@@ -268,10 +281,22 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_may_have_grown_since_the_claim_heard_of_it() {
+        let grown = |told: Option<&str>| {
+            let volume = yaml("{metadata: {name: pv}, spec: {capacity: {storage: 2Gi}}}");
+            let told = told.map(|told| Quantity(told.to_owned()));
+            Resolved { volume, read_only: false, told }.grown_to().map(|size| size.0)
+        };
+        assert_eq!(grown(Some("1Gi")).as_deref(), Some("2Gi"));
+        assert_eq!(grown(Some("2Gi")), None);
+        assert_eq!(grown(None), None);
+    }
+
+    #[test]
     fn only_kinds_that_are_known_have_a_backing() {
         let backing = |spec: &str| {
             let volume = yaml(&format!("{{metadata: {{name: pv}}, spec: {spec}}}"));
-            let resolved = Resolved { volume, read_only: false };
+            let resolved = Resolved { volume, read_only: false, told: None };
             resolved.backing().map(|backing| format!("{backing:?}").split('(').next().unwrap().to_owned())
         };
         assert_eq!(backing("{local: {path: /x}}").as_deref(), Some("Local"));

@@ -46,6 +46,18 @@ impl Wish {
     }
 }
 
+impl Wish {
+    /// The group.
+    pub(super) fn group(self) -> i64 {
+        self.group
+    }
+
+    /// For a volume that was given to the group before.
+    pub(super) fn again(self) -> Wish {
+        Wish { on_root_mismatch: true, ..self }
+    }
+}
+
 /// Gives a volume to the group as the pod wishes it.
 pub(super) fn own_wished(path: &Path, wish: Wish) -> Result<(), String> {
     if wish.on_root_mismatch && is_owned(path, wish.group).unwrap_or_default() {

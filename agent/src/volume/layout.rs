@@ -32,9 +32,14 @@ impl Layout {
         self.pod(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
+    /// What is known of all claimed volumes of a pod.
+    pub fn claims(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("claims")
+    }
+
     /// What is known of a claimed volume of a pod.
     pub fn claim(&self, uid: &str, volume: &str) -> PathBuf {
-        self.pod(uid).join("claims").join(format!("{volume}.json"))
+        self.claims(uid).join(format!("{volume}.json"))
     }
 
     /// What must not touch a disk, of all pods.

@@ -26,10 +26,10 @@ pub mod layout;
 mod local;
 mod mounts;
 pub mod own_dirs;
-mod persistent;
+pub(crate) mod persistent;
 mod remove;
 pub mod storage;
-mod sub_path;
+pub(crate) mod sub_path;
 mod token;
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -40,6 +40,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use self::{claim::Wanted, content::Payload, layout::Layout, storage::StorageObjects, token::Tokens};
 use crate::{
+    csi::Csi,
     pod::{
         desired::pod_ref,
         machine::{Mount, PodRef},
@@ -55,6 +56,7 @@ pub struct Disk {
     layout: Layout,
     objects: Arc<dyn Objects>,
     storage: Arc<dyn StorageObjects>,
+    csi: Arc<Csi>,
     tokens: Tokens,
 }
 
@@ -72,11 +74,13 @@ struct Made {
     /// A group that may use it.
     gid: Option<i64>,
     refresh_at: Option<Timestamp>,
+    /// It uses what it has grown by.
+    grown: bool,
 }
 
 impl Made {
     fn at(place: Place) -> Made {
-        Made { place, read_only: false, gid: None, refresh_at: None }
+        Made { place, read_only: false, gid: None, refresh_at: None, grown: false }
     }
 }
 
@@ -100,6 +104,7 @@ impl Disk {
         settings: Arc<Settings>,
         objects: Arc<dyn Objects>,
         storage: Arc<dyn StorageObjects>,
+        csi: Arc<Csi>,
         clock: Arc<dyn Clock>,
     ) -> Result<Disk, OpenError> {
         let layout = Layout::new(&settings);
@@ -110,12 +115,15 @@ impl Disk {
             let path = layout.memory();
             tracing::warn!(path = %path.display(), %error, "secrets of pods are on a disk, not in memory");
         }
-        Ok(Disk { settings, layout, objects, storage, tokens: Tokens::new(clock) })
+        Ok(Disk { settings, layout, objects, storage, csi, tokens: Tokens::new(clock) })
     }
 
     async fn make(&self, pod: &Pod, volume: &Volume) -> Result<Made, VolumeFailure> {
         if let Some(wanted) = Wanted::of(pod, volume) {
             return self.claimed(pod, volume, &wanted).await;
+        }
+        if let Some(source) = &volume.csi {
+            return self.inline(pod, &volume.name, source).await;
         }
         let made = self.make_own(pod, volume).await;
         let (path, refresh_at) =
@@ -215,7 +223,15 @@ impl PodFiles for Disk {
     fn clear_volumes<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
         self.tokens.forget(&pod.uid);
         let (directory, memory) = (self.layout.pod(&pod.uid), self.layout.memory_pod(&pod.uid));
-        blocking(move || together([remove::pod(&directory), remove::tree(&memory)])).boxed()
+        async move {
+            let (uid, claims) = (&pod.uid, self.layout.claims(&pod.uid));
+            let sub_paths = directory.clone();
+            // A driver cannot take back what is mounted elsewhere too.
+            blocking(move || remove::sub_paths(&sub_paths)).await?;
+            self.csi.unpublish_pod(uid, |volume| persistent::csi_of(&claims, volume)).await?;
+            blocking(move || together([remove::pod(&directory), remove::tree(&memory)])).await
+        }
+        .boxed()
     }
 
     fn remove_pod<'a>(&'a self, pod: &'a PodRef) -> BoxFuture<'a, Result<(), String>> {
@@ -244,7 +260,7 @@ impl PodFiles for Disk {
 }
 
 fn take(volumes: &mut Volumes, name: &str, made: Made) {
-    let Made { place, read_only, gid, refresh_at } = made;
+    let Made { place, read_only, gid, refresh_at, grown: _ } = made;
     match place {
         Place::Directory(path) => {
             volumes.paths.insert(name.to_owned(), path);

@@ -9,7 +9,8 @@
 
 use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
-use k8s_openapi::api::core::v1::{Pod, Volume};
+use k8s_openapi::api::core::v1::{CSIVolumeSource, Pod, Volume};
+use orlop_model::quantities::Quantity as Amount;
 
 use super::{
     Disk, Made, Place, blocking,
@@ -17,7 +18,11 @@ use super::{
     fs_group, host_path, local, own_dirs,
     sub_path::is_mount_root,
 };
-use crate::{pod::desired::pod_ref, worker::ports::VolumeFailure};
+use crate::{
+    csi::{CsiFailure, Request, Source},
+    pod::desired::pod_ref,
+    worker::ports::VolumeFailure,
+};
 
 impl Disk {
     /// Sets a claimed volume up.
@@ -37,6 +42,12 @@ impl Disk {
             VolumeFailure { reason: "FailedMount", text, error }
         })?;
         let made = self.set_up(pod, &volume.name, &resolved).await?;
+        if let Some(size) = resolved.grown_to().filter(|_| made.grown) {
+            let namespace = pod_ref(pod).namespace;
+            if let Err(error) = self.storage.resized(&namespace, &wanted.claim, size).await {
+                tracing::warn!(claim = wanted.claim, %error, "a claim does not know that its volume has grown");
+            }
+        }
         Ok(Made { read_only: made.read_only || resolved.read_only, gid: resolved.gid(), ..made })
     }
 
@@ -54,7 +65,9 @@ impl Disk {
         claim::check_volume(&found, claim.metadata.uid.as_deref())?;
         let mut found = (*found).clone();
         found.metadata.managed_fields = None;
-        let resolved = Resolved { volume: found, read_only: wanted.read_only };
+        let status = claim.status.as_ref();
+        let told = status.and_then(|status| status.capacity.as_ref()?.get("storage").cloned());
+        let resolved = Resolved { volume: found, read_only: wanted.read_only, told };
         claim::check_use(pod, &volume.name, resolved.is_block())?;
         if resolved.backing().is_none() {
             let name = &volume.name;
@@ -92,11 +105,69 @@ impl Disk {
                 };
                 self.local(pod, resolved, local).await
             }
-            Some(Backing::Csi(_)) | None => {
+            Some(Backing::Csi(source)) => {
+                let spec = resolved.volume.spec.as_ref();
+                let access_modes = spec.and_then(|spec| spec.access_modes.as_deref());
+                let request = Request {
+                    pod,
+                    name,
+                    source: Source::persistent(source),
+                    block: resolved.is_block(),
+                    read_only: resolved.read_only,
+                    access_modes: access_modes.unwrap_or_default(),
+                    mount_options: resolved.mount_options(),
+                    group: fs_group::Wish::of(pod).map(fs_group::Wish::group),
+                    grow_to: resolved
+                        .grown_to()
+                        .and_then(|size| i64::try_from(Amount::parse(&size.0).ok()?.value()).ok()),
+                };
+                self.driven(request).await
+            }
+            None => {
                 let error = format!("volume {volume:?} is of a kind that this node does not support");
                 Err(failure("MountVolume.SetUp", name, error))
             }
         }
+    }
+
+    /// A volume that a driver makes for the pod alone.
+    pub(super) async fn inline(
+        &self,
+        pod: &Pod,
+        volume: &str,
+        source: &CSIVolumeSource,
+    ) -> Result<Made, VolumeFailure> {
+        let source = Source::inline(source, pod, volume);
+        let request = Request {
+            pod,
+            name: volume,
+            block: false,
+            read_only: source.read_only,
+            source,
+            access_modes: &["ReadWriteOnce".to_owned()],
+            mount_options: &[],
+            group: fs_group::Wish::of(pod).map(fs_group::Wish::group),
+            grow_to: None,
+        };
+        self.driven(request).await
+    }
+
+    async fn driven(&self, request: Request<'_>) -> Result<Made, VolumeFailure> {
+        let (pod, name, block) = (request.pod, request.name, request.block);
+        let read_only = request.read_only || request.source.read_only;
+        let published = self.csi.publish(request).await;
+        let published = published.map_err(|CsiFailure { step, error }| match block {
+            true => block_failure(step, name, error),
+            false => failure(step, name, error),
+        })?;
+        let group = fs_group::Wish::of(pod).filter(|_| published.give_to_group && !read_only);
+        if let Some(group) = group {
+            let (path, group) = (published.path.clone(), if published.fresh { group } else { group.again() });
+            let owned = blocking(move || fs_group::own_wished(&path, group)).await;
+            owned.map_err(|error| failure("MountVolume.SetUp", name, error))?;
+        }
+        let place = if block { Place::Device(published.path) } else { Place::Directory(published.path) };
+        Ok(Made { read_only, grown: published.grown, ..Made::at(place) })
     }
 
     async fn local(
@@ -152,6 +223,16 @@ pub(super) fn block_failure(what: &str, volume: &str, error: String) -> VolumeFa
     VolumeFailure { reason: "FailedMapVolume", ..failure(what, volume, error) }
 }
 
+/// Driver and handle of a pod's volume, by the persistent volume's name, from what is known of the claims.
+pub(super) fn csi_of(claims: &Path, volume: &str) -> Option<(String, String)> {
+    let records = fs::read_dir(claims).ok()?.filter_map(|entry| read(&entry.ok()?.path()));
+    let resolved = records.into_iter().find(|resolved| resolved.name() == volume)?;
+    match resolved.backing()? {
+        Backing::Csi(source) => Some((source.driver.clone(), source.volume_handle.clone())),
+        _ => None,
+    }
+}
+
 /// What cannot be read is as good as not there: the API server is asked again.
 fn read(record: &Path) -> Option<Resolved> {
     serde_json::from_slice(&fs::read(record).ok()?).ok()
@@ -163,7 +244,7 @@ fn write(record: &Path, resolved: &Resolved) -> Result<(), String> {
 }
 
 /// Whole or not at all, for root only.
-pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), String> {
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), String> {
     let write = || {
         fs::create_dir_all(path.parent().unwrap_or(path))?;
         let new = path.with_extension("new");

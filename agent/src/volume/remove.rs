@@ -9,15 +9,23 @@ use super::sub_path::{detach, is_mount_root};
 
 /// Unmounts what this module mounts below a pod's directory and removes the directory.
 pub(super) fn pod(directory: &Path) -> Result<(), String> {
-    let sub_paths = children(&directory.join("volume-subpaths"));
-    let sub_paths = sub_paths.iter().flat_map(|volume| children(volume));
-    let sub_paths = sub_paths.flat_map(|container| children(&container));
+    sub_paths(directory)?;
     let volumes = ["empty-dir", "local-volume"].into_iter();
     let volumes = volumes.flat_map(|kind| children(&directory.join(format!("volumes/kubernetes.io~{kind}"))));
-    for mount in sub_paths.chain(volumes) {
+    for mount in volumes {
         detach(&mount).map_err(|error| text("unmount", &mount, &error))?;
     }
     tree(directory)
+}
+
+/// Unmounts parts of volumes that containers had.
+pub(super) fn sub_paths(directory: &Path) -> Result<(), String> {
+    let volumes = children(&directory.join("volume-subpaths"));
+    let containers = volumes.iter().flat_map(|volume| children(volume));
+    for mount in containers.flat_map(|container| children(&container)) {
+        detach(&mount).map_err(|error| text("unmount", &mount, &error))?;
+    }
+    Ok(())
 }
 
 /// Removes a directory with all it holds.

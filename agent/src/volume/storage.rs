@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::{
-    core::v1::{PersistentVolume, PersistentVolumeClaim},
-    storage::v1::{CSIDriver, VolumeAttachment},
+use k8s_openapi::{
+    api::{
+        core::v1::{PersistentVolume, PersistentVolumeClaim, Secret},
+        storage::v1::{CSIDriver, VolumeAttachment},
+    },
+    apimachinery::pkg::api::resource::Quantity,
 };
 
 use crate::worker::ports::ObjectFailure;
@@ -22,6 +25,19 @@ pub trait StorageObjects: Send + Sync {
     fn volume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<PersistentVolume>, ObjectFailure>>;
     /// What a CSI driver says of itself; many say nothing.
     fn driver<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<CSIDriver>>, ObjectFailure>>;
+    /// Tells a claim that its volume has this size.
+    fn resized<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        size: Quantity,
+    ) -> BoxFuture<'a, Result<(), ObjectFailure>>;
+    /// What a driver needs to know; of any namespace, as the volume names it.
+    fn secret<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<Secret>, ObjectFailure>>;
     /// The attachment of a volume to this node.
     fn attachment<'a>(&'a self, name: &'a str)
     -> BoxFuture<'a, Result<Arc<VolumeAttachment>, ObjectFailure>>;

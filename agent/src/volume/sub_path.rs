@@ -67,7 +67,7 @@ fn place(target: &Path, directory: bool) -> io::Result<()> {
 }
 
 /// Takes away what an earlier instance had mounted there.
-pub(super) fn detach(target: &Path) -> io::Result<()> {
+pub(crate) fn detach(target: &Path) -> io::Result<()> {
     while is_mount_root(target)? {
         unmount(target, UnmountFlags::DETACH)?;
     }
@@ -75,7 +75,7 @@ pub(super) fn detach(target: &Path) -> io::Result<()> {
 }
 
 /// Whether something is mounted exactly there.
-pub(super) fn is_mount_root(path: &Path) -> io::Result<bool> {
+pub(crate) fn is_mount_root(path: &Path) -> io::Result<bool> {
     match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
         Ok(stat) => Ok(stat.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT)),
         Err(Errno::NOENT) => Ok(false),

@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::{
     ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
 
@@ -44,6 +44,8 @@ pub(crate) struct Cache {
     pub(crate) volumes: Arc<Store<PersistentVolume>>,
     pub(crate) claims: Arc<Store<PersistentVolumeClaim>>,
     pub(crate) storage_classes: Arc<Store<StorageClass>>,
+    pub(crate) csi_drivers: Arc<Store<CSIDriver>>,
+    pub(crate) attachments: Arc<Store<VolumeAttachment>>,
     pub(crate) config_maps: Arc<Store<Meta<ConfigMap>>>,
     pub(crate) secrets: Arc<Store<Meta<Secret>>>,
     pub(crate) service_accounts: Arc<Store<Meta<ServiceAccount>>>,
@@ -64,6 +66,8 @@ impl Cache {
             volumes: Arc::default(),
             claims: Arc::default(),
             storage_classes: Arc::default(),
+            csi_drivers: Arc::default(),
+            attachments: Arc::default(),
             config_maps: Arc::default(),
             secrets: Arc::default(),
             service_accounts: Arc::default(),
@@ -85,6 +89,8 @@ impl Cache {
             Box::pin(reflect(Typed(Api::all(client.clone())), &self.volumes)),
             Box::pin(reflect(Typed(Api::all(client.clone())), &self.claims)),
             Box::pin(reflect(Typed(Api::all(client.clone())), &self.storage_classes)),
+            Box::pin(reflect(Typed(Api::all(client.clone())), &self.csi_drivers)),
+            Box::pin(reflect(Typed(Api::all(client.clone())), &self.attachments)),
             Box::pin(reflect(Metadata(Api::all(client.clone())), &self.config_maps)),
             Box::pin(reflect(Metadata(Api::all(client.clone())), &self.secrets)),
             Box::pin(reflect(Metadata(Api::all(client.clone())), &self.service_accounts)),
@@ -106,6 +112,8 @@ impl Cache {
         self.volumes.synced().await;
         self.claims.synced().await;
         self.storage_classes.synced().await;
+        self.csi_drivers.synced().await;
+        self.attachments.synced().await;
         self.config_maps.synced().await;
         self.secrets.synced().await;
         self.service_accounts.synced().await;

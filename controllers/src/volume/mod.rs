@@ -3,12 +3,13 @@
 //! ```text
 //!  claims, volumes, classes ──▶ binder ──claimRef, volumeName, phases──▶ API server
 //!                                 └─ asks a provisioner by annotation ──▶ orlop.dev/local, or somebody else's
-//!  pods ──▶ claims of ephemeral volumes; protection of what is in use
+//!  pods ──▶ claims of ephemeral volumes; protection of what is in use; attachments
 //! ```
 //! Every decision is a pure plan (`bind`, `matching`, `protect`, `provision`). Not here: which node a pod gets, and what
 //! happens on it.
 
 mod apply;
+pub(crate) mod attach;
 mod bind;
 pub(crate) mod ephemeral;
 pub(crate) mod matching;
