@@ -165,7 +165,7 @@ impl Node {
             memory_capacity: 1 << 30,
             swap_capacity: 0,
             apparmor: false,
-            hugepages: Vec::new(),
+            hugepages: vec![2 << 20],
             policy: orlop::pod::settings::ResourcePolicy::default(),
             allowed_unsafe_sysctls: Vec::new(),
         };
@@ -418,4 +418,28 @@ async fn what_keeps_a_claimed_volume_away_is_said_in_upstreams_words() {
         assert_eq!(told, [(reason, &*text.replace("DIR", &node.dir.path().display().to_string()))]);
         node.disk.remove_pod(&pod_ref(&pod)).await.unwrap();
     }
+}
+
+#[tokio::test]
+#[ignore = "root tier"]
+async fn huge_pages_are_a_file_system_of_their_own() {
+    let node = Node::new();
+    let of = |medium: &str, size: &str| {
+        pod(&format!(
+            "{{containers: [{{name: c, resources: {{limits: {{hugepages-{size}: 2Gi}}}}}}], volumes: [{{name: e, emptyDir: {{medium: {medium}}}}}]}}"
+        ))
+    };
+    let small = of("HugePages-2Mi", "2Mi");
+    let volumes = node.disk.make_volumes(Arc::clone(&small)).await.unwrap();
+    let shown =
+        Command::new("findmnt").args(["-n", "-o", "FSTYPE,OPTIONS"]).arg(&volumes.paths["e"]).output();
+    let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+    assert!(shown.starts_with("hugetlbfs") && shown.contains("pagesize=2M"), "{shown}");
+    node.disk.remove_pod(&pod_ref(&small)).await.unwrap();
+    assert!(node.mounts_below().iter().all(|mount| mount.ends_with("run/volumes")));
+    let failures = node.disk.make_volumes(of("HugePages", "1Gi")).await.unwrap_err();
+    assert_eq!(
+        failures[0].text,
+        "MountVolume.SetUp failed for volume \"e\" : medium HugePages: this node has no huge pages of 1048576 KiB"
+    );
 }

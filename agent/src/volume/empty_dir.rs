@@ -50,18 +50,30 @@ impl Medium {
         };
         match volume.medium.as_deref() {
             Some("Memory") => Ok(Medium::Memory(size(settings, spec, volume))),
-            Some("HugePages") => match resources::hugepage_sizes(spec).as_slice() {
-                [one] => Ok(Medium::HugePages(*one)),
+            Some(medium @ "HugePages") => match resources::hugepage_sizes(spec).as_slice() {
+                [one] => huge_pages(settings, spec, medium, *one),
                 [] => Err("medium HugePages: the pod asks for none".to_owned()),
                 _ => Err("medium HugePages: the pod asks for several sizes".to_owned()),
             },
             Some(medium) if medium.starts_with("HugePages-") => {
                 let size = medium.strip_prefix("HugePages-").and_then(pages);
-                size.map(Medium::HugePages).ok_or_else(|| format!("medium {medium} is not known"))
+                let size = size.ok_or_else(|| format!("medium {medium} is not known"))?;
+                huge_pages(settings, spec, medium, size)
             }
             _ => Ok(Medium::Disk),
         }
     }
+}
+
+/// Pages of this size, if the pod asks for some and the machine has any.
+fn huge_pages(settings: &Settings, spec: &PodSpec, medium: &str, size: i64) -> Result<Medium, String> {
+    if !resources::hugepage_sizes(spec).contains(&size) {
+        return Err(format!("medium {medium}: the pod asks for no huge pages of {} KiB", size >> 10));
+    }
+    if !settings.hugepages.contains(&size) {
+        return Err(format!("medium {medium}: this node has no huge pages of {} KiB", size >> 10));
+    }
+    Ok(Medium::HugePages(size))
 }
 
 /// Makes the directory, with a file system of its own where the medium is not the disk.
@@ -113,4 +125,39 @@ fn mount_huge_pages(path: &Path, size: i64) -> io::Result<()> {
 pub(super) fn is_mount(path: &Path) -> io::Result<bool> {
     let parent = path.parent().unwrap_or(path);
     Ok(fs::metadata(path)?.dev() != fs::metadata(parent)?.dev())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Medium, and what a container may have of huge pages, on a node with pages of 2 MiB.
+    fn check(medium: &str, limits: &str) -> Result<Medium, String> {
+        let settings = Settings { hugepages: vec![2 << 20], ..Settings::for_tests() };
+        let spec = format!("{{containers: [{{name: c, resources: {{limits: {{{limits}}}}}}}]}}");
+        let volume = EmptyDirVolumeSource { medium: Some(medium.to_owned()), size_limit: None };
+        Medium::of(&settings, &serde_norway::from_str(&spec).unwrap(), &volume)
+    }
+
+    #[test]
+    fn huge_pages_must_be_asked_for_and_be_there() {
+        let (small, large) = ("hugepages-2Mi: 4Mi", "hugepages-1Gi: 1Gi");
+        assert_eq!(check("HugePages", small), Ok(Medium::HugePages(2 << 20)));
+        assert_eq!(check("HugePages-2Mi", small), Ok(Medium::HugePages(2 << 20)));
+        let refused = |medium: &str, limits: &str| check(medium, limits).unwrap_err();
+        assert_eq!(refused("HugePages", ""), "medium HugePages: the pod asks for none");
+        assert_eq!(
+            refused("HugePages", &format!("{small}, {large}")),
+            "medium HugePages: the pod asks for several sizes"
+        );
+        assert_eq!(
+            refused("HugePages", large),
+            "medium HugePages: this node has no huge pages of 1048576 KiB"
+        );
+        assert_eq!(
+            refused("HugePages-2Mi", large),
+            "medium HugePages-2Mi: the pod asks for no huge pages of 2048 KiB"
+        );
+        assert_eq!(refused("HugePages-much", small), "medium HugePages-much is not known");
+    }
 }
