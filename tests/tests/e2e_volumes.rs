@@ -421,3 +421,45 @@ fn a_volume_is_attached_before_it_is_mounted_and_detached_after() {
     p.wait_for(&["get", "nodes", "-o", status], |text| text == "[][]");
     driver.retire(&p);
 }
+
+#[test]
+#[ignore = "e2e tier"]
+fn an_agent_killed_at_any_moment_leaves_no_mount() {
+    let mut p = Playground::start();
+    let driver = Driver::start(&p, NAME);
+    p.apply(&format!(
+        "{{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {{name: {NAME}}}, spec: {{attachRequired: false}}}}"
+    ))
+    .text();
+    p.apply(&csi_volume("files", "", "fsType: ext4")).text();
+    p.apply(&claim("files", "storageClassName: '', volumeName: files")).text();
+    p.apply(&claim("made", "")).text();
+    let pod = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: c, image: '{IMAGE}', \
+         command: [sh, -c, 'date > /f/new && date > /m/new && exec sleep 4321'], volumeMounts: [{{name: f, mountPath: /f}}, {{name: f, mountPath: /s, subPath: sub}}, \
+         {{name: m, mountPath: /m}}]}}], volumes: [{{name: f, persistentVolumeClaim: {{claimName: files}}}}, {{name: m, persistentVolumeClaim: {{claimName: made}}}}]}}}}"
+    );
+    for pause in [60, 300] {
+        p.apply(&pod).text();
+        std::thread::sleep(Duration::from_millis(pause));
+        p.kill_agent(1);
+        p.up();
+        wait_ready(&p, "p");
+        p.kubectl(&["delete", "pod", "p", "--wait=false"]).text();
+        std::thread::sleep(Duration::from_millis(pause + 900));
+        p.kill_agent(1);
+        p.up();
+        p.wait_for(&["get", "pods", "-o", "name"], str::is_empty);
+        until("no mount is left", Duration::from_secs(20), || {
+            let left = leaks::mounts_below(&p.dir.join("state"));
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        });
+        until("the volume is off the node", Duration::from_secs(20), || {
+            let log = fs::read_to_string(driver.dir.join("log")).unwrap_or_default();
+            let last = log.lines().rfind(|line| line.contains("files-handle")).unwrap_or_default().to_owned();
+            if last.starts_with("unstage") { Ok(()) } else { Err(last) }
+        });
+    }
+    assert!(driver.dir.join("volumes/files-handle/new").exists(), "what is in the volume stays");
+    driver.retire(&p);
+}
