@@ -222,6 +222,14 @@ fn wait_ready_after(p: &Playground, pod: &str) {
     assert!(text.contains("error processing PVC default/nope: PVC is not bound"), "{text}");
 }
 
+/// Mounts of volumes; the directories that drivers share with the node are mounts of their own.
+fn volumes_mounted(p: &Playground) -> Vec<String> {
+    let state = p.dir.join("state");
+    let shared = ["pods", "plugins"].map(|name| state.join(name));
+    let all = leaks::mounts_below(&state).into_iter();
+    all.filter(|mount| !shared.iter().any(|dir| dir == Path::new(mount))).collect()
+}
+
 /// The driver of the tests, as a process of its own.
 struct Driver {
     process: std::process::Child,
@@ -379,7 +387,7 @@ fn a_driver_mounts_for_pods_through_crashes_and_boots() {
         assert_eq!(driver.calls(&format!("unstage {volume}")).len(), 1, "{volume}");
     }
     assert_eq!(driver.calls("unpublish csi-").len(), 1);
-    let left: Vec<_> = leaks::mounts_below(&p.dir.join("state"));
+    let left = volumes_mounted(&p);
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(starts(), 3, "what is in the volume stays");
 
@@ -451,7 +459,7 @@ fn an_agent_killed_at_any_moment_leaves_no_mount() {
         p.up();
         p.wait_for(&["get", "pods", "-o", "name"], str::is_empty);
         until("no mount is left", Duration::from_secs(20), || {
-            let left = leaks::mounts_below(&p.dir.join("state"));
+            let left = volumes_mounted(&p);
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
         until("the volume is off the node", Duration::from_secs(20), || {
@@ -462,4 +470,54 @@ fn an_agent_killed_at_any_moment_leaves_no_mount() {
     }
     assert!(driver.dir.join("volumes/files-handle/new").exists(), "what is in the volume stays");
     driver.retire(&p);
+}
+
+#[test]
+#[ignore = "e2e tier"]
+fn a_driver_in_a_pod_mounts_for_other_pods() {
+    let p = Playground::start();
+    let (state, driver) = (p.dir.join("state"), p.dir.join(NAME));
+    let program = env!("CARGO_BIN_EXE_orlop-csi-driver");
+    let args =
+        format!("--name {NAME} --node-id here --dir {} --kubelet-dir {}", driver.display(), state.display());
+    let shared = |name: &str| {
+        let dir = state.join(name);
+        format!("{{name: {name}, mountPath: /host{}, mountPropagation: Bidirectional}}", dir.display())
+    };
+    let volume = |name: &str| {
+        format!("{{name: {name}, hostPath: {{path: {}, type: Directory}}}}", state.join(name).display())
+    };
+    p.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: driver}}, spec: {{hostPID: true, terminationGracePeriodSeconds: 1, containers: [{{name: c, \
+         image: '{IMAGE}', command: [sh, -c, 'exec chroot /host {program} {args}'], securityContext: {{privileged: true}}, \
+         volumeMounts: [{{name: host, mountPath: /host}}, {}, {}]}}], volumes: [{{name: host, hostPath: {{path: /}}}}, {}, {}]}}}}",
+        shared("pods"),
+        shared("plugins"),
+        volume("pods"),
+        volume("plugins"),
+    ))
+    .text();
+    p.wait_for(&["get", "csinode"], |text| text.contains("node1   1"));
+    p.apply(&format!(
+        "{{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {{name: {NAME}}}, spec: {{attachRequired: false}}}}"
+    ))
+    .text();
+    p.apply(&csi_volume("files", "", "fsType: ext4")).text();
+    p.apply(&claim("files", "storageClassName: '', volumeName: files")).text();
+    p.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: c, image: '{IMAGE}', \
+         command: [sh, -c, 'echo hello > /f/file && exec sleep 4321'], volumeMounts: [{{name: f, mountPath: /f}}]}}], \
+         volumes: [{{name: f, persistentVolumeClaim: {{claimName: files}}}}]}}}}"
+    ))
+    .text();
+    wait_ready(&p, "p");
+    let file = driver.join("volumes/files-handle/file");
+    until("the file is in the volume", Duration::from_secs(10), || {
+        fs::read_to_string(&file).map_err(|error| error.to_string())
+    });
+    assert_eq!(volumes_mounted(&p).len(), 2, "staged and published are seen on the host");
+    p.kubectl(&["delete", "pod", "p", "--timeout=30s"]).text();
+    let left = volumes_mounted(&p);
+    assert!(left.is_empty(), "{left:?}");
+    p.kubectl(&["delete", "pod", "driver", "--timeout=30s"]).text();
 }

@@ -15,12 +15,13 @@
 mod driver;
 mod publish;
 mod registry;
+mod shared;
 mod transport;
 mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -31,6 +32,20 @@ pub use registry::run;
 pub use words::Source;
 
 use crate::volume::storage::StorageObjects;
+
+/// Makes the directories that drivers use; before anything is mounted below.
+pub fn prepare(state_dir: &Path, kubelet_dir: &Path) {
+    for dir in ["plugins_registry", "plugins"].map(|name| kubelet_dir.join(name)) {
+        if let Err(error) = std::fs::create_dir_all(&dir) {
+            tracing::error!(dir = %dir.display(), %error, "no CSI drivers");
+        }
+    }
+    for dir in ["pods", "plugins"].map(|name| state_dir.join(name)) {
+        if let Err(error) = shared::share(&dir) {
+            tracing::warn!(dir = %dir.display(), %error, "what drivers in pods mount is not seen here");
+        }
+    }
+}
 
 /// The drivers of this node and what they have mounted.
 pub struct Csi {

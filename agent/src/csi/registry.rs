@@ -41,11 +41,6 @@ pub async fn run(csi: Arc<Csi>, client: Client, kubelet_dir: PathBuf) {
     let dir = kubelet_dir.join("plugins_registry");
     let mut known: BTreeMap<PathBuf, (u64, Option<String>)> = BTreeMap::new();
     let mut failed: HashMap<PathBuf, Instant> = HashMap::new();
-    for dir in [&dir, &kubelet_dir.join("plugins"), &csi.state_dir.join("plugins")] {
-        if let Err(error) = fs::create_dir_all(dir) {
-            tracing::error!(dir = %dir.display(), %error, "no CSI drivers");
-        }
-    }
     loop {
         let found = sockets(&dir);
         let gone = known.extract_if(.., |path, (inode, _)| found.get(path) != Some(inode));
