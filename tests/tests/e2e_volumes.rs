@@ -304,7 +304,7 @@ fn a_driver_mounts_for_pods_through_crashes_and_boots() {
     });
     p.apply(&format!(
         "{{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {{name: {NAME}}}, spec: {{attachRequired: false, podInfoOnMount: true, \
-         fsGroupPolicy: File, volumeLifecycleModes: [Persistent, Ephemeral]}}}}"
+         fsGroupPolicy: File, volumeLifecycleModes: [Persistent, Ephemeral], tokenRequests: [{{audience: vault}}]}}}}"
     ))
     .text();
     p.apply("{apiVersion: v1, kind: Secret, metadata: {name: key}, stringData: {user: root}}").text();
@@ -343,6 +343,7 @@ fn a_driver_mounts_for_pods_through_crashes_and_boots() {
     {
         assert!(published.contains(said), "{published}");
     }
+    assert!(published.contains("serviceAccount.tokens={\"vault\":{\"expirationTimestamp\":"), "{published}");
     let inline = driver.calls("publish csi-");
     assert!(
         inline[0].contains("csi.storage.k8s.io/ephemeral=true") && inline[0].contains("size=small"),
@@ -520,4 +521,34 @@ fn a_driver_in_a_pod_mounts_for_other_pods() {
     let left = volumes_mounted(&p);
     assert!(left.is_empty(), "{left:?}");
     p.kubectl(&["delete", "pod", "driver", "--timeout=30s"]).text();
+}
+
+#[test]
+#[ignore = "e2e tier"]
+fn a_volume_is_made_on_the_node_that_has_the_pod() {
+    let p = Playground::with_args(&["--nodes", "2"]);
+    p.apply(&claim("data", "")).text();
+    let pod = |name: &str, more: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 1, {more} containers: [{{name: c, image: '{IMAGE}', \
+             command: [sh, -c, 'echo {name} >> /d/log && exec sleep 4321'], volumeMounts: [{{name: d, mountPath: /d}}]}}], \
+             volumes: [{{name: d, persistentVolumeClaim: {{claimName: data}}}}]}}}}"
+        )
+    };
+    p.apply(&pod("first", "nodeSelector: {kubernetes.io/hostname: node2},")).text();
+    wait_ready(&p, "first");
+    let path = p.kubectl(&["get", "pv", "-o", "jsonpath={.items[0].spec.local.path}"]).text();
+    let log = Path::new(&path).join("log");
+    assert!(!log.starts_with(p.dir.join("state")), "{path}: of the second node");
+    // Who shares the volume has to go where it is, however full that node is in comparison.
+    p.apply(&pod("second", "")).text();
+    wait_ready(&p, "second");
+    until("both have written", Duration::from_secs(10), || match fs::read_to_string(&log) {
+        Ok(text) if text == "first\nsecond\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    p.kubectl(&["delete", "pod", "--all", "--timeout=30s"]).text();
+    p.kubectl(&["delete", "pvc", "data", "--timeout=30s"]).text();
+    p.wait_for(&["get", "pv", "-o", "name"], str::is_empty);
+    assert!(!Path::new(&path).exists());
 }

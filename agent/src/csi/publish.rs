@@ -7,21 +7,30 @@ use std::{
 };
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Pod, SecretReference};
+use k8s_openapi::api::{
+    core::v1::{Pod, SecretReference},
+    storage::v1::CSIDriver,
+};
 use orlop_cri_api::csi::{
     CapacityRange, NodeExpandVolumeRequest, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
     NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
     node_service_capability::rpc::Type as Rpc, volume_usage::Unit,
 };
 
+use serde_json::json;
+
 use super::{
     Csi,
     driver::Driver,
     words::{self, Source, Use, VolData},
 };
-use crate::volume::{
-    persistent::write_private,
-    sub_path::{detach, is_mount_root},
+use crate::{
+    pod::desired::pod_ref,
+    volume::{
+        persistent::write_private,
+        sub_path::{detach, is_mount_root},
+    },
+    worker::ports::TokenRequest,
 };
 
 const RECORD: &str = "vol_data.json";
@@ -59,6 +68,8 @@ pub struct Published {
     pub give_to_group: bool,
     /// The driver made use of what the volume has grown by.
     pub grown: bool,
+    /// The driver wants to hear of it again and again.
+    pub again: bool,
 }
 
 /// At which step it went wrong.
@@ -148,12 +159,14 @@ impl Csi {
             path: PathBuf::new(),
             fresh: true,
             grown: false,
+            again: object.and_then(|object| object.spec.requires_republish).unwrap_or_default(),
             give_to_group: !request.block && words::gives_to_group(object, fs_type, request.access_modes),
         };
         let places = self.places(uid, request.name, name, handle, request.block);
         published.path.clone_from(&places.target);
-        if is_mount_root(&places.target).unwrap_or_default() {
-            return Ok(Published { fresh: false, ..published });
+        published.fresh = !is_mount_root(&places.target).unwrap_or_default();
+        if !published.fresh && !published.again {
+            return Ok(published);
         }
         let client_failed = |error: String| match ephemeral {
             true => failed(set_up)(format!(
@@ -189,7 +202,7 @@ impl Csi {
         // Whoever looks for users of the volume finds this pod from here on.
         keep(&places.record, &data).map_err(failed(set_up))?;
         let stages = !ephemeral && driver.can(Rpc::StageUnstageVolume);
-        if stages {
+        if stages && published.fresh {
             keep(&places.staged_record, &data).map_err(failed(mount_device))?;
             let secrets = self.secrets(request.source.stage_secret.as_ref()).await;
             let stage = NodeStageVolumeRequest {
@@ -212,11 +225,13 @@ impl Csi {
             volume_capability: Some(capability.clone()),
             readonly: request.read_only || request.source.read_only,
             secrets: secrets.map_err(failed(set_up))?,
-            volume_context: words::context(&request.source, request.pod, object),
+            volume_context: self.context(&request, object).await.map_err(failed(set_up))?,
         };
         make_dir(places.target.parent().unwrap_or(&places.target)).map_err(failed(set_up))?;
         driver.publish(publish).await.map_err(failed(set_up))?;
-        let grows = request.grow_to.filter(|_| driver.can(Rpc::ExpandVolume) && !request.read_only);
+        let grows = request
+            .grow_to
+            .filter(|_| published.fresh && driver.can(Rpc::ExpandVolume) && !request.read_only);
         if let Some(bytes) = grows {
             let secrets = self.secrets(request.source.expand_secret.as_ref()).await;
             let expand = NodeExpandVolumeRequest {
@@ -231,6 +246,35 @@ impl Csi {
             published.grown = true;
         }
         Ok(published)
+    }
+
+    /// What the driver is told, with the tokens that it asks for.
+    async fn context(
+        &self,
+        request: &Request<'_>,
+        driver: Option<&CSIDriver>,
+    ) -> Result<HashMap<String, String>, String> {
+        let mut context = words::context(&request.source, request.pod, driver);
+        let mut tokens = serde_json::Map::new();
+        for wanted in driver.iter().flat_map(|driver| driver.spec.token_requests.iter().flatten()) {
+            let account = request.pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+            let audience = wanted.audience.clone();
+            let ask = TokenRequest {
+                pod: pod_ref(request.pod),
+                service_account: account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into()),
+                audience: Some(audience.clone()).filter(|audience| !audience.is_empty()),
+                expiration_seconds: wanted.expiration_seconds.unwrap_or(3600),
+            };
+            let token = self.objects.token(&ask).await;
+            let token = token.map_err(|error| format!("failed to fetch token: {error}"))?;
+            let expires = token.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            tokens.insert(audience, json!({ "token": token.token, "expirationTimestamp": expires }));
+        }
+        if !tokens.is_empty() {
+            let tokens = serde_json::Value::Object(tokens).to_string();
+            context.insert("csi.storage.k8s.io/serviceAccount.tokens".into(), tokens);
+        }
+        Ok(context)
     }
 
     /// What whoever attached the volume has to say to the driver; empty where nobody has to.

@@ -57,6 +57,7 @@ pub struct Disk {
     objects: Arc<dyn Objects>,
     storage: Arc<dyn StorageObjects>,
     csi: Arc<Csi>,
+    clock: Arc<dyn Clock>,
     tokens: Tokens,
 }
 
@@ -115,7 +116,7 @@ impl Disk {
             let path = layout.memory();
             tracing::warn!(path = %path.display(), %error, "secrets of pods are on a disk, not in memory");
         }
-        Ok(Disk { settings, layout, objects, storage, csi, tokens: Tokens::new(clock) })
+        Ok(Disk { settings, layout, objects, storage, csi, tokens: Tokens::new(Arc::clone(&clock)), clock })
     }
 
     async fn make(&self, pod: &Pod, volume: &Volume) -> Result<Made, VolumeFailure> {

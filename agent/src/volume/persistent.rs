@@ -7,7 +7,7 @@
 //! ```
 //! Not for: which volume a claim gets (the controllers'), or whether the pod may have it (`claim`).
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
 
 use k8s_openapi::api::core::v1::{CSIVolumeSource, Pod, Volume};
 use orlop_model::quantities::Quantity as Amount;
@@ -23,6 +23,9 @@ use crate::{
     pod::desired::pod_ref,
     worker::ports::VolumeFailure,
 };
+
+/// How often a driver that wants it hears of its volumes again: about as often as a kubelet syncs a pod.
+const REPUBLISH: Duration = Duration::from_secs(60);
 
 impl Disk {
     /// Sets a claimed volume up.
@@ -166,8 +169,9 @@ impl Disk {
             let owned = blocking(move || fs_group::own_wished(&path, group)).await;
             owned.map_err(|error| failure("MountVolume.SetUp", name, error))?;
         }
+        let refresh_at = published.again.then(|| self.clock.now().checked_add(REPUBLISH).ok()).flatten();
         let place = if block { Place::Device(published.path) } else { Place::Directory(published.path) };
-        Ok(Made { read_only, grown: published.grown, ..Made::at(place) })
+        Ok(Made { read_only, refresh_at, grown: published.grown, ..Made::at(place) })
     }
 
     async fn local(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use crate::object::{Key, annotation, is_deleting, name};
+use crate::object::{Key, annotation, is_deleting, labels, name};
 use crate::volume::{SELECTED_NODE, claim_class, is_bound, matching, protect, provision, waits_for_consumer};
 
 /// What is bound for a pod when it gets its node.
@@ -153,8 +153,11 @@ impl Volumes {
         {
             return Ok(Binding::Promise(Arc::clone(claim), volume));
         }
-        let provisioner = self.classes.get(claim_class(claim)).map(|class| class.provisioner.as_str());
-        match provisioner.unwrap_or_default() {
+        let class = self.classes.get(claim_class(claim));
+        if class.is_some_and(|class| !is_allowed(class, node)) {
+            return Err(NONE_TO_BIND);
+        }
+        match class.map(|class| class.provisioner.as_str()).unwrap_or_default() {
             provision::NAME if !provision::serves(node) => Err(NONE_TO_BIND),
             other if other.is_empty() || other.starts_with("kubernetes.io/") => Err(NONE_TO_BIND),
             _ => Ok(Binding::Provision(Arc::clone(claim))),
@@ -179,6 +182,19 @@ impl Volumes {
     }
 }
 
+/// Whether volumes of a class may be made for a node (`allowedTopologies`).
+fn is_allowed(class: &StorageClass, node: &Node) -> bool {
+    let terms = class.allowed_topologies.as_deref().unwrap_or_default();
+    let labels = labels(&node.metadata);
+    terms.is_empty()
+        || terms.iter().any(|term| {
+            term.match_label_expressions
+                .iter()
+                .flatten()
+                .all(|wanted| labels.get(&wanted.key).is_some_and(|value| wanted.values.contains(value)))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +204,7 @@ mod tests {
         "{metadata: {name: orlop-local}, provisioner: orlop.dev/local, volumeBindingMode: WaitForFirstConsumer}",
         "{metadata: {name: static}, provisioner: kubernetes.io/no-provisioner, volumeBindingMode: WaitForFirstConsumer}",
         "{metadata: {name: now}, provisioner: example.org/x}",
+        "{metadata: {name: there}, provisioner: example.org/x, volumeBindingMode: WaitForFirstConsumer, allowedTopologies: [{matchLabelExpressions: [{key: n, values: [n2, n3]}]}]}",
     ];
 
     fn world(claim: &str, volume: &str) -> Volumes {
@@ -264,6 +281,7 @@ mod tests {
             )
         };
         check(&claim("orlop-local"), "", &["make", NONE_TO_BIND]);
+        check(&claim("there"), "", &[NONE_TO_BIND, "make"]);
         let volume = |class: &str| {
             format!(
                 "spec: {{storageClassName: {class}, accessModes: [ReadWriteOnce], capacity: {{storage: 1Gi}}, {ON_N2}}}, status: {{phase: Available}}"
