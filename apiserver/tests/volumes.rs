@@ -17,6 +17,8 @@ POST /apis/storage.k8s.io/v1/storageclasses /reclaimPolicy /volumeBindingMode
   {metadata: {name: old, annotations: {storageclass.kubernetes.io/is-default-class: 'false'}}, provisioner: p}
 POST /apis/storage.k8s.io/v1/storageclasses /reclaimPolicy /volumeBindingMode
   {metadata: {name: fast, annotations: {storageclass.kubernetes.io/is-default-class: 'true'}}, provisioner: p, volumeBindingMode: WaitForFirstConsumer}
+PATCH /apis/storage.k8s.io/v1/storageclasses/fast type=application/merge-patch+json /allowVolumeExpansion
+  {allowVolumeExpansion: true}
 POST /api/v1/namespaces/default/persistentvolumeclaims /spec/storageClassName
   {metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}
 POST /api/v1/namespaces/default/persistentvolumeclaims /spec/storageClassName
@@ -37,6 +39,10 @@ PATCH /api/v1/namespaces/default/persistentvolumeclaims/data type=application/me
   {spec: {resources: {requests: {storage: 2Gi}}}}
 PATCH /api/v1/namespaces/default/persistentvolumeclaims/data type=application/merge-patch+json
   {spec: {resources: {requests: {storage: 512Mi}}}}
+PATCH /apis/storage.k8s.io/v1/storageclasses/fast type=application/merge-patch+json /allowVolumeExpansion
+  {allowVolumeExpansion: false}
+PATCH /api/v1/namespaces/default/persistentvolumeclaims/data type=application/merge-patch+json
+  {spec: {resources: {requests: {storage: 3Gi}}}}
 DELETE /api/v1/namespaces/default/persistentvolumeclaims/data /metadata/finalizers
 PATCH /apis/storage.k8s.io/v1/storageclasses/fast type=application/merge-patch+json
   {provisioner: q}
@@ -45,6 +51,7 @@ PATCH /apis/storage.k8s.io/v1/storageclasses/fast type=application/merge-patch+j
             201 null Filesystem {"phase":"Pending"} ["kubernetes.io/pvc-protection"]
             201 Delete Immediate
             201 Delete WaitForFirstConsumer
+            200 true
             201 fast
             201
             422 Invalid PersistentVolumeClaim "bad" is invalid: [spec.accessModes: Unsupported value: "Maybe": supported values: "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod", spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes, spec.resources[storage]: Invalid value: "0": must be greater than zero, spec.volumeMode: Unsupported value: "Tape": supported values: "Block", "Filesystem"]
@@ -55,6 +62,8 @@ PATCH /apis/storage.k8s.io/v1/storageclasses/fast type=application/merge-patch+j
             200 Bound
             200 2Gi
             422 Invalid PersistentVolumeClaim "data" is invalid: spec.resources.requests.storage: Forbidden: field can not be less than status.capacity
+            200 false
+            403 Forbidden persistentvolumeclaims "data" is forbidden: only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize
             200 ["kubernetes.io/pvc-protection"]
             422 Invalid StorageClass.storage.k8s.io "fast" is invalid: provisioner: Forbidden: updates to provisioner are forbidden.
         "#]],

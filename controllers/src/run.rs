@@ -83,7 +83,7 @@ fn build(
         Controller::ClaimProtection => volume::protect::run_claims(client, cache).boxed(),
         Controller::VolumeProtection => volume::protect::run_volumes(client, cache).boxed(),
         Controller::EphemeralVolume => volume::ephemeral::run(client, cache, recorder).boxed(),
-        Controller::AttachDetach => volume::attach::run(client, cache).boxed(),
+        Controller::AttachDetach => volume::attach::run(client, cache, recorder).boxed(),
         Controller::LocalProvisioner => volume::provision::run(client, cache, recorder).boxed(),
         Controller::EventTtl => events::run(client).boxed(),
     }

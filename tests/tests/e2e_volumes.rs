@@ -216,6 +216,56 @@ fn volumes_that_an_operator_made() {
     assert!(host.join("some/where/file").exists());
 }
 
+/// A loop device over a file, for as long as it is kept.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Loop {
+        Loop(run(Command::new("losetup").args(["-f", "--show"]).arg(file)).text().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        run(Command::new("losetup").args(["-d", &self.0]));
+    }
+}
+
+#[test]
+#[ignore = "e2e tier"]
+fn devices_of_the_node_are_given_for_what_the_claim_says() {
+    let p = Playground::start();
+    let file = p.dir.join("disk");
+    fs::write(&file, [b'x'; 1 << 20]).unwrap();
+    let device = Loop::over(&file);
+    let node = p.kubectl(&["get", "node", "-o", "jsonpath={.items[0].metadata.name}"]).text();
+    p.apply(&format!(
+        "{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: disk}}, spec: {{capacity: {{storage: 5Gi}}, volumeMode: Block, accessModes: \
+         [ReadWriteOnce], storageClassName: '', nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/hostname, \
+         operator: In, values: [{node}]}}]}}]}}}}, local: {{path: {}}}}}}}",
+        device.0
+    ))
+    .text();
+    p.apply(&claim("disk", "storageClassName: '', volumeName: disk, volumeMode: Block")).text();
+    let pod = |name: &str, read_only: bool, script: &str| {
+        p.apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{restartPolicy: Never, terminationGracePeriodSeconds: 1, containers: [{{name: c, \
+             image: '{IMAGE}', command: [sh, -c, '{script}'], volumeDevices: [{{name: d, devicePath: /dev/disk}}]}}], \
+             volumes: [{{name: d, persistentVolumeClaim: {{claimName: disk, readOnly: {read_only}}}}}]}}}}"
+        ))
+        .text();
+        let done = p.wait_for(&["get", "pod", name, "-o", "jsonpath={.status.phase}"], |phase| {
+            matches!(phase, "Succeeded" | "Failed")
+        });
+        assert_eq!(done, "Succeeded", "{}", p.kubectl(&["logs", name]).text());
+    };
+    let write = "printf new | dd of=/dev/disk conv=notrunc";
+    pod("reader", true, &format!("head -c 3 /dev/disk | grep xxx && ! {write} 2> /dev/null"));
+    pod("writer", false, &format!("{write} && sync"));
+    assert!(fs::read(&file).unwrap().starts_with(b"new"));
+    p.kubectl(&["delete", "pod", "--all", "--timeout=30s"]).text();
+}
+
 /// A pod that was never scheduled cannot wait for a first consumer: its claim gets a volume by name.
 fn wait_ready_after(p: &Playground, pod: &str) {
     let text = p.wait_for(&["describe", "pod", pod], |text| text.contains("PVC is not bound"));
@@ -418,6 +468,10 @@ fn a_volume_is_attached_before_it_is_mounted_and_detached_after() {
     let patch = "{\"status\": {\"attached\": true, \"attachmentMetadata\": {\"lun\": \"7\"}}}";
     p.kubectl(&["patch", attachment, "--subresource=status", "--type=merge", "-p", patch]).text();
     wait_ready(&p, "p");
+    p.wait_for(&["describe", "pod", "p"], |text| {
+        text.contains("SuccessfulAttachVolume")
+            && text.contains("AttachVolume.Attach succeeded for volume \"far\"")
+    });
     let staged = driver.calls("stage far-handle");
     assert!(staged[0].contains("attached[lun=7]"), "{staged:?}");
     let unique = format!("kubernetes.io/csi/{NAME}^far-handle");

@@ -71,6 +71,7 @@ const DOORS: &[Door] = &[
             "agent/src/cri/",
             "agent/src/csi/",
             "agent/src/device/",
+            "agent/tests/",
             "cri/",
             "tests/src/bin/csi_driver/",
         ],

@@ -234,7 +234,7 @@ pub(super) async fn run(
         });
     }
     let storage: Arc<dyn StorageObjects> = Arc::new(ApiStorage(client.clone()));
-    csi::prepare(&settings.state_dir);
+    csi::prepare(&settings.state_dir, &config.kubelet_dir);
     let (name, dir) = (settings.node_name.clone(), settings.state_dir.clone());
     let csi = Arc::new(Csi::new(name, dir, Arc::clone(&storage)));
     if let Some(client) = &client {

@@ -25,6 +25,7 @@ use crate::cache::Cache;
 use crate::error::{SyncError, Trying, is_not_found, reason};
 use crate::object::{Key, is_deleting, is_finished, name, node_name};
 use crate::queue::Queue;
+use crate::record::Recorder;
 
 use super::protect::claims_of;
 use super::words::{is_bound, volume_name};
@@ -106,7 +107,8 @@ fn plan(
 }
 
 /// Attaches until dropped.
-pub(crate) async fn run(client: Client, cache: Arc<Cache>) {
+pub(crate) async fn run(client: Client, cache: Arc<Cache>, recorder: Recorder) {
+    let recorder = recorder.named("attachdetach-controller");
     let queue = Arc::new(Queue::default());
     let add = Arc::clone(&queue);
     cache.pods.on_change(move |old, new| {
@@ -127,7 +129,7 @@ pub(crate) async fn run(client: Client, cache: Arc<Cache>) {
         }
     });
     cache.synced().await;
-    queue.work("attachdetach", 4, |node| sync(&client, &cache, node)).await;
+    queue.work("attachdetach", 4, |node| sync(&client, &cache, &recorder, node)).await;
 }
 
 fn in_use(node: &Node) -> BTreeSet<String> {
@@ -135,7 +137,12 @@ fn in_use(node: &Node) -> BTreeSet<String> {
     listed.unwrap_or_default().into_iter().collect()
 }
 
-async fn sync(client: &Client, cache: &Cache, node: String) -> Result<Option<Duration>, SyncError> {
+async fn sync(
+    client: &Client,
+    cache: &Cache,
+    recorder: &Recorder,
+    node: String,
+) -> Result<Option<Duration>, SyncError> {
     let found = cache.nodes.get(&Key::new("", &*node));
     let wanted = if found.is_some() { wanted(cache, &node) } else { BTreeMap::new() };
     let known: Vec<_> = cache.attachments.list();
@@ -176,16 +183,49 @@ async fn sync(client: &Client, cache: &Cache, node: String) -> Result<Option<Dur
         }
     }
     match found {
-        Some(found) => tell_node(client, &found, &plan.attached).await.map(|()| None),
+        Some(found) => {
+            if tell_node(client, &found, &plan.attached).await? {
+                let told = attached_before(&found);
+                tell_pods(cache, recorder, &node, &wanted, &plan.attached - &told);
+            }
+            Ok(None)
+        }
         None => Ok(None),
     }
 }
 
-async fn tell_node(client: &Client, node: &Node, attached: &BTreeSet<String>) -> Result<(), SyncError> {
+/// What the node was told last.
+fn attached_before(node: &Node) -> BTreeSet<String> {
     let told = node.status.as_ref().and_then(|status| status.volumes_attached.clone()).unwrap_or_default();
-    let told: BTreeSet<_> = told.into_iter().map(|volume| volume.name).collect();
-    if told == *attached {
-        return Ok(());
+    told.into_iter().map(|volume| volume.name).collect()
+}
+
+fn tell_pods(
+    cache: &Cache,
+    recorder: &Recorder,
+    node: &str,
+    wanted: &BTreeMap<String, Wanted>,
+    fresh: BTreeSet<String>,
+) {
+    for volume in wanted.values().filter(|wanted| fresh.contains(&wanted.unique)).map(|wanted| &wanted.volume)
+    {
+        let uses = |pod: &&Arc<Pod>| {
+            node_name(pod) == Some(node)
+                && claims_of(pod)
+                    .filter_map(|key| cache.claims.get(&key))
+                    .any(|claim| volume_name(&claim) == volume)
+        };
+        for pod in cache.pods.list().iter().filter(uses) {
+            let text = format!("AttachVolume.Attach succeeded for volume \"{volume}\"");
+            recorder.normal(&**pod, "SuccessfulAttachVolume", text);
+        }
+    }
+}
+
+/// Whether there was something to tell.
+async fn tell_node(client: &Client, node: &Node, attached: &BTreeSet<String>) -> Result<bool, SyncError> {
+    if attached_before(node) == *attached {
+        return Ok(false);
     }
     let entry = |name: &String| AttachedVolume { name: name.clone(), device_path: String::new() };
     let list: Vec<_> = attached.iter().map(entry).collect();
@@ -193,8 +233,8 @@ async fn tell_node(client: &Client, node: &Node, attached: &BTreeSet<String>) ->
     let api = Api::<Node>::all(client.clone());
     let name = name(&node.metadata);
     match api.patch_status(name, &PatchParams::default(), &patch).await {
-        Err(error) if is_not_found(&error) => Ok(()),
-        answer => answer.trying(|| format!("say what is attached to {name}")).map(drop),
+        Err(error) if is_not_found(&error) => Ok(false),
+        answer => answer.trying(|| format!("say what is attached to {name}")).map(|_| true),
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::Surroundings;
 use super::super::causes::Causes;
 use super::super::fields::{or_text, text};
 use super::{access_modes, add_finalizer, mode_filesystem, positive, volume_mode};
-use crate::kinds::Hooks;
+use crate::kinds::{self, Hooks};
 use crate::rest::object;
 use crate::rest::status::Failure;
 
@@ -19,6 +19,7 @@ pub const CLAIM: Hooks = Hooks {
         or_text(object::child(claim, "status"), "phase", "Pending");
     },
     prepare_create,
+    prepare_update,
     validate: |claim, causes| spec(&claim["spec"], "spec", causes),
     validate_update,
     ..Hooks::NONE
@@ -55,6 +56,28 @@ fn prepare_create(claim: &mut Value, world: &dyn Surroundings) -> Result<(), Fai
     Ok(())
 }
 
+fn storage(claim: &Value) -> i128 {
+    let text = claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap_or_default();
+    Quantity::parse(text).map_or(0, |quantity| quantity.milli())
+}
+
+/// Upstream's admission plugin PersistentVolumeClaimResize.
+fn prepare_update(new: &mut Value, old: &Value, world: &dyn Surroundings) -> Result<(), Failure> {
+    if old["status"]["phase"] != "Bound" || storage(new) <= storage(old) {
+        return Ok(());
+    }
+    let class = world.get("storageclasses", "", text(&old["spec"], "storageClassName"));
+    if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+        return Ok(());
+    }
+    let detail = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must \
+        support resize";
+    match kinds::find("", "v1", "persistentvolumeclaims") {
+        Some(kind) => Err(Failure::forbidden(kind, object::name(new), detail)),
+        None => Ok(()),
+    }
+}
+
 /// The spec of a claim, or of a template for one.
 pub(in super::super) fn spec(spec: &Value, at: &str, causes: &mut Causes) {
     access_modes(spec, at, "at least 1 access mode is required", causes);
@@ -85,10 +108,6 @@ fn validate_update(new: &Value, old: &Value, causes: &mut Causes) {
         object::map(&mut is).remove("storageClassName");
     }
     let bound = old["status"]["phase"] == "Bound";
-    let storage = |claim: &Value| {
-        let text = claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap_or_default();
-        Quantity::parse(text).map_or(0, |quantity| quantity.milli())
-    };
     if bound {
         for spec in [&mut was, &mut is] {
             let spec = object::map(spec);
