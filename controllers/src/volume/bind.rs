@@ -320,7 +320,7 @@ fn is_below_tmp(path: &str) -> bool {
     below && path.split('/').all(|part| part != "..")
 }
 
-/// For tests and logs.
+/// One step a line.
 #[cfg(test)]
 pub(super) fn text(steps: &[Step]) -> String {
     steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")

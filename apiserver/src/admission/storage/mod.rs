@@ -88,7 +88,7 @@ fn volume_mode(spec: &Value, at: &str, causes: &mut Causes) {
     }
 }
 
-/// A quantity that is there and not positive.
+/// A quantity, where there is one, is more than nothing.
 fn positive(value: &Value, field: &str, causes: &mut Causes) {
     let Some(text) = value.as_str() else { return };
     if Quantity::parse(text).is_ok_and(|quantity| quantity.milli() <= 0) {
@@ -108,7 +108,7 @@ fn immutable_at(new: &Value, old: &Value, field: &str, causes: &mut Causes) {
     }
 }
 
-/// Fields that are there from the start.
+/// Keeps an object until its protector lets it go (StorageObjectInUseProtection).
 fn add_finalizer(object: &mut Value, finalizer: &str) {
     let metadata = crate::rest::object::metadata(object);
     or(metadata, "finalizers", json!([]));
