@@ -13,9 +13,12 @@
 //! interface asks of drivers. Not for: which volume a pod gets, or attaching (a controller's).
 
 mod driver;
+mod places;
 mod publish;
 mod registry;
+mod room;
 mod shared;
+mod take_back;
 mod transport;
 mod words;
 
@@ -27,8 +30,10 @@ use std::{
 
 use tokio::sync::watch;
 
-pub use publish::{CsiFailure, Published, Request, Room, left_in_use};
+pub use publish::{CsiFailure, Published, Request};
 pub use registry::run;
+pub use room::Room;
+pub use take_back::left_in_use;
 pub use words::Source;
 
 use crate::volume::storage::StorageObjects;

@@ -1,39 +1,24 @@
-//! Mounting volumes through drivers, and taking them back.
+//! Mounting volumes through drivers.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::PathBuf};
 
-use futures::future::join_all;
 use k8s_openapi::api::{
     core::v1::{Pod, SecretReference},
     storage::v1::CSIDriver,
 };
 use orlop_cri_api::csi::{
-    CapacityRange, NodeExpandVolumeRequest, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
-    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
-    node_service_capability::rpc::Type as Rpc, volume_usage::Unit,
+    CapacityRange, NodeExpandVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
+    node_service_capability::rpc::Type as Rpc,
 };
 
 use serde_json::json;
 
 use super::{
     Csi,
-    driver::Driver,
+    places::{keep, make_dir, text},
     words::{self, Source, Use, VolData},
 };
-use crate::{
-    pod::desired::pod_ref,
-    volume::{
-        persistent::write_private,
-        sub_path::{detach, is_mount_root},
-    },
-    worker::ports::TokenRequest,
-};
-
-const RECORD: &str = "vol_data.json";
+use crate::{pod::desired::pod_ref, volume::sub_path::is_mount_root, worker::ports::TokenRequest};
 
 /// A volume that a pod needs.
 pub struct Request<'a> {
@@ -81,58 +66,11 @@ pub struct CsiFailure {
     pub error: String,
 }
 
-/// Free and used room of a volume, as its driver counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
-    /// Bytes: all, free, used.
-    pub bytes: (i64, i64, i64),
-    /// Files: all, free, used.
-    pub inodes: (i64, i64, i64),
-}
-
-/// Paths of one volume for one pod.
-struct Places {
-    /// Handed to the driver.
-    staging: PathBuf,
-    staged_record: PathBuf,
-    target: PathBuf,
-    record: PathBuf,
-}
-
 fn failed(step: &'static str) -> impl Fn(String) -> CsiFailure {
     move |error| CsiFailure { step, error }
 }
 
 impl Csi {
-    fn plugins(&self) -> PathBuf {
-        self.state_dir.join("plugins/kubernetes.io/csi")
-    }
-
-    fn pods(&self) -> PathBuf {
-        self.state_dir.join("pods")
-    }
-
-    fn places(&self, uid: &str, name: &str, driver: &str, handle: &str, block: bool) -> Places {
-        let (plugins, pod) = (self.plugins(), self.pods().join(uid));
-        if block {
-            let devices = plugins.join("volumeDevices");
-            return Places {
-                staging: devices.join("staging").join(name),
-                staged_record: devices.join(name).join("data").join(RECORD),
-                target: devices.join("publish").join(name).join(uid),
-                record: pod.join("volumeDevices/kubernetes.io~csi").join(name).join(RECORD),
-            };
-        }
-        let staged = plugins.join(driver).join(words::staged_name(handle));
-        let own = pod.join("volumes/kubernetes.io~csi").join(name);
-        Places {
-            staging: staged.join("globalmount"),
-            staged_record: staged.join(RECORD),
-            target: own.join("mount"),
-            record: own.join(RECORD),
-        }
-    }
-
     /// Brings a volume to a pod; what is there already stays.
     ///
     /// # Errors
@@ -305,231 +243,5 @@ impl Csi {
         found
             .map(|secret| words::secrets(&secret))
             .map_err(|error| format!("failed to get secret {namespace}/{name}: {error}"))
-    }
-
-    /// Takes all volumes of a pod back. `known` says driver and handle of a volume whose own record cannot be read.
-    ///
-    /// # Errors
-    /// All that went wrong; a next try goes on with the rest.
-    pub async fn unpublish_pod(
-        &self,
-        uid: &str,
-        known: impl Fn(&str) -> Option<(String, String)> + Sync,
-    ) -> Result<(), String> {
-        let pod = self.pods().join(uid);
-        let mut jobs = Vec::new();
-        for (kind, block) in [("volumes", false), ("volumeDevices", true)] {
-            for dir in children(&pod.join(kind).join("kubernetes.io~csi")) {
-                let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let recorded = read(&dir.join(RECORD)).map(|data| (data.driver_name, data.volume_handle));
-                let volume = recorded.or_else(|| known(&name));
-                jobs.push(async move {
-                    match volume {
-                        Some((driver, handle)) => self.unpublish(uid, &name, &driver, &handle, block).await,
-                        None => {
-                            tracing::warn!(
-                                uid,
-                                volume = name,
-                                "nobody knows whose volume this was: only unmounted"
-                            );
-                            clear(&dir.join("mount"), &dir)
-                        }
-                    }
-                });
-            }
-        }
-        let failures: Vec<_> = join_all(jobs).await.into_iter().filter_map(Result::err).collect();
-        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
-    }
-
-    async fn unpublish(
-        &self,
-        uid: &str,
-        name: &str,
-        driver_name: &str,
-        handle: &str,
-        block: bool,
-    ) -> Result<(), String> {
-        let turn = self.turn(driver_name, handle);
-        let _turn = turn.lock().await;
-        let places = self.places(uid, name, driver_name, handle, block);
-        let failed = |error: String| format!("UnmountVolume.TearDown failed for volume \"{name}\" : {error}");
-        let driver = self.driver(driver_name).map_err(failed)?;
-        let request =
-            NodeUnpublishVolumeRequest { volume_id: handle.to_owned(), target_path: text(&places.target) };
-        driver.unpublish(request).await.map_err(failed)?;
-        clear(&places.target, places.record.parent().unwrap_or(&places.record)).map_err(failed)?;
-        self.unstage(&driver, driver_name, handle, &places).await
-    }
-
-    /// With the last pod, the volume goes from the node.
-    async fn unstage(
-        &self,
-        driver: &Driver,
-        name: &str,
-        handle: &str,
-        places: &Places,
-    ) -> Result<(), String> {
-        if self.is_used(name, handle) {
-            return Ok(());
-        }
-        if read(&places.staged_record).is_some() || places.staging.exists() {
-            let staging_target_path = text(&places.staging);
-            let request = NodeUnstageVolumeRequest { volume_id: handle.to_owned(), staging_target_path };
-            let failed =
-                |error| format!("UnmountVolume.UnmountDevice failed for volume {handle:?} : {error}");
-            driver.unstage(request).await.map_err(failed)?;
-            clear(&places.staging, places.staged_record.parent().unwrap_or(&places.staging))
-                .map_err(failed)?;
-        }
-        let unique = words::unique_name(name, handle);
-        self.in_use.send_if_modified(|in_use| in_use.remove(&unique));
-        Ok(())
-    }
-
-    /// Whether any pod on the disk has the volume, or is about to.
-    fn is_used(&self, driver: &str, handle: &str) -> bool {
-        children(&self.pods()).iter().any(|pod| {
-            ["volumes/kubernetes.io~csi", "volumeDevices/kubernetes.io~csi"].iter().any(|kind| {
-                children(&pod.join(kind))
-                    .iter()
-                    .filter_map(|volume| read(&volume.join(RECORD)))
-                    .any(|data| data.driver_name == driver && data.volume_handle == handle)
-            })
-        })
-    }
-
-    /// Takes back what no pod uses, whoever left it.
-    pub(super) async fn sweep(&self, name: &str) {
-        let Ok(driver) = self.driver(name) else { return };
-        for staged in children(&self.plugins().join(name)) {
-            let Some(data) = read(&staged.join(RECORD)).filter(|data| data.driver_name == name) else {
-                continue;
-            };
-            let turn = self.turn(name, &data.volume_handle);
-            let _turn = turn.lock().await;
-            let places = self.places("", &data.spec_vol_id, name, &data.volume_handle, false);
-            if let Err(error) = self.unstage(&driver, name, &data.volume_handle, &places).await {
-                tracing::warn!(
-                    driver = name,
-                    volume = data.volume_handle,
-                    error,
-                    "a volume that nobody uses"
-                );
-            }
-        }
-    }
-
-    /// The room in a volume of a pod, by the name of the persistent volume; nothing where the driver does not count.
-    pub async fn room(&self, uid: &str, name: &str) -> Option<Room> {
-        let dir = self.pods().join(uid).join("volumes/kubernetes.io~csi").join(name);
-        let data = read(&dir.join(RECORD))?;
-        let driver = self.driver(&data.driver_name).ok().filter(|driver| driver.can(Rpc::GetVolumeStats))?;
-        let request = NodeGetVolumeStatsRequest {
-            volume_id: data.volume_handle,
-            volume_path: text(&dir.join("mount")),
-            staging_target_path: String::new(),
-        };
-        let mut room = Room::default();
-        for usage in driver.stats(request).await.ok()?.usage {
-            let amounts = (usage.total, usage.available, usage.used);
-            match usage.unit() {
-                Unit::Bytes => room.bytes = amounts,
-                Unit::Inodes => room.inodes = amounts,
-                Unit::Unknown => {}
-            }
-        }
-        Some(room)
-    }
-}
-
-/// Attachable volumes that pods had when the agent before this one ended: until they are taken back, nobody may detach
-/// them.
-#[must_use]
-pub fn left_in_use(state_dir: &Path) -> BTreeSet<String> {
-    let volumes = children(&state_dir.join("pods")).into_iter().flat_map(|pod| {
-        let kinds = ["volumes/kubernetes.io~csi", "volumeDevices/kubernetes.io~csi"];
-        kinds.into_iter().flat_map(move |kind| children(&pod.join(kind)))
-    });
-    let records = volumes.filter_map(|volume| read(&volume.join(RECORD)));
-    let attached = records.filter(|data| !data.attachment_id.is_empty());
-    attached.map(|data| words::unique_name(&data.driver_name, &data.volume_handle)).collect()
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn keep(record: &Path, data: &VolData) -> Result<(), String> {
-    let content = serde_json::to_vec(data).map_err(|error| error.to_string())?;
-    write_private(record, &content)
-}
-
-/// What cannot be read is as good as not there.
-fn read(record: &Path) -> Option<VolData> {
-    serde_json::from_slice(&fs::read(record).ok()?).ok()
-}
-
-fn make_dir(path: &Path) -> Result<(), String> {
-    let mut builder = fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o750);
-    builder.recursive(true).create(path).map_err(|error| format!("make {}: {error}", path.display()))
-}
-
-fn children(path: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(path).into_iter().flatten();
-    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
-}
-
-/// Removes an empty mount point and the directory with the record. Never what is in a volume: a directory that still
-/// holds something is an error.
-fn clear(target: &Path, dir: &Path) -> Result<(), String> {
-    let clear = || -> io::Result<()> {
-        detach(target)?;
-        let gone = |result: io::Result<()>| match result {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        };
-        match fs::symlink_metadata(target) {
-            Ok(found) if found.is_dir() => gone(fs::remove_dir(target))?,
-            Ok(_) => gone(fs::remove_file(target))?,
-            Err(_) => {}
-        }
-        gone(fs::remove_file(dir.join(RECORD)))?;
-        gone(fs::remove_file(dir.join("vol_data.new")))?;
-        gone(fs::remove_dir(dir))
-    };
-    clear().map_err(|error| format!("remove {}: {error}", dir.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broken_record_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let record = dir.path().join("x").join(RECORD);
-        assert!(read(&record).is_none());
-        let data = VolData {
-            spec_vol_id: "pv".into(),
-            volume_handle: "h".into(),
-            driver_name: "d".into(),
-            node_name: "n".into(),
-            attachment_id: String::new(),
-            volume_lifecycle_mode: String::new(),
-        };
-        keep(&record, &data).unwrap();
-        assert_eq!(read(&record), Some(data));
-        fs::write(&record, "{\"volumeHandle\": ").unwrap();
-        assert!(read(&record).is_none());
-        // Data that is in the way stays.
-        let target = record.with_file_name("mount");
-        fs::create_dir_all(target.join("precious")).unwrap();
-        clear(&target, record.parent().unwrap()).unwrap_err();
-        assert!(target.join("precious").exists());
-        fs::remove_dir(target.join("precious")).unwrap();
-        clear(&target, record.parent().unwrap()).unwrap();
-        assert!(!record.parent().unwrap().exists());
     }
 }
