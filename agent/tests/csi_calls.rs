@@ -23,6 +23,7 @@ use kube::{Api, Client, api::PostParams};
 use orlop::{
     csi::{self, Csi, Request, Source},
     source::{objects::ApiObjects, storage::ApiStorage},
+    worker::ports::Clock,
 };
 use orlop_apiserver::{ApiServer, Identity};
 use orlop_cri_api::{
@@ -191,6 +192,14 @@ async fn until<T>(what: &str, probe: impl AsyncFn() -> Option<T>) -> T {
     panic!("{what} did not happen");
 }
 
+struct Now;
+
+impl Clock for Now {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
 #[tokio::test]
 async fn a_driver_is_asked_what_the_interface_says() {
     let dir = tempfile::tempdir().unwrap();
@@ -226,9 +235,10 @@ async fn a_driver_is_asked_what_the_interface_says() {
     let path = socket.clone();
     let server = tokio::spawn(async move { serve(served, &path).await });
     let (changes, _heard) = tokio::sync::mpsc::unbounded_channel();
-    let objects = Arc::new(ApiObjects::new(node.clone(), changes));
-    let csi = Arc::new(Csi::new("n".into(), state.clone(), Arc::new(ApiStorage(node.clone())), objects));
-    let running = tokio::spawn(csi::run(Arc::clone(&csi), node));
+    let objects = Arc::new(ApiObjects::new(node.clone(), changes, None, Arc::new(Now)));
+    let csi =
+        Arc::new(Csi::new("n".into(), state.clone(), Arc::new(ApiStorage(Some(node.clone()))), objects));
+    let running = tokio::spawn(csi::run(Arc::clone(&csi), node, state.clone()));
     let nodes = Api::<CSINode>::all(admin);
     let drivers = async |count: usize| {
         until("the driver in CSINode", async || {

@@ -170,7 +170,7 @@ impl Node {
             allowed_unsafe_sysctls: Vec::new(),
         };
         let storage = Arc::new(Storage(objects(dir.path())));
-        let csi = Csi::new("n".into(), settings.state_dir.clone(), storage.clone());
+        let csi = Csi::new("n".into(), settings.state_dir.clone(), storage.clone(), Arc::new(Api));
         let disk =
             Disk::open(Arc::new(settings), Arc::new(Api), storage, Arc::new(csi), Arc::new(Api)).unwrap();
         Node { dir, disk }

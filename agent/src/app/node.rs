@@ -236,7 +236,7 @@ pub(super) async fn run(
     let storage: Arc<dyn StorageObjects> = Arc::new(ApiStorage(client.clone()));
     csi::prepare(&settings.state_dir, &config.kubelet_dir);
     let (name, dir) = (settings.node_name.clone(), settings.state_dir.clone());
-    let csi = Arc::new(Csi::new(name, dir, Arc::clone(&storage)));
+    let csi = Arc::new(Csi::new(name, dir, Arc::clone(&storage), Arc::new(objects.clone())));
     if let Some(client) = &client {
         tasks.spawn(own_dirs::run(client.clone(), Arc::clone(&settings)));
         tasks.spawn(csi::run(Arc::clone(&csi), client.clone(), config.kubelet_dir.clone()));

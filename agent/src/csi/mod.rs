@@ -36,7 +36,7 @@ pub use room::Room;
 pub use take_back::left_in_use;
 pub use words::Source;
 
-use crate::volume::storage::StorageObjects;
+use crate::{volume::storage::StorageObjects, worker::ports::Objects};
 
 /// Makes the directories that drivers use; before anything is mounted below.
 pub fn prepare(state_dir: &Path, kubelet_dir: &Path) {
@@ -57,6 +57,7 @@ pub struct Csi {
     node: String,
     state_dir: PathBuf,
     storage: Arc<dyn StorageObjects>,
+    objects: Arc<dyn Objects>,
     drivers: Mutex<BTreeMap<String, Arc<driver::Driver>>>,
     /// One at a time for each volume: staging is shared by pods.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -66,9 +67,14 @@ pub struct Csi {
 impl Csi {
     /// Without drivers yet.
     #[must_use]
-    pub fn new(node: String, state_dir: PathBuf, storage: Arc<dyn StorageObjects>) -> Csi {
+    pub fn new(
+        node: String,
+        state_dir: PathBuf,
+        storage: Arc<dyn StorageObjects>,
+        objects: Arc<dyn Objects>,
+    ) -> Csi {
         let in_use = watch::Sender::new(left_in_use(&state_dir));
-        Csi { node, state_dir, storage, drivers: Mutex::default(), turns: Mutex::default(), in_use }
+        Csi { node, state_dir, storage, objects, drivers: Mutex::default(), turns: Mutex::default(), in_use }
     }
 
     /// Attachable volumes that pods use or are about to, as `status.volumesInUse` names them.
