@@ -9,21 +9,26 @@ mod images;
 mod resize;
 mod restart;
 mod start;
+mod table;
 
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr, sync::Arc, time::Duration};
 
 use expect_test::Expect;
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
 use crate::pod::{
     allocation::{Allocation, Granted},
-    desired::Desired,
+    desired::{Desired, Kind},
     ending::Ending,
     events::{Event, Resized},
-    machine::{Container, ContainerState, Exit},
-    observed::{Ended, ImageTrouble, Images, Instance, Life, Observed, Unhealthy, Volumes},
-    plan::plan,
+    machine::{Container, ContainerState, Exit, Sandbox},
+    observed::{
+        Ended, ImageState, ImageTrouble, Images, Instance, Instances, Life, Observed, Step, Unhealthy,
+        Volumes,
+    },
+    plan::{Plan, plan},
+    resize::Pending,
     settings::Settings,
     status::{is_end, is_terminal, status},
 };
@@ -63,10 +68,9 @@ impl Story {
         writeln!(self.out, "> {line}").unwrap();
         for event in line.split("; ") {
             self.event(event);
-            let plan = plan(&self.desired, &self.observed, self.now);
+            let plan = self.plan();
             for action in &plan.actions {
                 writeln!(self.out, "  {action}").unwrap();
-                self.observed.started(action, self.now);
             }
             if plan.finished {
                 writeln!(self.out, "  finished").unwrap();
@@ -76,10 +80,84 @@ impl Story {
                 writeln!(self.out, "  look again in {wait}ms").unwrap();
             }
         }
+        self.tell();
+        self.out += &summary(&self.told);
+    }
+
+    fn plan(&mut self) -> Plan {
+        let plan = plan(&self.desired, &self.observed, self.now);
+        plan.actions.iter().for_each(|action| self.observed.started(action, self.now));
+        plan
+    }
+
+    fn tell(&mut self) {
         let settings = Settings::for_tests();
         self.told = status(&self.desired, &self.observed, &self.told, &settings, self.now);
         self.observed.over |= is_terminal(self.told.phase.as_deref());
-        self.out += &summary(&self.told);
+    }
+
+    /// As the worker does it: one event, a plan, a status. What was planned on the way is in the plan.
+    fn live(&mut self, event: &str) -> Plan {
+        if let Some(times) = event.strip_prefix("crash c ") {
+            // Each time as soon as the back-off lets it.
+            for _ in 0..times.parse().unwrap() {
+                let wake = self.live("exit c 1").wake_at;
+                self.now = self.now.max(wake.unwrap_or(self.now));
+                self.live("begin");
+                self.live("run");
+            }
+            return Plan::default();
+        }
+        if event != "run" {
+            self.event(event);
+        }
+        let mut whole = self.plan();
+        self.tell();
+        for _ in 0..if event == "run" { 99 } else { 0 } {
+            let under_way = self.under_way();
+            if under_way.is_empty() {
+                break;
+            }
+            under_way.iter().for_each(|event| self.event(event));
+            let next = self.plan();
+            self.tell();
+            whole.actions.extend(next.actions);
+            (whole.wake_at, whole.finished) = (next.wake_at, next.finished);
+        }
+        whole
+    }
+
+    /// How all that is under way ends well.
+    fn under_way(&self) -> Vec<String> {
+        let Observed { sandbox, network, volumes, resizing, .. } = &self.observed;
+        let deleting = self.desired.deleting();
+        let removed = if deleting { "volumes-removed" } else { "cleared" };
+        let steps = [
+            (matches!(volumes, Step::Making { .. }), "volumes"),
+            (matches!(volumes, Step::Undoing), removed),
+            (matches!(sandbox, Step::Making { .. }), "sandbox"),
+            (matches!(sandbox, Step::Undoing), "sandbox-removed"),
+            (matches!(network, Step::Making { .. }), "network"),
+            (*resizing, "resized well"),
+        ];
+        let mut events: Vec<_> = steps.into_iter().filter(|(on, _)| *on).map(|(_, e)| e.to_owned()).collect();
+        for (name, instances) in &self.observed.containers {
+            let kind = self.desired.container(name).map(|(kind, _)| kind);
+            if matches!(instances.image, ImageState::Ensuring { .. }) {
+                events.push(format!("image {name}"));
+            }
+            if instances.starting {
+                events.push(format!("started {name}"));
+            } else if instances.hook {
+                events.push(format!("hook {name} passed"));
+            } else if kind == Some(Kind::Init) && instances.running().is_some() {
+                events.push(format!("exit {name} 0"));
+            }
+            if instances.removing {
+                events.push(format!("removed {name} {}", instances.garbage[0]));
+            }
+        }
+        events
     }
 
     fn ending(&self, grace: Option<Duration>) -> Event {
@@ -92,7 +170,8 @@ impl Story {
         let event = match words[..] {
             ["begin"] => return,
             ["wait", seconds] => {
-                self.now += Duration::from_secs(seconds.parse().unwrap());
+                // Also backwards: the clock of a node may be set.
+                self.now += SignedDuration::from_secs(seconds.parse().unwrap());
                 return;
             }
             ["delete", grace] => {
@@ -115,8 +194,8 @@ impl Story {
                 self.edit(|pod| pod.spec.as_mut().unwrap().containers[0].image = Some(image.into()));
                 return;
             }
-            ["resources", c, resources] => {
-                let resources = Some(serde_norway::from_str(resources).unwrap());
+            ["resources", c, ref resources @ ..] => {
+                let resources = Some(serde_norway::from_str(&resources.join(" ")).unwrap());
                 self.edit(|pod| {
                     let spec = pod.spec.as_mut().unwrap();
                     let mut all = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
@@ -151,6 +230,87 @@ impl Story {
                 }
                 return;
             }
+            ["end", reason] => {
+                let reason = ["Preempting", "Terminated"].into_iter().find(|known| *known == reason).unwrap();
+                let message = "The node ends it.".into();
+                Event::End(Box::new(Ending { reason, message, grace: None }))
+            }
+            ["refuse", reason] => {
+                self.observed.refused = Some((reason.into(), "no room".into()));
+                return;
+            }
+            // The agent begins anew: what it knows is what it told and what still runs.
+            ["restart"] => {
+                self.restart(true);
+                return;
+            }
+            ["reboot"] => {
+                self.restart(false);
+                return;
+            }
+            ["static"] => {
+                self.edit(|pod| {
+                    let source = ("kubernetes.io/config.source".to_owned(), "file".to_owned());
+                    pod.metadata.annotations = Some(BTreeMap::from([source]));
+                });
+                return;
+            }
+            ["condition", kind, value] => {
+                self.condition(kind, value);
+                return;
+            }
+            ["grace", seconds] => {
+                let seconds = Some(seconds.parse().unwrap());
+                self.edit(|pod| pod.spec.as_mut().unwrap().termination_grace_period_seconds = seconds);
+                return;
+            }
+            ["pending", reason] => {
+                let reason = if reason == "Deferred" { "Deferred" } else { "Infeasible" };
+                self.desired.pending = Some(Pending { reason, message: "no room".into() });
+                return;
+            }
+            ["granted-pending"] => {
+                self.desired.pending = None;
+                return;
+            }
+            ["obey"] => {
+                let mut names = Vec::new();
+                for (name, instances) in &self.observed.containers {
+                    names.extend(instances.stopping.and(instances.running()).map(|_| name.clone()));
+                }
+                names.iter().for_each(|name| self.event(&format!("exit {name} 143")));
+                return;
+            }
+            ["oom", c] => {
+                let exit = Exit { oom_killed: true, ..self.exit(137) };
+                Event::Exited { id: self.id(c), exit, message: None }
+            }
+            // A child of it was killed, and it went on to end well.
+            ["oom-child", c] => {
+                let exit = Exit { oom_killed: true, ..self.exit(0) };
+                Event::Exited { id: self.id(c), exit, message: None }
+            }
+            ["startup", c] => Event::StartupPassed { id: self.id(c) },
+            ["unready", c] => Event::Ready { id: self.id(c), ready: false },
+            ["unhealthy", c, "startup"] => Event::Unhealthy { id: self.id(c), why: Unhealthy::Startup },
+            ["create-error", c] => Event::StartFailed {
+                container: c.into(),
+                reason: "CreateContainerError",
+                message: "no".into(),
+                instance: None,
+            },
+            ["network", "fail"] => Event::NetworkAttached(Err("no".into())),
+            ["objects-changed"] => Event::ObjectsChanged,
+            ["image", c, "bad", reason] => {
+                let known = ["InvalidImageName", "ImageInspectError"];
+                let reason = known.into_iter().find(|known| *known == reason).unwrap();
+                Event::ImageEnsured {
+                    container: c.into(),
+                    result: Err(self.no_image(c, None, reason, "bad")),
+                }
+            }
+            ["sandbox-removed", "fail"] => Event::SandboxRemoved(Err("busy".into())),
+            ["volumes-removed", "fail"] => Event::VolumesRemoved(Err("busy".into())),
             ["volumes"] => Event::VolumesMade(Ok(Arc::new(Volumes::default()))),
             ["volumes", "fail"] => Event::VolumesMade(Err("no".into())),
             ["sandbox"] => Event::SandboxCreated(Ok(Some("/ns".into()))),
@@ -200,17 +360,11 @@ impl Story {
                 }
             }
             ["exit", c, code] => {
-                let id = self.observed.container(c).current.as_ref().unwrap().id.clone();
-                Event::Exited { id, exit: self.exit(code.parse().unwrap()), message: None }
+                let exit = self.exit(code.parse().unwrap());
+                Event::Exited { id: self.id(c), exit, message: None }
             }
-            ["unhealthy", c] => {
-                let id = self.observed.container(c).current.as_ref().unwrap().id.clone();
-                Event::Unhealthy { id, why: Unhealthy::Liveness }
-            }
-            ["ready", c] => {
-                let id = self.observed.container(c).current.as_ref().unwrap().id.clone();
-                Event::Ready { id, ready: true }
-            }
+            ["unhealthy", c] => Event::Unhealthy { id: self.id(c), why: Unhealthy::Liveness },
+            ["ready", c] => Event::Ready { id: self.id(c), ready: true },
             ["removed", c, id] => Event::ContainerRemoved { container: c.into(), id: id.into() },
             ["sandbox-removed"] => Event::SandboxRemoved(Ok(())),
             ["volumes-removed"] => Event::VolumesRemoved(Ok(())),
@@ -231,6 +385,53 @@ impl Story {
         let own = || self.desired.container(container).and_then(|(_, c)| c.image.clone()).unwrap_or_default();
         let reference = other.map_or_else(own, str::to_owned);
         ImageTrouble { reference, reason, message: text.into() }
+    }
+
+    fn id(&self, container: &str) -> String {
+        self.observed.container(container).current.as_ref().unwrap().id.clone()
+    }
+
+    fn condition(&mut self, kind: &str, value: &str) {
+        let condition = PodCondition { type_: kind.into(), status: value.into(), ..PodCondition::default() };
+        self.told.conditions.get_or_insert_default().retain(|known| known.type_ != kind);
+        self.edit(|pod| {
+            let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+            conditions.retain(|known| known.type_ != kind);
+            conditions.push(condition);
+        });
+    }
+
+    /// With what the shim still has, or without.
+    fn restart(&mut self, machine: bool) {
+        let told = Some(self.told.clone());
+        self.edit(|pod| pod.status = told);
+        let found = |instance: &Instance| Container {
+            id: instance.id.clone(),
+            name: instance.id.rsplit_once('-').unwrap().0.into(),
+            attempt: instance.attempt,
+            image_ref: instance.image_ref.clone(),
+            image_id: instance.image_id.clone(),
+            user: None,
+            tty: false,
+            log_path: instance.log_path.clone(),
+            state: match &instance.life {
+                Life::Running { started_at } => ContainerState::Running { pid: 1, started_at: *started_at },
+                Life::Ended(ended) => ContainerState::Exited(ended.exit.clone()),
+            },
+            labels: BTreeMap::new(),
+        };
+        let all = self.observed.containers.values();
+        let containers = all.flat_map(|i| i.last.iter().chain(&i.current)).map(found).collect();
+        let sandbox = self.observed.sandbox.done().filter(|_| machine).map(|netns| Sandbox {
+            pod: self.desired.pod_ref(),
+            netns: netns.clone(),
+            created_at: self.now,
+            shim_alive: true,
+            containers,
+            labels: BTreeMap::from([Allocation::of(self.desired.spec()).to_label()]),
+        });
+        self.observed = Observed::adopt(&self.desired, sandbox, None);
+        self.observed.started_at.get_or_insert(self.now);
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut Pod)) {
@@ -289,7 +490,7 @@ fn state(status: &ContainerStatus) -> String {
     let state = status.state.clone().unwrap_or_default();
     let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
     let mut text = if state.running.is_some() {
-        "running".into()
+        if status.started == Some(false) { "running, not started".into() } else { String::from("running") }
     } else if let Some(ended) = state.terminated {
         format!("terminated {} {}", ended.reason.unwrap_or_default(), ended.exit_code)
     } else {
