@@ -80,6 +80,12 @@ impl Causes {
         self.push("FieldValueTooLong", field, with_detail("Too long".into(), detail));
     }
 
+    /// A list longer than allowed.
+    pub fn too_many(&mut self, field: impl Into<String>, count: usize, most: usize) {
+        let detail = format!("must have at most {most} items");
+        self.push("FieldValueTooMany", field, with_detail(format!("Too many: {count}"), &detail));
+    }
+
     /// All findings as one text: `a: x`, or `[a: x, b: y]`.
     pub fn text(&self) -> String {
         let mut lines: Vec<String> = Vec::new();

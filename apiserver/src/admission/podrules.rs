@@ -5,6 +5,7 @@ mod ephemeral;
 mod handlers;
 mod network;
 mod placement;
+mod restart;
 mod security;
 mod volumes;
 
@@ -44,7 +45,7 @@ pub(super) fn validate(spec: &Value, at: &str, causes: &mut Causes) {
         for (i, c) in items(spec, list).iter().enumerate() {
             let field = format!("{at}.{list}[{i}]");
             name(c, &field, &mut seen, causes);
-            restart_policy(c, list == "initContainers", &field, causes);
+            restart::validate(c, &field, causes);
             container(c, spec, &field, &volumes, causes);
         }
     }
@@ -120,17 +121,6 @@ fn one_of(object: &Value, key: &str, at: &str, supported: &[&str], causes: &mut 
         causes.required(format!("{at}.{key}"), "");
     } else if !supported.contains(&value) {
         causes.not_supported(format!("{at}.{key}"), &value.into(), supported);
-    }
-}
-
-/// Only sidecars have a policy of their own.
-fn restart_policy(container: &Value, init: bool, at: &str, causes: &mut Causes) {
-    let Some(policy) = container.get("restartPolicy").filter(|policy| !policy.is_null()) else { return };
-    let field = format!("{at}.restartPolicy");
-    if !init {
-        causes.forbidden(field, "may not be set for non-init containers");
-    } else if policy != "Always" {
-        causes.not_supported(field, policy, &["Always"]);
     }
 }
 

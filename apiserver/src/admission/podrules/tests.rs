@@ -139,12 +139,10 @@ fn handlers() {
             ),
             ("c", "{readinessProbe: {tcpSocket: {}, terminationGracePeriodSeconds: 5}}"),
             ("c", "{lifecycle: {preStop: {}, postStart: {sleep: {seconds: 31}}}}"),
-            ("c", "{restartPolicy: Always}"),
             (
                 "spec",
                 "{initContainers: [{name: i, image: i, livenessProbe: {exec: {command: [a]}}, lifecycle: {preStop: {exec: {command: [a]}}}}]}",
             ),
-            ("spec", "{initContainers: [{name: i, image: i, restartPolicy: Never}]}"),
         ],
         expect![[r#"
             spec.containers[0].livenessProbe.exec.command: Required value
@@ -152,9 +150,7 @@ fn handlers() {
             [spec.containers[0].livenessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type, spec.containers[0].livenessProbe.terminationGracePeriodSeconds: Invalid value: 0: must be greater than 0]
             [spec.containers[0].readinessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, inclusive, spec.containers[0].readinessProbe.terminationGracePeriodSeconds: Invalid value: 5: must not be set for readinessProbes]
             [spec.containers[0].lifecycle.postStart.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30), spec.containers[0].lifecycle.preStop: Required value: must specify a handler type]
-            spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers
             [spec.initContainers[0].lifecycle: Forbidden: may not be set for init containers without restartPolicy=Always, spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always]
-            spec.initContainers[0].restartPolicy: Unsupported value: "Never": supported values: "Always"
         "#]],
     );
 }
@@ -306,6 +302,44 @@ fn network_and_placement() {
             [spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator: Invalid value: "Foo": not a valid selector operator, spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[1].values: Required value: must be specified when `operator` is 'In' or 'NotIn', spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[2].values: Required value: must be specified single value when `operator` is 'Lt' or 'Gt', spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[3].values: Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist']
             spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required value: must have at least one node selector term
             [spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero, spec.topologySpreadConstraints[0].topologyKey: Required value: can not be empty, spec.topologySpreadConstraints[0].whenUnsatisfiable: Unsupported value: "Foo": supported values: "DoNotSchedule", "ScheduleAnyway", spec.topologySpreadConstraints[2].{topologyKey, whenUnsatisfiable}: Duplicate value: "{a, DoNotSchedule}"]
+        "#]],
+    );
+}
+
+#[test]
+fn restart_rules() {
+    let rules = |rule: &str, count: usize| {
+        format!("{{restartPolicy: Never, restartPolicyRules: [{}]}}", vec![rule; count].join(", "))
+    };
+    let ok = "{action: Restart, exitCodes: {operator: In, values: [42]}}";
+    let many: Vec<_> = (0..256).map(|code| code.to_string()).collect();
+    let many = format!("{{action: Restart, exitCodes: {{operator: NotIn, values: [{}]}}}}", many.join(", "));
+    check(
+        &[
+            ("c", "{restartPolicy: OnFailure}"),
+            ("c", "{restartPolicy: Sometimes}"),
+            ("spec", "{initContainers: [{name: i, image: i, restartPolicy: Never}]}"),
+            ("spec", "{initContainers: [{name: i, image: i, restartPolicy: Often}]}"),
+            ("c", &rules(ok, 20)),
+            ("c", &rules(ok, 21)),
+            ("c", &rules(&many, 1)),
+            ("c", &rules(ok, 1).replace("restartPolicy: Never, ", "")),
+            ("c", &rules("{action: Stop, exitCodes: {operator: Equals, values: [1]}}", 1)),
+            ("c", &rules("{action: Restart}", 1)),
+            ("c", &rules("{action: Restart, exitCodes: {operator: NotIn}}", 1)),
+        ],
+        expect![[r#"
+            -
+            spec.containers[0].restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "Never", "OnFailure"
+            -
+            spec.initContainers[0].restartPolicy: Unsupported value: "Often": supported values: "Always", "Never", "OnFailure"
+            -
+            spec.containers[0].restartPolicyRules: Too many: 21: must have at most 20 items
+            spec.containers[0].restartPolicyRules[0].exitCodes.values: Too many: 256: must have at most 255 items
+            spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used
+            [spec.containers[0].restartPolicyRules[0].action: Unsupported value: "Stop": supported values: "Restart", spec.containers[0].restartPolicyRules[0].exitCodes.operator: Unsupported value: "Equals": supported values: "In", "NotIn"]
+            spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified
+            -
         "#]],
     );
 }
