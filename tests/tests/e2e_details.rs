@@ -165,6 +165,50 @@ fn an_env_file_of_another_container(p: &Playground) {
     assert!(refused.contains("fileKeyRef.path: Invalid value: \"../x\""), "{refused}");
 }
 
+/// KEP-5307: a rule restarts what the pod's policy would not; a policy of its own ends what the pod's would restart.
+fn containers_have_restart_rules_of_their_own(p: &Playground) {
+    let spec = |name: &str, spec: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{volumes: [{{name: v, emptyDir: {{}}}}], {spec}}}}}"
+        )
+    };
+    let container = |script: &str, more: &str| {
+        format!(
+            "{{name: c, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, '{script}'], \
+             volumeMounts: [{{name: v, mountPath: /v}}], {more}}}"
+        )
+    };
+    let rule = "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]";
+    let refused = p.apply(&spec("ruled", &format!("containers: [{}]", container("exit 1", rule))));
+    let text = "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used";
+    assert!(refused.stderr.contains(text), "{refused:?}");
+    let again = container(
+        "test -e /v/once && exit 0; echo > /v/once; exit 42",
+        &format!("restartPolicy: Never, {rule}"),
+    );
+    p.apply(&spec("ruled", &format!("restartPolicy: Never, containers: [{again}]"))).text();
+    let never = container("exit 3", "restartPolicy: Never");
+    p.apply(&spec(
+        "once",
+        &format!(
+            "initContainers: [{never}], containers: [{}]",
+            container("sleep 600", "").replace("name: c,", "name: d,")
+        ),
+    ))
+    .text();
+    for (name, end) in [("ruled", "Succeeded"), ("once", "Failed")] {
+        p.wait_for(&["get", "pod", name, "-o", "jsonpath={.status.phase}"], |phase| phase == end);
+    }
+    let status = &p.get(&["pod", "ruled"])["status"]["containerStatuses"][0];
+    assert_eq!(
+        (&status["restartCount"], &status["lastState"]["terminated"]["exitCode"]),
+        (&1.into(), &42.into())
+    );
+    let status = &p.get(&["pod", "once"])["status"];
+    assert_eq!(status["initContainerStatuses"][0]["restartCount"], 0);
+    p.kubectl(&["delete", "pod", "ruled", "once", "--timeout=30s"]).text();
+}
+
 #[test]
 #[ignore = "e2e tier"]
 fn corners() {
@@ -176,4 +220,5 @@ fn corners() {
     last_words_reach_the_status(&p);
     a_terminal_and_shared_processes(&p);
     an_env_file_of_another_container(&p);
+    containers_have_restart_rules_of_their_own(&p);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerStatus;
 
 use super::{
@@ -14,7 +15,12 @@ use super::{
 
 impl Observed {
     /// Rebuilds the state of a pod from what the runtime and the API know of it.
-    pub fn adopt(desired: &Desired, sandbox: Option<Sandbox>, longest_restart: Option<Duration>) -> Observed {
+    pub fn adopt(
+        desired: &Desired,
+        sandbox: Option<Sandbox>,
+        longest_restart: Option<Duration>,
+        now: Timestamp,
+    ) -> Observed {
         let status = desired.pod.status.as_ref();
         let mut observed = Observed {
             started_at: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
@@ -37,7 +43,7 @@ impl Observed {
         observed.granted = Allocation::from_labels(&sandbox.labels);
         observed.unchecked = sandbox.shim_alive;
         for container in sandbox.containers {
-            adopt_container(desired, &mut observed, container, sandbox.shim_alive);
+            adopt_container(desired, &mut observed, container, (sandbox.shim_alive, now));
         }
         // An address that was told was attached before; without one the attachment is made (again).
         let told_ip = status.and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
@@ -49,7 +55,12 @@ impl Observed {
 }
 
 /// Containers arrive oldest first.
-fn adopt_container(desired: &Desired, observed: &mut Observed, container: Container, shim_alive: bool) {
+fn adopt_container(
+    desired: &Desired,
+    observed: &mut Observed,
+    container: Container,
+    (shim_alive, now): (bool, Timestamp),
+) {
     let kind = desired.container(&container.name).map(|(kind, _)| kind);
     let cap = observed.longest_restart.unwrap_or(backoff::CAP);
     let instances = observed.containers.entry(container.name.clone()).or_default();
@@ -77,7 +88,10 @@ fn adopt_container(desired: &Desired, observed: &mut Observed, container: Contai
     }
     instances.last = instances.current.replace(instance);
     if let Some(ended) = instances.ended() {
-        instances.backoff = guess_backoff(instances.next_attempt, cap, ended);
+        // The clock may have been set back since.
+        let (started_at, ended_at) = (ended.exit.started_at.min(now), ended.exit.finished_at.min(now));
+        instances.backoff = guess_backoff(instances.next_attempt, cap, started_at);
+        instances.ended_at = Some(ended_at);
     }
 }
 
@@ -89,15 +103,14 @@ fn told_status<'a>(desired: &'a Desired, id: &str) -> Option<&'a ContainerStatus
 }
 
 /// Back-off is not stored: the attempt number tells how far it had come.
-fn guess_backoff(next_attempt: u32, cap: Duration, ended: &Ended) -> Option<BackOff> {
-    (1..next_attempt).fold(None, |entry, _| Some(BackOff::next(entry, cap, ended.exit.started_at)))
+fn guess_backoff(next_attempt: u32, cap: Duration, started_at: Timestamp) -> Option<BackOff> {
+    (1..next_attempt).fold(None, |entry, _| Some(BackOff::next(entry, cap, started_at)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
-    use jiff::Timestamp;
     use k8s_openapi::api::core::v1::Pod;
     use orlop_runtime::PodRef;
 
@@ -142,7 +155,7 @@ mod tests {
             containers: containers.collect(),
             labels: BTreeMap::new(),
         };
-        let observed = Observed::adopt(&desired, Some(sandbox), None);
+        let observed = Observed::adopt(&desired, Some(sandbox), None, at);
         let c = observed.container("c");
         let id = |instance: &Option<Instance>| instance.as_ref().map_or("-".into(), |i| i.id.clone());
         let current = c.current.as_ref();

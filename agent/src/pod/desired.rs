@@ -6,9 +6,9 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec, Probe};
 
-use super::{ephemeral, machine::PodRef, resize::Pending};
+use super::{ephemeral, machine::PodRef, observed::Instance, resize::Pending};
 
 /// One pod as it should be.
 #[derive(Clone, Debug)]
@@ -103,13 +103,34 @@ impl Desired {
         })
     }
 
-    /// `spec.restartPolicy`.
-    pub fn restart_policy(&self) -> RestartPolicy {
-        match self.spec().restart_policy.as_deref() {
+    /// The container's own restart policy (KEP-5307), or the pod's.
+    pub fn restart_policy(&self, container: &Container) -> RestartPolicy {
+        let own = container.restart_policy.as_deref();
+        match own.or(self.spec().restart_policy.as_deref()) {
             Some("Never") => RestartPolicy::Never,
             Some("OnFailure") => RestartPolicy::OnFailure,
             _ => RestartPolicy::Always,
         }
+    }
+
+    /// Whether a container that exits with `code` is to run again: its rules, then its policy. Sidecars do anyway.
+    pub fn restarts(&self, kind: Kind, container: &Container, code: i32) -> bool {
+        let mut rules = container.restart_policy_rules.iter().flatten();
+        match kind {
+            Kind::Sidecar => true,
+            // Once an init container has done what it is for, it is done.
+            Kind::Ephemeral => false,
+            Kind::Init if code == 0 => false,
+            _ if container.restart_policy.is_some() && rules.any(|rule| applies(rule, code)) => true,
+            Kind::Init => self.restart_policy(container) != RestartPolicy::Never,
+            Kind::Regular => self.restart_policy(container).restarts(code),
+        }
+    }
+
+    /// Whether an ended instance is followed by another: one that was ended for that is, whatever the policy.
+    pub fn follows(&self, kind: Kind, container: &Container, instance: &Instance) -> bool {
+        let ended = instance.ended();
+        ended.is_some_and(|ended| instance.replaced || self.restarts(kind, container, ended.exit.code))
     }
 
     /// The pod is on its way out.
@@ -174,6 +195,17 @@ pub fn field_path(kind: Kind, name: &str) -> String {
         Kind::Regular => format!("spec.containers{{{name}}}"),
         Kind::Init | Kind::Sidecar => format!("spec.initContainers{{{name}}}"),
         Kind::Ephemeral => format!("spec.ephemeralContainers{{{name}}}"),
+    }
+}
+
+/// A rule for an exit code; what this version does not know never applies.
+fn applies(rule: &ContainerRestartRule, code: i32) -> bool {
+    let Some(codes) = rule.exit_codes.as_ref().filter(|_| rule.action == "Restart") else { return false };
+    let listed = codes.values.iter().flatten().any(|value| *value == code);
+    match &*codes.operator {
+        "In" => listed,
+        "NotIn" => !listed,
+        _ => false,
     }
 }
 

@@ -144,8 +144,10 @@ impl Observed {
                 entry.told_backoff = false;
             }
             Action::StartContainer { container, attempt } => self.starting(container, *attempt, now),
-            Action::StopContainer { container, grace, .. } => {
-                self.of(container).stopping = now.checked_add(*grace).ok().or(Some(Timestamp::MAX));
+            Action::StopContainer { container, grace, replace, .. } => {
+                let entry = self.of(container);
+                entry.stopping = now.checked_add(*grace).ok().or(Some(Timestamp::MAX));
+                entry.current.iter_mut().for_each(|instance| instance.replaced |= *replace);
             }
             Action::RemoveContainer { container, .. } => self.of(container).removing = true,
             Action::Resize => self.resizing = true,
@@ -169,6 +171,10 @@ impl Observed {
                 entry.install(*instance);
                 entry.trouble = None;
                 (entry.starting, entry.hook) = (false, hook && entry.running().is_some());
+                if self.lost {
+                    // The news of its end came before that of its start.
+                    self.shim_lost(now);
+                }
             }
             Event::StartFailed { container, reason, message, instance } => {
                 let entry = self.of(&container);
@@ -185,7 +191,7 @@ impl Observed {
                     instance.unhealthy = Some(Unhealthy::PostStart);
                 }
             }
-            Event::Exited { id, exit, message } => self.exited(&id, exit, message),
+            Event::Exited { id, exit, message } => self.exited(&id, exit, message, now),
             Event::ContainerRemoved { container, id } => {
                 let entry = self.of(&container);
                 entry.removing = false;
@@ -270,12 +276,13 @@ impl Observed {
         }
     }
 
-    fn exited(&mut self, id: &str, exit: Exit, message: Option<String>) {
+    fn exited(&mut self, id: &str, exit: Exit, message: Option<String>, now: Timestamp) {
         for entry in self.containers.values_mut() {
             let Some(instance) = entry.current.as_mut().filter(|i| i.id == id) else { continue };
             if instance.running() {
+                let at = exit.finished_at.min(now);
                 instance.life = Life::Ended(Ended::from_exit(exit, message));
-                entry.ended_now();
+                entry.has_ended(at);
                 return;
             }
         }
@@ -329,7 +336,7 @@ impl Observed {
             let Life::Running { started_at } = instance.life else { continue };
             let exit = Exit { code: 137, signal: Some(9), oom_killed: false, started_at, finished_at: now };
             instance.life = Life::Ended(Ended::from_exit(exit, None));
-            entry.ended_now();
+            entry.has_ended(now);
         }
     }
 
@@ -363,18 +370,20 @@ impl Instances {
         self.next_attempt = instance.attempt + 1;
         self.stopping = None;
         self.told_backoff = false;
-        let ended = !instance.running();
+        let ended_at = instance.ended().map(|ended| ended.exit.finished_at);
         if let Some(older) = self.current.replace(instance)
             && let Some(oldest) = self.last.replace(older)
         {
             self.garbage.push(oldest.id);
         }
-        if ended {
-            self.ended_now();
+        self.ended_at = None;
+        if let Some(at) = ended_at {
+            self.has_ended(at);
         }
     }
 
-    fn ended_now(&mut self) {
+    fn has_ended(&mut self, at: Timestamp) {
+        self.ended_at = Some(at);
         self.image = ImageState::Unknown;
         self.hook = false;
         self.stopping = None;

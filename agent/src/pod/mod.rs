@@ -12,6 +12,7 @@ pub mod admission;
 mod adopt;
 pub mod allocation;
 pub mod backoff;
+mod clock;
 pub mod container;
 pub mod desired;
 pub mod downward;

@@ -13,13 +13,14 @@ use std::{
 };
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Container;
 
 use super::{
     allocation::{Allocation, Granted},
     backoff::BackOff,
-    desired::{Desired, Kind, RestartPolicy},
+    desired::{Desired, Kind},
     ending::Ending,
-    machine::{Container, ContainerState, Exit, Image, Resources, User},
+    machine::{self, ContainerState, Exit, Image, Resources, User},
 };
 
 /// Label of our containers: the signal that stops them.
@@ -174,6 +175,8 @@ pub struct Instances {
     pub trouble: Option<Trouble>,
     /// Restart back-off.
     pub backoff: Option<BackOff>,
+    /// Since when the current instance is over; the back-off counts from there.
+    pub ended_at: Option<Timestamp>,
     /// The back-off in force was told to users.
     pub told_backoff: bool,
     /// When the grace period of the stop under way ends.
@@ -273,6 +276,8 @@ pub struct Instance {
     pub ready: Option<bool>,
     /// A liveness or startup probe gave up on it.
     pub unhealthy: Option<Unhealthy>,
+    /// It is ended so that a new one can take its place: another image, or limits that need it.
+    pub replaced: bool,
     /// What its limits follow from; unknown for one of an earlier version.
     pub granted: Option<Granted>,
     /// Its limits as the kernel had them when they were last looked at.
@@ -363,11 +368,9 @@ impl Ended {
 impl Instances {
     /// The instance that speaks for the container. After the loss of a sandbox everything starts anew, except
     /// what has ended well and must not run twice.
-    pub fn effective(&self, kind: Kind, policy: RestartPolicy) -> Option<&Instance> {
+    pub fn effective(&self, desired: &Desired, kind: Kind, container: &Container) -> Option<&Instance> {
         let keeps = |last: &&Instance| match kind {
-            Kind::Regular => {
-                policy == RestartPolicy::OnFailure && last.ended().is_some_and(|end| end.exit.code == 0)
-            }
+            Kind::Regular => last.ended().is_some() && !desired.follows(kind, container, last),
             Kind::Ephemeral => true,
             Kind::Init | Kind::Sidecar => false,
         };
@@ -382,6 +385,12 @@ impl Instances {
     /// The running instance.
     pub fn running(&self) -> Option<&Instance> {
         self.current.as_ref().filter(|instance| instance.running())
+    }
+
+    /// The running instance, once its postStart hook has passed.
+    pub fn up(&self) -> Option<&Instance> {
+        let hooked = !self.starting && !self.hook;
+        self.running().filter(|instance| hooked && instance.unhealthy != Some(Unhealthy::PostStart))
     }
 
     /// How the newest instance ended, if it did.
@@ -420,8 +429,10 @@ pub fn started_without_probe(desired: &Desired, kind: Option<Kind>, name: &str) 
 
 impl Instance {
     /// From what the runtime says.
-    pub fn new(container: Container, started: bool) -> Instance {
-        let Container { id, attempt, image_ref, image_id, user, log_path, state, mut labels, .. } = container;
+    pub fn new(container: machine::Container, started: bool) -> Instance {
+        let machine::Container {
+            id, attempt, image_ref, image_id, user, log_path, state, mut labels, ..
+        } = container;
         let life = match state {
             ContainerState::Created => Life::Running { started_at: Timestamp::UNIX_EPOCH },
             ContainerState::Running { started_at, .. } => Life::Running { started_at },
@@ -442,6 +453,7 @@ impl Instance {
             started,
             ready: None,
             unhealthy: None,
+            replaced: false,
         }
     }
 }

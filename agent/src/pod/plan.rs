@@ -10,10 +10,11 @@ mod wind_down;
 use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Container;
 
 use super::{
-    desired::{Desired, Kind, RestartPolicy},
-    observed::{Ended, Observed},
+    desired::{Desired, Kind},
+    observed::Observed,
 };
 
 /// What to do now and when to look again.
@@ -62,6 +63,8 @@ pub enum Action {
         grace: Duration,
         /// Text of the `Killing` event.
         why: String,
+        /// Another instance follows, whatever the restart policy says.
+        replace: bool,
         /// Run the preStop hook; not for a stop that only shortens an earlier one.
         hook: bool,
     },
@@ -121,28 +124,26 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
 
 /// The containers that count have ended and none of them will be started again.
 pub fn finished(desired: &Desired, observed: &Observed) -> bool {
-    let policy = desired.restart_policy();
-    if policy == RestartPolicy::Never && init_failed(desired, observed) {
+    if init_failed(desired, observed) {
         return true;
     }
-    let done = |container: &k8s_openapi::api::core::v1::Container| {
+    let done = |container: &Container| {
         let instances = observed.container(&container.name);
-        let instance = instances.effective(Kind::Regular, policy);
-        // A sandbox that was lost took a Never container with it for good.
-        let lost = || {
-            let last = instances.last.as_ref().filter(|_| instances.current.is_none());
-            last.filter(|_| policy == RestartPolicy::Never)
-        };
-        let ended = instance.or_else(lost).and_then(|instance| instance.ended());
-        !instances.starting && ended.is_some_and(|end| !policy.restarts(end.exit.code))
+        // A sandbox that was lost took with it for good what must not run twice.
+        let instance = instances.effective(desired, Kind::Regular, container);
+        let over = instance.filter(|instance| instance.ended().is_some());
+        !instances.starting && over.is_some_and(|over| !desired.follows(Kind::Regular, container, over))
     };
     desired.regular().next().is_some() && desired.regular().all(done)
 }
 
 fn init_failed(desired: &Desired, observed: &Observed) -> bool {
-    desired.init().filter(|(kind, _)| *kind == Kind::Init).any(|(_, container)| {
+    desired.init().filter(|(kind, _)| *kind == Kind::Init).any(|(kind, container)| {
         let instances = observed.container(&container.name);
-        !instances.starting && instances.ended().is_some_and(|ended| !Ended::succeeded(ended))
+        let over = instances.current.as_ref().filter(|_| !instances.starting);
+        over.is_some_and(|over| {
+            over.ended().is_some_and(|ended| !ended.succeeded()) && !desired.follows(kind, container, over)
+        })
     })
 }
 
@@ -155,7 +156,7 @@ impl Plan {
         &mut self,
         observed: &Observed,
         container: &str,
-        (grace, now): (Duration, Timestamp),
+        (grace, now, replace): (Duration, Timestamp, bool),
         why: String,
     ) {
         let instances = observed.container(container);
@@ -170,6 +171,7 @@ impl Plan {
             id: instance.id.clone(),
             grace,
             why,
+            replace,
             hook: instances.stopping.is_none(),
         });
     }

@@ -44,7 +44,8 @@ impl Job {
         let mut tally = Tally::new(self.kind, rules, self.known);
         let first = self.started_at.checked_add(tally.first_after()).unwrap_or(self.started_at);
         let wait = first.duration_since(self.shared.ports.clock.now()).try_into().unwrap_or_default();
-        tokio::time::sleep(wait).await;
+        // The container may have started in a future that the clock was set back from.
+        tokio::time::sleep(tally.first_after().min(wait)).await;
         loop {
             let began = tokio::time::Instant::now();
             let outcome = self.attempt(&rules).await;

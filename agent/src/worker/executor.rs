@@ -87,7 +87,7 @@ impl Executor {
                     start::start(&job, &container, attempt, &images, &volumes, target).await;
                 });
             }
-            Action::StopContainer { container, id, grace, why, hook } => {
+            Action::StopContainer { container, id, grace, why, hook, .. } => {
                 let signal =
                     observed.container(&container).current.as_ref().and_then(|i| i.stop_signal.clone());
                 let stop = Stop { container, id, grace, why, hook, signal };

@@ -6,12 +6,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret, Service};
 use tokio::{sync::mpsc, time::Instant};
 
@@ -80,6 +83,8 @@ fn explicit(limits: &Resources) -> Resources {
 pub(crate) struct Fake {
     world: Arc<Mutex<World>>,
     began: Instant,
+    /// Seconds by which somebody set the clock; read also while the world is locked.
+    pub(crate) clock_set_by: Arc<AtomicI64>,
     events: mpsc::UnboundedSender<RuntimeEvent>,
     written: mpsc::UnboundedSender<Written>,
 }
@@ -89,7 +94,7 @@ impl Fake {
         events: mpsc::UnboundedSender<RuntimeEvent>,
         written: mpsc::UnboundedSender<Written>,
     ) -> Fake {
-        Fake { world: Arc::default(), began: Instant::now(), events, written }
+        Fake { world: Arc::default(), began: Instant::now(), clock_set_by: Arc::default(), events, written }
     }
 
     /// A restarted agent finds the same machine.
@@ -98,7 +103,7 @@ impl Fake {
         events: mpsc::UnboundedSender<RuntimeEvent>,
         written: mpsc::UnboundedSender<Written>,
     ) -> Fake {
-        Fake { world: Arc::clone(&self.world), began: self.began, events, written }
+        Fake { events, written, ..self.clone() }
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
@@ -467,7 +472,8 @@ impl Objects for Fake {
 impl Clock for Fake {
     fn now(&self) -> Timestamp {
         let start = Timestamp::from_second(1_000_000).expect("in range");
-        start.checked_add(self.began.elapsed()).expect("in range")
+        let set_by = SignedDuration::from_secs(self.clock_set_by.load(Ordering::Relaxed));
+        start.checked_add(self.began.elapsed()).and_then(|now| now.checked_add(set_by)).expect("in range")
     }
 }
 

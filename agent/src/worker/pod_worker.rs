@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     Message, Reports, Shared,
@@ -41,7 +44,9 @@ pub(super) struct PodWorker {
     /// The object that `told` was last compared with.
     heard: Arc<Pod>,
     /// Since when there is only little to tell.
-    quiet_since: Option<Timestamp>,
+    quiet_since: Option<Instant>,
+    /// The node's clock when it was last read, and one that nobody sets.
+    clock: (Timestamp, Instant),
     executor: Executor,
     probers: Probers,
     /// Ends that arrived before their start was reported.
@@ -63,7 +68,8 @@ impl PodWorker {
     ) -> PodWorker {
         let now = shared.ports.clock.now();
         let first = desired.borrow().clone();
-        let mut observed = Observed::adopt(&first, sandbox, Some(shared.settings.policy.longest_restart));
+        let mut observed =
+            Observed::adopt(&first, sandbox, Some(shared.settings.policy.longest_restart), now);
         observed.started_at.get_or_insert(now);
         observed.refused = refused;
         let told = Arc::new(first.pod.status.clone().unwrap_or_default());
@@ -82,6 +88,7 @@ impl PodWorker {
             told,
             heard: first.pod,
             quiet_since: None,
+            clock: (now, Instant::now()),
         }
     }
 
@@ -100,7 +107,7 @@ impl PodWorker {
         drop(first);
         loop {
             let desired = self.desired.borrow_and_update().clone();
-            let now = self.shared.ports.clock.now();
+            let now = self.now();
             let (old, new) = (&self.heard.metadata, &desired.pod.metadata);
             if (&old.labels, &old.annotations) != (&new.labels, &new.annotations) {
                 // They may be shown in a downward API volume.
@@ -155,8 +162,20 @@ impl PodWorker {
         self.shared.tell(desired, true, "ShimLost", text.into());
     }
 
+    /// The time. Where the clock was set since it was last read, what waits goes on waiting as long as before.
+    fn now(&mut self) -> Timestamp {
+        let (now, instant) = (self.shared.ports.clock.now(), Instant::now());
+        let (before, then) = std::mem::replace(&mut self.clock, (now, instant));
+        let passed = SignedDuration::try_from(instant.duration_since(then)).unwrap_or_default();
+        let set_by = now.duration_since(before).saturating_sub(passed);
+        if set_by.unsigned_abs() > DRIFT {
+            self.observed.clock_set(set_by);
+        }
+        now
+    }
+
     fn apply(&mut self, event: Event) {
-        let now = self.shared.ports.clock.now();
+        let now = self.now();
         let started = match &event {
             Event::ContainerStarted { instance, .. } => Some(instance.id.clone()),
             Event::Exited { id, .. } => {
@@ -239,10 +258,10 @@ impl PodWorker {
             return None;
         }
         if on_its_way(&self.told) && on_its_way(&status) {
-            let since = *self.quiet_since.get_or_insert(now);
-            let until = since.checked_add(QUIET).unwrap_or(now);
-            if until > now {
-                return Some(until);
+            let since = *self.quiet_since.get_or_insert_with(Instant::now);
+            let left = QUIET.saturating_sub(since.elapsed());
+            if !left.is_zero() {
+                return now.checked_add(left).ok();
             }
         }
         self.observed.over |= is_terminal(status.phase.as_deref());
@@ -252,6 +271,9 @@ impl PodWorker {
         None
     }
 }
+
+/// Two clocks that nobody sets do not differ by more from one look to the next.
+const DRIFT: Duration = Duration::from_secs(1);
 
 /// How long the news that a pod is on its way may wait.
 const QUIET: Duration = Duration::from_millis(200);

@@ -1,6 +1,9 @@
 //! The loop with fakes under paused time: what is done, in which order, and what survives a kill of the agent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use expect_test::{Expect, expect};
 use k8s_openapi::{
@@ -583,4 +586,35 @@ async fn pods_are_known_and_counted_while_they_come_up() {
     let desk = agent.desk.clone();
     agent.kill().await;
     assert!(desk.pods().await.is_none(), "nobody answers any more");
+}
+
+/// A day forwards or back: nothing is started, nothing becomes unready, and the probes go on.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_restarts_nothing() {
+    const DAY: i64 = 86_400;
+    let spec = "{containers: [{name: c, image: \"i:1\", readinessProbe: {periodSeconds: 1, exec: {command: [ok]}}}, \
+                {name: d, image: \"i:1\"}]}";
+    for set_by in [DAY, -DAY] {
+        let agent = Agent::start();
+        agent.send(Change::Reset(vec![pod(spec)])).await;
+        agent.pass(3).await;
+        agent.fake.log();
+        agent.fake.clock_set_by.store(set_by, Ordering::Relaxed);
+        agent.pass(2).await;
+        let log = agent.fake.log();
+        assert_eq!(log, "exec ok\nexec ok\n", "set by {set_by}");
+        let status = Arc::clone(&agent.fake.world().statuses["u"]);
+        assert!(status.container_statuses.iter().flatten().all(|c| c.ready && c.restart_count == 0));
+        // It fails three times: the second and third time it waits as long as ever, however the clock goes.
+        for _ in 0..2 {
+            agent.fake.exit("u", &agent.fake.newest("u", "d"), 1);
+            agent.settle().await;
+        }
+        agent.fake.clock_set_by.store(0, Ordering::Relaxed);
+        agent.pass(8).await;
+        assert!(!agent.fake.log().contains("start d#2"), "set by {set_by}: too soon");
+        agent.pass(3).await;
+        assert!(agent.fake.log().contains("start d#2"), "set by {set_by}: too late");
+        agent.kill().await;
+    }
 }

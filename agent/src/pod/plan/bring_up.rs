@@ -131,7 +131,6 @@ fn replace_sandbox(observed: &Observed, now: Timestamp, plan: &mut Plan) {
 /// The containers that should have an instance now, in the order in which they may start.
 fn candidates<'a>(desired: &'a Desired, observed: &Observed) -> Vec<&'a Container> {
     let mut candidates = Vec::new();
-    let policy = desired.restart_policy();
     let initialized = desired.regular().any(|c| observed.container(&c.name).current.is_some());
     for (kind, container) in desired.init() {
         let instances = observed.container(&container.name);
@@ -141,7 +140,7 @@ fn candidates<'a>(desired: &'a Desired, observed: &Observed) -> Vec<&'a Containe
                 candidates.push(container);
             }
             // A sidecar that has been up does not hold back the rest while it restarts.
-            let up = instances.running().is_some_and(|i| i.started) && !instances.starting && !instances.hook;
+            let up = instances.up().is_some_and(|i| i.started);
             let was_up = instances.last.as_ref().is_some_and(|i| i.started);
             if initialized || up || was_up {
                 continue;
@@ -157,10 +156,11 @@ fn candidates<'a>(desired: &'a Desired, observed: &Observed) -> Vec<&'a Containe
         return candidates;
     }
     let regular = desired.regular().filter(|container| {
-        let instance = observed.container(&container.name).effective(Kind::Regular, policy);
-        instance.is_none_or(|i| i.ended().is_some_and(|ended| policy.restarts(ended.exit.code)))
-            || observed.container(&container.name).starting
-            || observed.container(&container.name).hook
+        let instances = observed.container(&container.name);
+        let instance = instances.effective(desired, Kind::Regular, container);
+        instance.is_none_or(|instance| desired.follows(Kind::Regular, container, instance))
+            || instances.starting
+            || (instances.running().is_some() && instances.up().is_none())
     });
     candidates.extend(regular);
     candidates
@@ -175,7 +175,8 @@ fn start(
     plan: &mut Plan,
 ) -> bool {
     let instances = observed.container(name);
-    if instances.starting || instances.hook {
+    // One whose hook failed is waited for until it has ended.
+    if instances.starting || (instances.running().is_some() && instances.up().is_none()) {
         return false;
     }
     if let Some(until) = restart_wait(instances, now) {
@@ -224,7 +225,8 @@ fn create_wait(instances: &Instances, now: Timestamp) -> Option<Timestamp> {
 
 /// Until when an ended container has to wait before its next instance.
 pub(crate) fn restart_wait(instances: &Instances, now: Timestamp) -> Option<Timestamp> {
-    instances.backoff?.waits_until(instances.ended()?.exit.finished_at, now)
+    instances.ended()?;
+    instances.backoff?.waits_until(instances.ended_at?, now)
 }
 
 fn tell_restart_backoff(
@@ -311,7 +313,9 @@ fn kill(
         }
         None => return,
     };
-    plan.stop(observed, name, (grace, now), why);
+    // What a probe ends is the restart policy's; what is to be another one is made anew in any case.
+    let replace = instance.unhealthy.is_none();
+    plan.stop(observed, name, (grace, now, replace), why);
 }
 
 fn needs_restart(container: &Container, instance: &Instance) -> bool {

@@ -56,23 +56,23 @@ fn stop_containers(desired: &Desired, observed: &Observed, now: Timestamp, plan:
     for (_, container) in desired.containers().filter(|(kind, _)| *kind != Kind::Sidecar) {
         let instances = observed.container(&container.name);
         others_run |= instances.starting || instances.running().is_some();
-        plan.stop(observed, &container.name, (grace, now), why(&container.name));
+        plan.stop(observed, &container.name, (grace, now, false), why(&container.name));
     }
     // Nobody waits for ephemeral ones, except the end of the pod.
     for container in desired.spec().ephemeral_containers.iter().flatten() {
-        plan.stop(observed, &container.name, (grace, now), why(&container.name));
+        plan.stop(observed, &container.name, (grace, now, false), why(&container.name));
     }
     // Containers the spec does not know.
     for name in observed.containers.keys().filter(|name| desired.container(name).is_none()) {
         others_run |= observed.container(name).running().is_some();
-        plan.stop(observed, name, (grace, now), why(name));
+        plan.stop(observed, name, (grace, now, false), why(name));
     }
     if others_run {
         return;
     }
     for (_, sidecar) in desired.init().filter(|(kind, _)| *kind == Kind::Sidecar).rev() {
         let instances = observed.container(&sidecar.name);
-        plan.stop(observed, &sidecar.name, (left(desired, grace, now), now), why(&sidecar.name));
+        plan.stop(observed, &sidecar.name, (left(desired, grace, now), now, false), why(&sidecar.name));
         if instances.starting || instances.running().is_some() {
             // Reverse spec order, one after the other.
             return;

@@ -24,23 +24,16 @@ use crate::pod::{
 /// The scheme of container ids: `orlop://<id>`.
 pub const RUNTIME_NAME: &str = "orlop";
 
-/// `torn_down`: the pod is being deleted and nothing of it can be running any more.
 pub(super) fn status(
     desired: &Desired,
     observed: &Observed,
     previous: &PodStatus,
     kind: Kind,
     container: &Container,
-    torn_down: bool,
     now: Timestamp,
 ) -> ContainerStatus {
     let instances = observed.container(&container.name);
-    let instance = instances.effective(kind, desired.restart_policy());
-    // An ephemeral one that this machine has forgotten will never be started again.
-    let torn_down = match kind {
-        Kind::Ephemeral => instance.is_none() && !ephemeral::unborn(instances),
-        _ => torn_down,
-    };
+    let instance = instances.effective(desired, kind, container);
     let told = told(previous, &container.name);
     let shown = State::of(desired, observed, kind, container, instances, instance, now);
     let mut status = ContainerStatus {
@@ -49,8 +42,8 @@ pub(super) fn status(
         volume_mounts: volume_mounts(container),
         last_state: Some(last_state(instances, instance, &shown)),
         restart_count: restart_count(instances, instance, told),
-        started: Some(instance.is_some_and(|i| i.running() && i.started && !instances.hook)),
-        ready: ready(kind, container, instance) && !instances.hook,
+        started: Some(instances.up().is_some_and(|i| i.started)),
+        ready: ready(kind, container, instances, instance),
         ..ContainerStatus::default()
     };
     // The instance that is shown: the one that counts, or the last one while waiting for the next.
@@ -63,7 +56,12 @@ pub(super) fn status(
         status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
     }
     status.state = Some(shown.into_api());
-    vanished(desired, &mut status, told, instances, torn_down);
+    if kind == Kind::Ephemeral && instance.is_none() && !ephemeral::unborn(instances) {
+        // This machine has forgotten it, and it will never be started again.
+        never_found(&mut status, told);
+    } else {
+        vanished(&mut status, told, instances);
+    }
     if kind == Kind::Ephemeral {
         // No probe speaks for it.
         status.started = None;
@@ -101,7 +99,8 @@ impl<'a> State<'a> {
             Some((instance, Life::Ended(ended))) => Some((instance, ended)),
             None => None,
         };
-        let again = ended.is_none_or(|(_, ended)| restarted(desired, observed, kind, ended));
+        let again =
+            ended.is_none_or(|(instance, _)| restarted(desired, observed, (kind, container), instance));
         if let (Some((instance, ended)), false) = (ended, again) {
             return State::Ended(instance, ended);
         }
@@ -141,16 +140,19 @@ fn default_waiting(desired: &Desired, kind: Kind) -> &'static str {
 }
 
 /// Whether an ended container is to be started again.
-fn restarted(desired: &Desired, observed: &Observed, kind: Kind, ended: &Ended) -> bool {
-    if desired.deleting() || desired.told_terminal() || observed.told_deadline {
+fn restarted(
+    desired: &Desired,
+    observed: &Observed,
+    (kind, container): (Kind, &Container),
+    instance: &Instance,
+) -> bool {
+    let ends = observed.ending.is_some() || observed.told_deadline;
+    if desired.deleting() || desired.told_terminal() || ends {
         return false;
     }
-    let policy = desired.restart_policy();
     match kind {
-        Kind::Regular => policy.restarts(ended.exit.code),
-        Kind::Ephemeral => false,
         Kind::Sidecar => !super::over(desired, observed),
-        Kind::Init => !ended.succeeded() && policy != crate::pod::desired::RestartPolicy::Never,
+        _ => desired.follows(kind, container, instance),
     }
 }
 
@@ -216,38 +218,28 @@ fn restart_count(instances: &Instances, instance: Option<&Instance>, told: Optio
     }
 }
 
-fn ready(kind: Kind, container: &Container, instance: Option<&Instance>) -> bool {
+fn ready(kind: Kind, container: &Container, instances: &Instances, instance: Option<&Instance>) -> bool {
     let Some(instance) = instance else { return false };
     match (kind, &instance.life) {
         (Kind::Init, Life::Ended(ended)) => ended.exit.code == 0,
         (Kind::Init | Kind::Ephemeral, _) | (_, Life::Ended(_)) => false,
         (_, Life::Running { .. }) => {
-            instance.started && instance.ready.unwrap_or(container.readiness_probe.is_none())
+            let probed = || instance.ready.unwrap_or(container.readiness_probe.is_none());
+            instances.up().is_some() && instance.started && probed()
         }
     }
 }
 
 /// A container the API knew and this machine does not.
-fn vanished(
-    desired: &Desired,
-    status: &mut ContainerStatus,
-    told: Option<&ContainerStatus>,
-    instances: &Instances,
-    torn_down: bool,
-) {
-    let ended = status.state.as_ref().is_some_and(|state| state.terminated.is_some());
-    if torn_down && !ended {
-        let told_end = told.and_then(|told| told.state.clone()).filter(|state| state.terminated.is_some());
-        let unknown = unknown("The container could not be located when the pod was terminated");
-        status.state =
-            Some(told_end.unwrap_or(ContainerState { terminated: Some(unknown), ..Default::default() }));
-        (status.ready, status.started) = (false, Some(false));
-        return;
-    }
+fn vanished(status: &mut ContainerStatus, told: Option<&ContainerStatus>, instances: &Instances) {
     let Some(told) = told.filter(|_| instances.current.is_none() && instances.last.is_none()) else { return };
-    let _ = desired;
     let Some(state) = &told.state else { return };
-    if state.running.is_some() {
+    if state.terminated.is_some() && instances.trouble.is_none() {
+        // Its end stays in sight until there is something new to tell.
+        status.state.clone_from(&told.state);
+        status.last_state.clone_from(&told.last_state);
+        status.ready = told.ready;
+    } else if state.running.is_some() {
         let message = "The container could not be located when the pod was deleted.  \
                        The container used to be Running";
         status.last_state =
@@ -263,6 +255,20 @@ fn vanished(
     }
     status.container_id.clone_from(&told.container_id);
     status.image_id.clone_from(&told.image_id);
+}
+
+/// The pod is torn down and nothing says how this one ended, except perhaps what was told before.
+pub(super) fn never_found(status: &mut ContainerStatus, told: Option<&ContainerStatus>) {
+    let told_end = told.and_then(|told| told.state.clone()).filter(|state| state.terminated.is_some());
+    let unknown = unknown("The container could not be located when the pod was terminated");
+    status.state =
+        Some(told_end.unwrap_or(ContainerState { terminated: Some(unknown), ..ContainerState::default() }));
+    (status.ready, status.started) = (false, Some(false));
+    if let Some(told) = told.filter(|_| status.container_id.is_none()) {
+        // That it has run is known from here only, after the next start of the agent too.
+        status.container_id.clone_from(&told.container_id);
+        status.image_id.clone_from(&told.image_id);
+    }
 }
 
 fn unknown(message: &str) -> ContainerStateTerminated {
@@ -311,7 +317,7 @@ fn time(at: Timestamp) -> Time {
     Time(whole_seconds(at))
 }
 
-fn told<'a>(previous: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
+pub(super) fn told<'a>(previous: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
     let all = [
         &previous.container_statuses,
         &previous.init_container_statuses,

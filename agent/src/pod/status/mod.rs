@@ -5,6 +5,7 @@
 mod conditions;
 mod containers;
 mod phase;
+mod torn_down;
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -44,23 +45,27 @@ pub fn status(
         // A node that lost everything about an ended pod has nothing to add.
         return PodStatus { observed_generation: status.observed_generation, ..previous.clone() };
     }
-    let torn_down = desired.deleting() && !observed.anything_runs() && !observed.sandbox.busy();
     let all = |kind: fn(Kind) -> bool| {
         let wanted = desired.containers().filter(move |(k, _)| kind(*k));
-        wanted.map(|(kind, c)| containers::status(desired, observed, previous, kind, c, torn_down, now))
+        wanted.map(|(kind, c)| containers::status(desired, observed, previous, kind, c, now))
     };
     let mut init: Vec<_> = all(|kind| kind != Kind::Regular).collect();
     let mut regular: Vec<_> = all(|kind| kind == Kind::Regular).collect();
     let ephemeral = ephemeral::containers(desired.spec());
     let mut ephemeral: Vec<_> = ephemeral
-        .map(|c| containers::status(desired, observed, previous, Kind::Ephemeral, &c, torn_down, now))
+        .map(|c| containers::status(desired, observed, previous, Kind::Ephemeral, &c, now))
         .collect();
     containers::shorten_messages(desired, init.iter_mut().chain(&mut regular).chain(&mut ephemeral));
     regular.sort_by(|a, b| a.name.cmp(&b.name));
     ephemeral.sort_by(|a, b| a.name.cmp(&b.name));
 
-    let computed = phase::phase(desired, &init, &regular, torn_down);
     let overdue = desired.deadline(observed.started_at).is_some_and(|at| at <= now) || observed.told_deadline;
+    let ends = desired.deleting() || observed.over || overdue || observed.ending.is_some();
+    let torn_down = ends && !observed.anything_runs() && !observed.sandbox.busy();
+    if torn_down {
+        torn_down::fill(desired, previous, &mut init, &mut regular);
+    }
+    let computed = phase::phase(desired, observed, &init, &regular, torn_down && desired.deleting());
     let ending = observed.ending.as_ref().filter(|_| computed != "Succeeded");
     let failed = (overdue && !desired.deleting()) || ending.is_some();
     let computed = if failed { "Failed" } else { computed };

@@ -2,7 +2,10 @@
 
 use k8s_openapi::api::core::v1::ContainerStatus;
 
-use crate::pod::desired::{Desired, RestartPolicy};
+use crate::pod::{
+    desired::{Desired, Kind, RestartPolicy},
+    observed::Observed,
+};
 
 #[derive(Default)]
 struct Count {
@@ -14,32 +17,31 @@ struct Count {
     waiting: usize,
     stopped: usize,
     succeeded: usize,
+    /// Stopped ones that will run again.
+    restarting: usize,
 }
 
 /// `ending`: every container was torn down because the pod is being deleted.
 pub(super) fn phase(
     desired: &Desired,
+    observed: &Observed,
     init: &[ContainerStatus],
     regular: &[ContainerStatus],
     ending: bool,
 ) -> &'static str {
-    let count = count(desired, init, regular);
-    let policy = desired.restart_policy();
+    let count = count(desired, observed, init, regular);
     let started = regular.iter().any(|status| {
         let last = status.last_state.as_ref().is_some_and(|state| state.terminated.is_some());
         let now = status.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
         last || now
     });
     let verdict = match &count {
-        c if c.failed_init > 0 && policy == RestartPolicy::Never => "Failed",
+        c if c.failed_init > 0 => "Failed",
         c if c.pending_init > 0 || (c.pending_sidecar > 0 && !started) || c.waiting > 0 => "Pending",
         c if c.running > 0 && c.unknown == 0 => "Running",
-        c if c.running == 0 && c.stopped > 0 && c.unknown == 0 => match policy {
-            _ if ending && !desired.is_static() => outcome(c),
-            RestartPolicy::Always => "Running",
-            _ if c.stopped == c.succeeded => "Succeeded",
-            RestartPolicy::Never => "Failed",
-            RestartPolicy::OnFailure => "Running",
+        c if c.running == 0 && c.stopped > 0 && c.unknown == 0 => match c.restarting {
+            1.. if !ending || desired.is_static() => "Running",
+            _ => outcome(c),
         },
         _ => "Pending",
     };
@@ -54,12 +56,18 @@ fn outcome(count: &Count) -> &'static str {
     if count.stopped == count.succeeded { "Succeeded" } else { "Failed" }
 }
 
-fn count(desired: &Desired, init: &[ContainerStatus], regular: &[ContainerStatus]) -> Count {
+fn count(
+    desired: &Desired,
+    observed: &Observed,
+    init: &[ContainerStatus],
+    regular: &[ContainerStatus],
+) -> Count {
     let mut count = Count::default();
-    for ((kind, _), status) in desired.init().zip(init) {
+    for ((kind, container), status) in desired.init().zip(init) {
+        let failed = |code: i32| usize::from(code != 0 && !desired.restarts(kind, container, code));
         let state = status.state.clone().unwrap_or_default();
         let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-        if kind == crate::pod::desired::Kind::Sidecar {
+        if kind == Kind::Sidecar {
             match (state.running.is_some(), state.waiting.is_some()) {
                 (true, _) if status.started != Some(true) => count.pending_sidecar += 1,
                 (false, true) if last.is_none() => {
@@ -69,13 +77,21 @@ fn count(desired: &Desired, init: &[ContainerStatus], regular: &[ContainerStatus
                 _ => {}
             }
         } else if let Some(ended) = &state.terminated {
-            count.failed_init += usize::from(ended.exit_code != 0);
+            count.failed_init += failed(ended.exit_code);
         } else if let (None, Some(last)) = (&state.running, last) {
-            count.failed_init += usize::from(last.exit_code != 0);
+            count.failed_init += failed(last.exit_code);
         } else {
             count.pending_init += 1;
         }
     }
+    let container = |name: &str| desired.regular().find(|container| container.name == name);
+    let again = |name: &str, code: i32| {
+        let replaced = observed.container(name).current.as_ref().is_some_and(|i| i.replaced && !i.running());
+        replaced || container(name).is_some_and(|c| desired.restarts(Kind::Regular, c, code))
+    };
+    // Waiting for its next instance; who must not have one waits for nothing.
+    let waits =
+        |name: &str| container(name).is_some_and(|c| desired.restart_policy(c) != RestartPolicy::Never);
     for status in regular {
         let state = status.state.clone().unwrap_or_default();
         let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -84,8 +100,10 @@ fn count(desired: &Desired, init: &[ContainerStatus], regular: &[ContainerStatus
         } else if let Some(ended) = &state.terminated {
             count.stopped += 1;
             count.succeeded += usize::from(ended.exit_code == 0);
-        } else if last.is_some() {
+            count.restarting += usize::from(again(&status.name, ended.exit_code));
+        } else if let Some(last) = last {
             count.stopped += 1;
+            count.restarting += usize::from(again(&status.name, last.exit_code) || waits(&status.name));
         } else if state.waiting.is_some() {
             count.waiting += 1;
         } else {

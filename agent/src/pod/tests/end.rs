@@ -365,14 +365,14 @@ fn a_pod_that_waits_for_its_image_is_evicted_too() {
             c: waiting ContainerCreating
         > evict 1
           = Failed (Evicted), ready False: PodFailed
-            c: waiting ContainerCreating
+            c: terminated ContainerStatusUnknown 137
         > image c
           = Failed (Evicted), ready False: PodFailed
-            c: waiting ContainerCreating
+            c: terminated ContainerStatusUnknown 137
         > written
           remove sandbox
           = Failed (Evicted), ready False: PodFailed
-            c: waiting ContainerCreating
+            c: terminated ContainerStatusUnknown 137
     "#]],
     );
 }

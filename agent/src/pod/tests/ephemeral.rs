@@ -211,7 +211,7 @@ fn what_the_api_knows_is_not_started_again() {
         pod.status = Some(serde_norway::from_str(told).unwrap());
     });
     story.told = story.desired.pod.status.clone().unwrap();
-    story.observed = Observed::adopt(&story.desired, None, None);
+    story.observed = Observed::adopt(&story.desired, None, None, story.now);
     story.out.clear();
     story.step("begin");
     expect![[r#"

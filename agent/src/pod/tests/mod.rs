@@ -23,10 +23,7 @@ use crate::pod::{
     ending::Ending,
     events::{Event, Resized},
     machine::{Container, ContainerState, Exit, Sandbox},
-    observed::{
-        Ended, ImageState, ImageTrouble, Images, Instance, Instances, Life, Observed, Step, Unhealthy,
-        Volumes,
-    },
+    observed::{Ended, ImageState, ImageTrouble, Images, Instance, Life, Observed, Step, Unhealthy, Volumes},
     plan::{Plan, plan},
     resize::Pending,
     settings::Settings,
@@ -170,8 +167,13 @@ impl Story {
         let event = match words[..] {
             ["begin"] => return,
             ["wait", seconds] => {
-                // Also backwards: the clock of a node may be set.
-                self.now += SignedDuration::from_secs(seconds.parse().unwrap());
+                self.now += Duration::from_secs(seconds.parse().unwrap());
+                return;
+            }
+            ["clock", seconds] => {
+                let by = SignedDuration::from_secs(seconds.parse().unwrap());
+                self.now += by;
+                self.observed.clock_set(by);
                 return;
             }
             ["delete", grace] => {
@@ -430,7 +432,7 @@ impl Story {
             containers,
             labels: BTreeMap::from([Allocation::of(self.desired.spec()).to_label()]),
         });
-        self.observed = Observed::adopt(&self.desired, sandbox, None);
+        self.observed = Observed::adopt(&self.desired, sandbox, None, self.now);
         self.observed.started_at.get_or_insert(self.now);
     }
 

@@ -268,8 +268,8 @@ fn post_start_hook_holds_back_the_next_container_but_not_the_end() {
                 c: waiting ContainerCreating
             > hook c failed
               stop c within 30s: FailedPostStartHook
-              = Pending, ready True: 
-                c: waiting PostStartHookError PostStartHook failed, ready
+              = Pending, ready False: containers with unready status: [c]
+                c: waiting PostStartHookError PostStartHook failed
             > exit c 137
               image i for c
               = Running, ready False: containers with unready status: [c]

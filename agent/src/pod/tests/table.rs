@@ -22,11 +22,12 @@ use super::{Story, state};
 /// Cases in all files together. Their number is a promise.
 const AT_LEAST: usize = 250;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "start",
     "init",
     "sidecars",
     "restart",
+    "rules",
     "backoff",
     "images",
     "hooks",
