@@ -8,6 +8,7 @@
 )]
 
 pub mod leaks;
+pub mod listen;
 pub mod playground;
 pub mod power;
 pub mod registry;

@@ -5,18 +5,17 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Shutdown, TcpListener, TcpStream},
-    os::fd::AsFd as _,
+    net::{Shutdown, TcpStream},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use orlop_tests::{
     Playground,
+    listen::{echo, listen},
     playground::{Output, given, in_terminal, run},
     until,
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// What kubectl takes instead of WebSockets.
 const SPDY: [(&str, &str); 2] =
@@ -98,33 +97,6 @@ fn attached(p: &Playground, env: &[(&str, &str)], word: &str) {
 fn end(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
-}
-
-/// Serves connections to the pod's loopback address.
-fn listen(p: &Playground, pod: &str, serve: fn(TcpStream)) -> u16 {
-    let uid = p.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]).text();
-    let namespace = fs::File::open(p.dir.join("run/pods").join(uid).join("ns/net")).unwrap();
-    // A thread of its own: it stays in the namespace of the pod.
-    let listener = std::thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        TcpListener::bind(("127.0.0.1", 0)).unwrap()
-    });
-    let listener = listener.join().unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let stream = stream.unwrap();
-            std::thread::spawn(move || serve(stream));
-        }
-    });
-    port
-}
-
-/// Gives back whatever it hears.
-fn echo(mut stream: TcpStream) {
-    let mut reader = stream.try_clone().unwrap();
-    std::io::copy(&mut reader, &mut stream).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
 }
 
 /// Gives back one line and leaves.
