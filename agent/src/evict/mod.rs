@@ -32,7 +32,11 @@ use crate::{
     config::kubelet::eviction::Eviction,
     images::collect::{Collector, NodeEvents},
     pod::{
-        admission::is_critical, desired::Desired, ending::Ending, node_state::NodeState, resources,
+        admission::is_critical,
+        desired::Desired,
+        ending::{EVICTED, Ending},
+        node_state::NodeState,
+        resources,
         settings::Settings,
     },
     worker::{
@@ -176,11 +180,11 @@ impl Evictor {
             pod: Arc::clone(&pod.pod),
             field_path: None,
             warning: true,
-            reason: "Evicted",
+            reason: EVICTED,
             message: message.clone(),
         };
         self.pod_events.record(event);
-        let ending = Ending { reason: "Evicted", message, grace };
+        let ending = Ending { reason: EVICTED, message, grace };
         self.desk.end(pod.uid(), ending).await;
     }
 }

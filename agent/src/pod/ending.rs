@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::{desired::Desired, observed::Observed};
 
+/// The reason of those that the node ends because it runs short.
+pub const EVICTED: &str = "Evicted";
+
 /// Why a pod is ended, and how soon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {

@@ -19,7 +19,11 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan:
         return;
     }
     if !desired.gone && !observed.told_end {
-        return;
+        // An API server that shares a full disk can only be told when there is room: what an evicted pod holds goes first.
+        let Some(at) = frees_anyway(observed) else { return };
+        if now < at {
+            return plan.wake(Some(at));
+        }
     }
     if !observed.sandbox.absent() {
         return remove(&observed.sandbox, Action::RemoveSandbox, now, plan);
@@ -39,6 +43,15 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan:
     } else if !observed.delete_asked {
         plan.actions.push(Action::DeleteObject);
     }
+}
+
+/// When an evicted pod that ran makes room though its end is not written down. Its end is lost if the agent ends before it
+/// could be told; the pod is then started anew.
+fn frees_anyway(observed: &Observed) -> Option<Timestamp> {
+    observed.ending.as_ref().filter(|ending| ending.reason == ending::EVICTED)?;
+    let instances = observed.containers.values().filter_map(|container| container.current.as_ref());
+    let ends = instances.filter_map(|instance| Some(instance.ended()?.exit.finished_at));
+    ends.max()?.checked_add(UNTOLD).ok()
 }
 
 /// A removal that failed is repeated after a while; whatever else the state is, there may be something to remove.
@@ -91,3 +104,5 @@ fn left(desired: &Desired, grace: Duration, now: Timestamp) -> Duration {
 }
 
 const LEAST: Duration = Duration::from_secs(2);
+/// How long an evicted pod keeps its disk while the API server does not take the news.
+const UNTOLD: Duration = Duration::from_secs(10);

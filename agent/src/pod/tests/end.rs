@@ -297,6 +297,7 @@ fn an_evicted_pod_fails_when_its_containers_have_ended() {
               = Running, ready True: 
                 c: running, ready
             > exit c 137
+              look again in 10000ms
               = Failed (Evicted), ready False: PodFailed
                 c: terminated Error 137
             > written
@@ -316,6 +317,54 @@ fn an_evicted_pod_fails_when_its_containers_have_ended() {
                 c: terminated Error 137
             > volumes-removed
               delete object
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+        "#]],
+    );
+}
+
+/// The API server may share the full disk.
+#[test]
+fn an_evicted_pod_makes_room_though_nobody_takes_the_news() {
+    check(
+        ALWAYS,
+        &[
+            "begin; up; image c; started c",
+            "evict 1",
+            "exit c 137",
+            "wait 10",
+            "sandbox-removed",
+            "cleared",
+            "written",
+        ],
+        expect![[r#"
+            > begin; up; image c; started c
+              volumes
+              sandbox
+              image i for c
+              start c#0
+              = Running, ready True: 
+                c: running, ready
+            > evict 1
+              stop c within 1s: Stopping container c
+              = Running, ready True: 
+                c: running, ready
+            > exit c 137
+              look again in 10000ms
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > wait 10
+              remove sandbox
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > sandbox-removed
+              clear volumes
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > cleared
+              = Failed (Evicted), ready False: PodFailed
+                c: terminated Error 137
+            > written
               = Failed (Evicted), ready False: PodFailed
                 c: terminated Error 137
         "#]],
@@ -395,6 +444,7 @@ fn a_pod_that_succeeds_while_it_is_ended_has_succeeded() {
               = Running, ready True: 
                 c: running, ready
             > exit c 0
+              look again in 10000ms
               = Succeeded, ready False: PodCompleted
                 c: terminated Completed 0
             > written
