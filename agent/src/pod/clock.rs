@@ -16,6 +16,7 @@ impl Observed {
         step(&mut self.sandbox, by);
         step(&mut self.network, by);
         step(&mut self.volumes, by);
+        self.quiet_since.iter_mut().for_each(|at| shift(at, by));
         self.resize_trouble.iter_mut().for_each(|entry| trouble(entry, by));
         self.containers.values_mut().for_each(|entry| container(entry, by));
     }

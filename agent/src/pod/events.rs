@@ -217,6 +217,8 @@ impl Observed {
             Event::EndWritten => self.told_end = true,
             Event::ObjectsChanged => self.objects_changed(now),
         }
+        let quiet = self.ending.is_some() && !self.anything_runs();
+        self.quiet_since = quiet.then(|| self.quiet_since.unwrap_or(now));
     }
 
     fn of(&mut self, container: &str) -> &mut Instances {

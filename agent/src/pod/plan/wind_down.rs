@@ -49,9 +49,8 @@ pub(super) fn plan(desired: &Desired, observed: &Observed, now: Timestamp, plan:
 /// could be told; the pod is then started anew.
 fn frees_anyway(observed: &Observed) -> Option<Timestamp> {
     observed.ending.as_ref().filter(|ending| ending.reason == ending::EVICTED)?;
-    let instances = observed.containers.values().filter_map(|container| container.current.as_ref());
-    let ends = instances.filter_map(|instance| Some(instance.ended()?.exit.finished_at));
-    ends.max()?.checked_add(UNTOLD).ok()
+    let ran = observed.containers.values().any(|container| container.current.is_some());
+    observed.quiet_since.filter(|_| ran)?.checked_add(UNTOLD).ok()
 }
 
 /// A removal that failed is repeated after a while; whatever else the state is, there may be something to remove.
