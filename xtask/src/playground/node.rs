@@ -79,7 +79,8 @@ fn common_args(mode: &str, place: &NodePlace) -> Vec<String> {
         format!("--cgroup-root={}", place.cgroup),
     ];
     // A developer's disk may be full by a kubelet's standards: a node with no disk to spare would take no pod.
-    if std::env::var_os("ORLOP_CONFIG").is_none() {
+    let config = std::env::var_os("ORLOP_CONFIG").and_then(|file| fs::read_to_string(file).ok());
+    if !config.is_some_and(|config| config.contains("evictionHard")) {
         args.push(
             "--eviction-hard=memory.available<100Mi,nodefs.available<1%,imagefs.available<1%".to_owned(),
         );
