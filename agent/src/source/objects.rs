@@ -245,7 +245,7 @@ pub(super) fn failure(error: &kube::Error, kind: &'static str, name: &str) -> Ob
 }
 
 /// Where an object is remembered.
-fn key(object: &ObjectRef) -> Key {
+pub(super) fn key(object: &ObjectRef) -> Key {
     match object {
         ObjectRef::ConfigMap { namespace, name } => Key::two(Kind::ConfigMap, namespace, name),
         ObjectRef::Secret { namespace, name } => Key::two(Kind::Secret, namespace, name),

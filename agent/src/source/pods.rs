@@ -5,7 +5,7 @@
 //!  static pod directory ────────┘ └─▶ Mirrors
 //! ```
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -13,11 +13,14 @@ use kube::{Api, Client, runtime::watcher};
 use orlop_model::event::Event;
 use tokio::sync::mpsc;
 
-use super::{Heard, Remember, merge::Merge, remembered};
+use super::{Heard, Remember, merge::Merge, objects, remembered};
 use crate::{
     memory::{Key, Kind, Memory},
     mirror::Mirrors,
-    pod::desired::pod_ref,
+    pod::{
+        desired::{Desired, pod_ref},
+        refs,
+    },
 };
 
 /// Where pods come from. At least one of both.
@@ -75,8 +78,26 @@ fn of_api(client: Client, node: &str, memory: Option<Memory>) -> impl Stream<Ite
         (Heard::Recalled(pods), Some(memory)) => {
             Heard::Recalled(pods.into_iter().map(|pod| as_told(memory, pod)).collect())
         }
+        (Heard::Event(Event::Reset(pods)), Some(memory)) => {
+            forget_others(memory, &pods);
+            Heard::Event(Event::Reset(pods))
+        }
         (heard, _) => heard,
     })
+}
+
+/// What an agent that was killed did not come to forget: everything that none of these pods has or refers to.
+fn forget_others(memory: &Memory, pods: &[Arc<Pod>]) {
+    let uids: BTreeSet<_> = pods.iter().map(|pod| pod_ref(pod).uid).collect();
+    for kind in [Kind::Status, Kind::Token] {
+        memory.retain(kind, |key| key.name.first().is_some_and(|uid| uids.contains(uid)));
+    }
+    let refs: BTreeSet<_> =
+        pods.iter().flat_map(|pod| refs::of_pod(&Desired::new(Arc::clone(pod)))).collect();
+    let keys: BTreeSet<_> = refs.iter().map(objects::key).collect();
+    for kind in [Kind::ConfigMap, Kind::Secret] {
+        memory.retain(kind, |key| keys.contains(key));
+    }
 }
 
 /// A remembered pod with what was last said of it, which the API server may never have heard. It has no version, so
@@ -89,4 +110,35 @@ fn as_told(memory: &Memory, mut pod: Arc<Pod>) -> Arc<Pod> {
         recalled.status = Some(told);
     }
     pod
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_takes_along_what_nobody_needs_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory::open(dir.path().join("memory")).unwrap();
+        let kept = [
+            Key::one(Kind::Status, "u"),
+            Key::two(Kind::Token, "u", "hash"),
+            Key::two(Kind::ConfigMap, "ns", "used"),
+            Key::two(Kind::Service, "ns", "used"),
+        ];
+        let others = [
+            Key::one(Kind::Status, "gone"),
+            Key::two(Kind::Token, "gone", "hash"),
+            Key::two(Kind::ConfigMap, "ns", "unused"),
+            Key::two(Kind::Secret, "ns", "used"),
+        ];
+        for key in kept.iter().chain(&others) {
+            memory.keep(key.clone(), Arc::new(true));
+        }
+        let pod = "{metadata: {namespace: ns, uid: u}, spec: {containers: [], volumes: [{name: v, configMap: {name: used}}]}}";
+        forget_others(&memory, &[Arc::new(serde_norway::from_str(pod).unwrap())]);
+        memory.write();
+        let left: BTreeSet<_> = Kind::ALL.into_iter().flat_map(|kind| memory.keys(kind)).collect();
+        assert_eq!(left, BTreeSet::from(kept));
+    }
 }
