@@ -115,8 +115,9 @@ fn in_place<'a>(desired: &'a Desired, observed: &'a Observed) -> impl Iterator<I
 
 /// The old sandbox goes first; `observed` forgets its containers when it is gone.
 fn replace_sandbox(observed: &Observed, now: Timestamp, plan: &mut Plan) {
-    // A start under way fails soon, now that nobody is there to make it.
-    if observed.containers.values().any(|instances| instances.starting) {
+    // A start under way fails soon, now that nobody is there to make it. An attachment under way would be made after the
+    // one that is removed.
+    if observed.network.busy() || observed.containers.values().any(|instances| instances.starting) {
         return;
     }
     match &observed.sandbox {
