@@ -6,16 +6,26 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     backoff::BackOff,
+    desired::Desired,
     observed::{ImageState, Instances, Observed, Step, Trouble},
 };
 
 impl Observed {
+    /// Notes until when a deletion lasts; from then on a clock that is set neither shortens nor prolongs it.
+    pub fn hear_deletion(&mut self, desired: &Desired) {
+        let said = desired.pod.metadata.deletion_timestamp.as_ref().map(|ends| ends.0);
+        if said != self.deletion.map(|(said, _)| said) {
+            self.deletion = said.map(|ends| (ends, ends));
+        }
+    }
+
     /// The clock says `by` more than it would have said.
     pub fn clock_set(&mut self, by: SignedDuration) {
         self.pulls.values_mut().for_each(|entry| backoff(entry, by));
         step(&mut self.sandbox, by);
         step(&mut self.network, by);
         step(&mut self.volumes, by);
+        self.deletion.iter_mut().for_each(|(_, ends)| shift(ends, by));
         self.quiet_since.iter_mut().for_each(|at| shift(at, by));
         self.resize_trouble.iter_mut().for_each(|entry| trouble(entry, by));
         self.containers.values_mut().for_each(|entry| container(entry, by));

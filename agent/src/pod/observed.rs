@@ -72,6 +72,8 @@ pub struct Observed {
     pub resize_trouble: Option<Trouble>,
     /// The node ends the pod.
     pub ending: Option<Box<Ending>>,
+    /// When the API server said the pod is deleted by, and when that is as this node's clock goes since it was heard.
+    pub deletion: Option<(Timestamp, Timestamp)>,
     /// Since when nothing of a pod that the node ends runs any more.
     pub quiet_since: Option<Timestamp>,
     /// The pod was refused: reason and text. Nothing was ever made for it.

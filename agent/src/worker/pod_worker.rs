@@ -113,6 +113,7 @@ impl PodWorker {
                 // They may be shown in a downward API volume.
                 self.observed.apply(Event::ObjectsChanged, now);
             }
+            self.observed.hear_deletion(&desired);
             let Plan { actions, wake_at, finished } = plan(&desired, &self.observed, now);
             for action in actions {
                 tracing::debug!(%action, "start");

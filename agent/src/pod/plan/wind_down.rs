@@ -84,7 +84,7 @@ fn stop_containers(desired: &Desired, observed: &Observed, now: Timestamp, plan:
     }
     for (_, sidecar) in desired.init().filter(|(kind, _)| *kind == Kind::Sidecar).rev() {
         let instances = observed.container(&sidecar.name);
-        plan.stop(observed, &sidecar.name, (left(desired, grace, now), now, false), why(&sidecar.name));
+        plan.stop(observed, &sidecar.name, (left(desired, observed, now), now, false), why(&sidecar.name));
         if instances.starting || instances.running().is_some() {
             // Reverse spec order, one after the other.
             return;
@@ -93,9 +93,10 @@ fn stop_containers(desired: &Desired, observed: &Observed, now: Timestamp, plan:
 }
 
 /// Sidecars get what the others left of the grace period.
-fn left(desired: &Desired, grace: Duration, now: Timestamp) -> Duration {
-    let ends = desired.pod.metadata.deletion_timestamp.as_ref().filter(|_| !desired.gone);
-    let left = ends.and_then(|ends| Duration::try_from(ends.0.duration_since(now)).ok());
+fn left(desired: &Desired, observed: &Observed, now: Timestamp) -> Duration {
+    let grace = ending::grace(desired, observed);
+    let ends = observed.deletion.map(|(_, ends)| ends).filter(|_| !desired.gone);
+    let left = ends.and_then(|ends| Duration::try_from(ends.duration_since(now)).ok());
     match ends {
         Some(_) => left.unwrap_or_default().clamp(LEAST, grace.max(LEAST)),
         None => grace,

@@ -80,6 +80,7 @@ impl World {
     }
 
     fn plan(&mut self) {
+        self.observed.hear_deletion(&self.desired);
         let plan = plan(&self.desired, &self.observed, self.now);
         for action in plan.actions {
             self.log.push(action.to_string());
@@ -336,14 +337,7 @@ impl World {
         let before = plan(&self.desired, &self.observed, self.now);
         self.now += by;
         self.observed.clock_set(by);
-        let mut after = plan(&self.desired, &self.observed, self.now);
-        if self.desired.pod.metadata.deletion_timestamp.is_some() {
-            // What sidecars have left of a deletion goes by the calendar: the API server says when it is over.
-            after.actions.retain(|action| {
-                !matches!(action, Action::StopContainer { hook: false, .. })
-                    || before.actions.contains(action)
-            });
-        }
+        let after = plan(&self.desired, &self.observed, self.now);
         assert_eq!(after.actions, before.actions, "the clock was set by {by}");
         assert_eq!(after.wake_at, before.wake_at.map(|at| at + by), "the clock was set by {by}");
     }
@@ -418,6 +412,7 @@ impl World {
         let pod = Arc::make_mut(&mut self.desired.pod);
         pod.metadata.deletion_timestamp.get_or_insert(Time(now));
         pod.metadata.deletion_grace_period_seconds.get_or_insert(30);
+        self.observed.hear_deletion(&self.desired);
     }
 }
 

@@ -82,6 +82,7 @@ impl Story {
     }
 
     fn plan(&mut self) -> Plan {
+        self.observed.hear_deletion(&self.desired);
         let plan = plan(&self.desired, &self.observed, self.now);
         plan.actions.iter().for_each(|action| self.observed.started(action, self.now));
         plan
