@@ -1,44 +1,162 @@
-//! From a service address to one of its backends.
+//! From a service address to one of its backends: what `connect()` and a first packet have in common.
 
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_set_retval};
-use orlop_abi::{Backend, FRONTEND_NONE_LOCAL, Frontend, FrontendKey, SCOPE_ADDRESS, SlotKey};
-
-use crate::{
-    REFUSE,
-    address::Address,
-    maps::{BACKENDS, FRONTENDS, SLOTS},
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+};
+use orlop_abi::{
+    ADDRESS_NODE_PORTS, Affinity, AffinityKey, BACKEND_CLUSTER, BACKEND_LOCAL, Backend, FRONTEND_ANY,
+    FRONTEND_LOCAL, FRONTEND_RANGES, FRONTEND_SHORTCUT, Frontend, FrontendKey, Ip, MAPPED, RANGE_PODS, Range,
+    SCOPE_ADDRESS, SCOPE_NODE, SET_CLUSTER, SET_LOCAL, SlotKey,
 };
 
-const ECONNREFUSED: i32 = 111;
+use crate::maps::{ADDRESSES, AFFINITIES, BACKENDS, FRONTENDS, RANGES, SLOTS};
 
 /// A slot is rewritten while it is read at most for a moment: look a second time before giving up.
 const ATTEMPTS: u32 = 2;
 
+/// Why a service does not take a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// No endpoint anywhere.
+    NoEndpoint,
+    /// There are endpoints, but none that the policy allows here.
+    NoLocalEndpoint,
+    /// The load balancer's source ranges.
+    SourceRange,
+}
+
+/// Who dials.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A pod.
+    Pod,
+    /// The node itself.
+    Node,
+    /// Anybody else.
+    Outside,
+}
+
 #[inline(always)]
-pub fn frontend(dialled: Address, proto: u8) -> Option<Frontend> {
-    let key = FrontendKey { addr: dialled.addr, port: dialled.port, proto, scope: SCOPE_ADDRESS };
+pub const fn is_v4(ip: &Ip) -> bool {
+    ip[0] == 0 && ip[1] == 0 && ip[2] == MAPPED
+}
+
+/// Seconds since the machine started.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: the helper takes no arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+}
+
+/// What stands behind an address; `loopback` if 127.0.0.1 is the node's own, and takes node ports.
+#[inline(always)]
+pub fn frontend(ip: &Ip, port: u16, proto: u8, loopback: bool) -> Option<Frontend> {
+    let key = FrontendKey { ip: *ip, port, proto, scope: SCOPE_ADDRESS };
     // SAFETY: the value is copied; a concurrent update replaces the whole element.
+    if let Some(frontend) = unsafe { FRONTENDS.get(&key) } {
+        return Some(*frontend);
+    }
+    if !(takes_node_ports(ip) || loopback && is_v4(ip) && ip[3].to_ne_bytes()[0] == 127) {
+        return None;
+    }
+    let any = [0, 0, if is_v4(ip) { MAPPED } else { 0 }, 0];
+    let key = FrontendKey { ip: any, port, proto, scope: SCOPE_NODE };
+    // SAFETY: as above.
     unsafe { FRONTENDS.get(&key) }.copied()
 }
 
-/// A backend by chance, each with the same. Session affinity will ask here first.
 #[inline(always)]
-pub fn backend(frontend: &Frontend) -> Option<(u32, Backend)> {
-    let count = u32::from(frontend.count);
+fn takes_node_ports(ip: &Ip) -> bool {
+    // SAFETY: the value is copied at once.
+    unsafe { ADDRESSES.get(ip) }.is_some_and(|flags| *flags & ADDRESS_NODE_PORTS != 0)
+}
+
+/// Who has this address.
+#[inline(always)]
+pub fn source(ip: &Ip) -> Source {
+    // SAFETY: only whether it is there counts.
+    if unsafe { ADDRESSES.get(ip) }.is_some() || is_v4(ip) && ip[3].to_ne_bytes()[0] == 127 {
+        return Source::Node;
+    }
+    match in_range(RANGE_PODS, ip) {
+        true => Source::Pod,
+        false => Source::Outside,
+    }
+}
+
+#[inline(always)]
+fn in_range(service: u32, ip: &Ip) -> bool {
+    RANGES.get(&Key::new(Range::WHOLE, Range { service, ip: *ip })).is_some()
+}
+
+/// Whether the service takes connections of this source at all.
+#[inline(always)]
+pub fn admit(frontend: &Frontend, source: &Ip) -> Result<(), Refusal> {
+    match frontend.flags & FRONTEND_RANGES == 0 || in_range(frontend.service, source) {
+        true => Ok(()),
+        false => Err(Refusal::SourceRange),
+    }
+}
+
+/// The set that a source uses, and how many slots it has. `shortcut` if the source is inside the cluster.
+#[inline(always)]
+fn set(frontend: &Frontend, shortcut: bool) -> (u8, u16) {
+    let local = frontend.flags & FRONTEND_LOCAL != 0;
+    match local && !(shortcut && frontend.flags & FRONTEND_SHORTCUT != 0) {
+        true => (SET_LOCAL, frontend.local),
+        false => (SET_CLUSTER, frontend.cluster),
+    }
+}
+
+/// A backend for a new connection: the one that the client stays with, else one by chance, each with the same.
+#[inline(always)]
+pub fn backend(frontend: &Frontend, shortcut: bool, client: &Ip) -> Result<(u32, Backend), Refusal> {
+    let (set, count) = set(frontend, shortcut);
     if count == 0 {
+        return Err(match frontend.flags & FRONTEND_ANY {
+            0 => Refusal::NoEndpoint,
+            _ => Refusal::NoLocalEndpoint,
+        });
+    }
+    if frontend.affinity_seconds == 0 {
+        return by_chance(frontend.service, set, count);
+    }
+    let key = AffinityKey { client: *client, service: frontend.service };
+    let chosen = match bound(&key, set, frontend.affinity_seconds) {
+        Some(chosen) => chosen,
+        None => by_chance(frontend.service, set, count)?,
+    };
+    let _ = AFFINITIES.insert(&key, &Affinity { backend: chosen.0, seen: now() }, 0);
+    Ok(chosen)
+}
+
+/// Where this client went last, if that is not too long ago, and still in the set.
+#[inline(always)]
+fn bound(key: &AffinityKey, set: u8, seconds: u32) -> Option<(u32, Backend)> {
+    // SAFETY: the value is copied at once.
+    let affinity = unsafe { AFFINITIES.get(key) }.copied()?;
+    if now().wrapping_sub(affinity.seen) >= seconds {
         return None;
     }
+    let member = if set == SET_LOCAL { BACKEND_LOCAL } else { BACKEND_CLUSTER };
+    let backend = by_id(affinity.backend, key.service).filter(|backend| backend.flags & member != 0)?;
+    Some((affinity.backend, backend))
+}
+
+#[inline(always)]
+fn by_chance(service: u32, set: u8, count: u16) -> Result<(u32, Backend), Refusal> {
     for _ in 0..ATTEMPTS {
         // SAFETY: the helper takes no arguments.
-        let slot = unsafe { bpf_get_prandom_u32() } % count;
-        let key = SlotKey { service: frontend.service, set: u16::from(frontend.set), slot: slot as u16 };
+        let slot = unsafe { bpf_get_prandom_u32() } % u32::from(count);
+        let key = SlotKey { service, set: u16::from(set), slot: slot as u16 };
         // SAFETY: as in `frontend`.
         let Some(id) = (unsafe { SLOTS.get(&key) }).copied() else { continue };
-        if let Some(backend) = by_id(id, frontend.service) {
-            return Some((id, backend));
+        if let Some(backend) = by_id(id, service) {
+            return Ok((id, backend));
         }
     }
-    None
+    Err(Refusal::NoEndpoint)
 }
 
 /// The backend of this id, if it (still) belongs to the service.
@@ -46,14 +164,4 @@ pub fn backend(frontend: &Frontend) -> Option<(u32, Backend)> {
 pub fn by_id(id: u32, service: u32) -> Option<Backend> {
     // SAFETY: as in `frontend`.
     unsafe { BACKENDS.get(&id) }.copied().filter(|backend| backend.service == service)
-}
-
-/// The answer when there is no backend: refused at once, or, where the policy says drop, the error of a dropped packet.
-#[inline(always)]
-pub fn refuse(frontend: &Frontend) -> i32 {
-    if frontend.flags & FRONTEND_NONE_LOCAL == 0 {
-        // SAFETY: allowed in hooks that can fail (connect, sendmsg), which are the only callers.
-        unsafe { bpf_set_retval(-ECONNREFUSED) };
-    }
-    REFUSE
 }

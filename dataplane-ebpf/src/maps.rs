@@ -2,12 +2,13 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{HashMap, LruHashMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use orlop_abi::{
-    Backend, Flow, FlowKey, Frontend, FrontendKey, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_PEERS,
-    MAX_SLOTS, Peer, SlotKey,
+    Affinity, AffinityKey, Backend, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey, FragmentKey,
+    Frontend, FrontendKey, Ip, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_CONNECTIONS, MAX_FLOWS,
+    MAX_FRAGMENTS, MAX_FRONTENDS, MAX_PEERS, MAX_RANGES, MAX_SLOTS, Peer, Ports, Range, Settings, SlotKey,
 };
 
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
@@ -19,7 +20,30 @@ pub static SLOTS: HashMap<SlotKey, u32, { MAX_SLOTS as usize }, LAZY> = HashMap:
 #[btf_map]
 pub static BACKENDS: HashMap<u32, Backend, { MAX_BACKENDS as usize }, LAZY> = HashMap::new();
 #[btf_map]
+pub static RANGES: LpmTrie<Range, u32, { MAX_RANGES as usize }, LAZY> = LpmTrie::new();
+#[btf_map]
+pub static ADDRESSES: HashMap<Ip, u32, { MAX_ADDRESSES as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> = LruHashMap::new();
+#[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
 /// Not socket storage, which would need no `sock_release`: making one costs a connection three times as much.
 #[btf_map]
 pub static PEERS: HashMap<u64, Peer, { MAX_PEERS as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, { MAX_CONNECTIONS as usize }> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Ports, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
+#[btf_map]
+pub static COUNTERS: PerCpuHashMap<u32, Counters, { MAX_FRONTENDS as usize }, LAZY> = PerCpuHashMap::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<u64, { Drop::NAMES.len() }> = PerCpuArray::new();
+#[btf_map]
+pub static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// What holds for every service; nothing until user space has written it.
+#[inline(always)]
+pub fn settings() -> Option<&'static Settings> {
+    // SAFETY: user space writes it whole, and rarely; a torn read concerns one packet.
+    unsafe { SETTINGS.get(0) }
+}

@@ -1,58 +1,76 @@
 //! From a Service and its slices to what its maps should say, before numbers are given out (`ids`).
 //!
-//! Deterministic: the same input gives the same slots in the same order. Today: IPv4 cluster IPs of TCP and UDP.
+//! Deterministic: the same input gives the same slots in the same order. Each port of each family is a service of its own.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use crate::model::{Node, Policy, Port, Protocol, Service, Slice};
+use ipnet::IpNet;
+
+use crate::model::{Family, Node, Policy, Port, Protocol, Service, Slice};
 use crate::select::{Candidate, Policies, Selection, select};
-use crate::tables::{Set, Vip};
+use crate::tables::{Host, Masquerade, Set, Vip};
 
-/// One service port, compiled.
+/// One service port of one family, compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
-    /// The address that names it.
-    pub vip: Vip,
-    /// The list its address uses.
-    pub set: Set,
+    /// The address that names it: its (first) cluster IP.
+    pub primary: Vip,
+    /// All its addresses.
+    pub frontends: BTreeMap<Vip, Rules>,
     /// The lists, by policy; only the ones in use.
-    pub sets: BTreeMap<Set, Vec<SocketAddrV4>>,
+    pub sets: BTreeMap<Set, Vec<SocketAddr>>,
     /// Endpoints that running UDP conversations may keep, whatever policy and readiness say now.
-    pub serving: BTreeSet<SocketAddrV4>,
-    /// Endpoints exist, but none that the policy allows.
-    pub none_local: bool,
+    pub serving: BTreeSet<SocketAddr>,
+    /// An endpoint that could be used exists somewhere.
+    pub any: bool,
+    /// Sources that its load-balancer addresses let in, if these are guarded.
+    pub ranges: BTreeSet<IpNet>,
+    /// Seconds a client stays with its endpoint; 0: it does not.
+    pub affinity_seconds: u32,
+}
+
+/// What an address of a service does with a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Rules {
+    /// Use the endpoints of this node only.
+    pub local: bool,
+    /// Except for pods and the node itself.
+    pub shortcut: bool,
+    /// Look at the ranges first.
+    pub guarded: bool,
+    /// For whom the source becomes this node.
+    pub masquerade: Masquerade,
 }
 
 /// Most slots of a list; a service with more endpoints uses the first so many.
 const MAX_SLOTS: usize = u16::MAX as usize;
 
-/// Every service port that the socket hooks can serve.
+/// Every port of a service, per family in which it has a cluster IP.
 pub fn compile<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a Slice> + Clone,
     node: &Node,
 ) -> Vec<Compiled> {
-    let vips = service.cluster_ips.iter().filter_map(|ip| match ip {
-        IpAddr::V4(ip) => Some(*ip),
-        IpAddr::V6(_) => None,
-    });
-    let vips: Vec<_> = vips.collect();
-    let ports = service.ports.iter().filter(|port| port.protocol != Protocol::Sctp);
-    ports
-        .flat_map(|port| {
-            let candidates = candidates(port, slices.clone(), node);
-            let vips = vips.iter().map(|ip| Vip { ip: *ip, port: port.number, protocol: port.protocol });
-            vips.map(|vip| compile_port(service, port, vip, &candidates, node)).collect::<Vec<_>>()
-        })
-        .collect()
+    let mut compiled = Vec::new();
+    for port in &service.ports {
+        let candidates = candidates(port, slices.clone(), node);
+        for family in Family::ALL {
+            let Some(ip) = service.cluster_ips.iter().find(|ip| family.has(ip)) else { continue };
+            let of_family: Vec<_> = candidates.iter().copied().filter(|c| family.has(&c.at.ip())).collect();
+            let primary = vip(port, Host::Ip(*ip));
+            compiled.push(compile_port(service, port, primary, family, &of_family, node));
+        }
+    }
+    compiled
 }
 
 fn compile_port(
     service: &Service,
     port: &Port,
-    vip: Vip,
+    primary: Vip,
+    family: Family,
     candidates: &[Candidate<'_>],
     node: &Node,
 ) -> Compiled {
@@ -62,19 +80,78 @@ fn compile_port(
         externally_accessible: service.externally_accessible(port),
     };
     let Selection { cluster, local, any } = select(candidates, policies, node);
-    let (set, chosen) = match service.internal {
-        Policy::Cluster => (Set::Cluster, cluster),
-        Policy::Local => (Set::Local, local),
-    };
-    let slots: Vec<_> = addresses(chosen.iter().flatten()).take(MAX_SLOTS).collect();
-    let serving = candidates.iter().filter(|c| vip.protocol == Protocol::Udp && c.endpoint.serving);
+    let lists = [(Set::Cluster, cluster), (Set::Local, local)];
+    let slots = |chosen: Vec<Candidate<'_>>| chosen.iter().map(|c| c.at).take(MAX_SLOTS).collect();
+    let sets = lists.into_iter().filter_map(|(set, chosen)| Some((set, slots(chosen?)))).collect();
+    let serving = candidates.iter().filter(|c| port.protocol == Protocol::Udp && c.endpoint.serving);
+    let ranges = ranges(service, family, node);
     Compiled {
-        vip,
-        set,
-        none_local: set == Set::Local && slots.is_empty() && any,
-        serving: addresses(serving).collect(),
-        sets: BTreeMap::from([(set, slots)]),
+        primary,
+        frontends: frontends(service, port, family, !ranges.is_empty(), node),
+        sets,
+        serving: serving.map(|candidate| candidate.at).collect(),
+        any,
+        ranges,
+        affinity_seconds: service.affinity_seconds.unwrap_or(0),
     }
+}
+
+fn vip(port: &Port, host: Host) -> Vip {
+    let number = if let Host::Node(_) = host { port.node_port.unwrap_or(0) } else { port.number };
+    Vip { host, port: number, protocol: port.protocol }
+}
+
+/// The addresses of a port and their rules. Of two that are the same, the first counts.
+fn frontends(
+    service: &Service,
+    port: &Port,
+    family: Family,
+    guarded: bool,
+    node: &Node,
+) -> BTreeMap<Vip, Rules> {
+    let cluster_ip = Rules {
+        local: service.internal == Policy::Local,
+        shortcut: false,
+        guarded: false,
+        masquerade: match (node.settings.masquerade_all, node.settings.pods.is_empty()) {
+            (true, _) => Masquerade::Always,
+            (false, false) => Masquerade::Outside,
+            (false, true) => Masquerade::Never,
+        },
+    };
+    let local = service.external == Policy::Local;
+    let external = Rules {
+        local,
+        shortcut: local,
+        guarded: false,
+        masquerade: if local { Masquerade::Never } else { Masquerade::Always },
+    };
+    let of = |ips: &[IpAddr], rules: Rules| -> Vec<(Host, Rules)> {
+        ips.iter().filter(|ip| family.has(ip)).map(|ip| (Host::Ip(*ip), rules)).collect()
+    };
+    let node_port = port.node_port.map(|_| (Host::Node(family), external));
+    let all = of(&service.cluster_ips, cluster_ip)
+        .into_iter()
+        .chain(of(&service.external_ips, external))
+        .chain(of(&service.load_balancer_ips, Rules { guarded, ..external }))
+        .chain(node_port);
+    let mut frontends = BTreeMap::new();
+    for (host, rules) in all {
+        frontends.entry(vip(port, host)).or_insert(rules);
+    }
+    frontends
+}
+
+/// Where the node is let in, so is the load balancer's own address: it may be bound on the node, and then is what the
+/// node's programs have as source.
+fn ranges(service: &Service, family: Family, node: &Node) -> BTreeSet<IpNet> {
+    let mut ranges: BTreeSet<IpNet> =
+        service.source_ranges.iter().copied().filter(|net| family.has(&net.addr())).collect();
+    if node.addresses.iter().any(|ip| ranges.iter().any(|net| net.contains(ip))) {
+        let own = service.load_balancer_ips.iter().copied().filter(|ip| family.has(ip));
+        ranges.extend(own.map(IpNet::from));
+    }
+    ranges
 }
 
 /// The endpoints of a service port: slices joined by port name and protocol. The same address and port counts once;
@@ -99,11 +176,4 @@ pub fn candidates<'a>(
         }
     }
     joined.into_values().collect()
-}
-
-fn addresses<'a>(candidates: impl Iterator<Item = &'a Candidate<'a>>) -> impl Iterator<Item = SocketAddrV4> {
-    candidates.filter_map(|candidate| match candidate.at {
-        SocketAddr::V4(at) => Some(at),
-        SocketAddr::V6(_) => None,
-    })
 }

@@ -1,12 +1,14 @@
 //! What is in the pinned maps, in words: for `orlop services`, with or without a running agent.
 
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
+
+use ipnet::IpNet;
 
 use crate::loader::pins;
 use crate::maps::{KernelMaps, MapError, Maps as _};
-use crate::tables::{Set, Vip};
+use crate::tables::Vip;
 
 /// One service address and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,14 +17,20 @@ pub struct ServiceView {
     pub address: Vip,
     /// The number of the service in the maps.
     pub id: u32,
-    /// Where new connections go, each with the same chance.
-    pub backends: Vec<SocketAddrV4>,
+    /// Where new connections from outside the cluster go, each with the same chance.
+    pub backends: Vec<SocketAddr>,
+    /// Where those of pods and the node go, if that differs.
+    pub inside: Option<Vec<SocketAddr>>,
     /// Backends of running UDP conversations that get no new ones.
-    pub draining: Vec<SocketAddrV4>,
+    pub draining: Vec<SocketAddr>,
     /// Only endpoints on this node are used.
     pub local_only: bool,
     /// There are endpoints, but none on this node: packets count as dropped, not refused.
     pub none_local: bool,
+    /// Sources that are let in, if not all are.
+    pub ranges: Option<Vec<IpNet>>,
+    /// Seconds a client stays with its backend; 0: it does not.
+    pub affinity_seconds: u32,
 }
 
 /// Reads the pinned maps, sorted by address.
@@ -36,14 +44,19 @@ pub fn describe(bpffs: &Path) -> Result<Vec<ServiceView>, MapError> {
         .iter()
         .flat_map(|(id, entry)| entry.frontends.iter().map(move |(vip, frontend)| (id, entry, vip, frontend)))
         .map(|(id, entry, vip, frontend)| {
-            let backends: Vec<_> = entry.choices(frontend).flatten().collect();
+            let backends: Vec<_> = entry.choices(frontend.outside()).flatten().collect();
+            let inside = frontend.inside() != frontend.outside();
+            let draining = entry.backends.values().filter(|to| !to.cluster && !to.local);
             ServiceView {
                 address: *vip,
                 id: id.0,
-                draining: entry.backends.values().copied().filter(|at| !backends.contains(at)).collect(),
+                draining: draining.map(|to| to.at).collect(),
+                inside: inside.then(|| entry.choices(frontend.inside()).flatten().collect()),
+                local_only: frontend.rules.local,
+                none_local: backends.is_empty() && frontend.any,
                 backends,
-                local_only: frontend.set == Set::Local,
-                none_local: frontend.none_local,
+                ranges: frontend.rules.guarded.then(|| entry.ranges.iter().copied().collect()),
+                affinity_seconds: frontend.affinity_seconds,
             }
         })
         .collect();
@@ -64,6 +77,15 @@ impl fmt::Display for ServiceView {
         if self.local_only && !self.none_local {
             write!(f, " (this node only)")?;
         }
+        if let Some(inside) = &self.inside {
+            write!(f, ", from inside the cluster to {}", list(inside))?;
+        }
+        if let Some(ranges) = &self.ranges {
+            write!(f, ", only from {}", list(ranges))?;
+        }
+        if self.affinity_seconds > 0 {
+            write!(f, ", clients stay for {} s", self.affinity_seconds)?;
+        }
         if !self.draining.is_empty() {
             write!(f, ", draining {}", list(&self.draining))?;
         }
@@ -71,6 +93,6 @@ impl fmt::Display for ServiceView {
     }
 }
 
-fn list(backends: &[SocketAddrV4]) -> String {
-    backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn list(things: &[impl ToString]) -> String {
+    things.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -4,10 +4,10 @@
 //! A number is given out again only after it left the maps, and as late as possible.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use crate::compile::Compiled;
-use crate::tables::{BackendId, Entry, Frontend, ServiceId, Tables, Vip};
+use crate::tables::{Backend, BackendId, Entry, Frontend, ServiceId, Set, Tables, Vip};
 
 /// The numbers in use.
 #[derive(Debug, Default)]
@@ -62,28 +62,34 @@ impl Ids {
     /// Gives a compiled service port its numbers; `actual` says which backends have theirs already.
     pub fn assign(&mut self, compiled: &Compiled, actual: &Tables) -> (ServiceId, Entry) {
         let Self { services, backends, by_vip } = self;
-        let service = *by_vip.entry(compiled.vip).or_insert_with(|| ServiceId(services.take()));
+        let service = *by_vip.entry(compiled.primary).or_insert_with(|| ServiceId(services.take()));
         let held = actual.services.get(&service).map(|entry| &entry.backends);
-        let mut numbers: BTreeMap<SocketAddrV4, BackendId> =
-            held.into_iter().flatten().map(|(id, at)| (*at, *id)).collect();
-        let mut entry = Entry::default();
-        let mut number = |at: SocketAddrV4| {
+        let mut numbers: BTreeMap<SocketAddr, BackendId> =
+            held.into_iter().flatten().map(|(id, backend)| (backend.at, *id)).collect();
+        let mut entry = Entry { ranges: compiled.ranges.clone(), ..Entry::default() };
+        let mut place = |at: SocketAddr, set: Option<Set>| {
             let id = *numbers.entry(at).or_insert_with(|| BackendId(backends.take()));
-            entry.backends.insert(id, at);
+            let backend = entry.backends.entry(id).or_insert(Backend { at, cluster: false, local: false });
+            backend.cluster |= set == Some(Set::Cluster);
+            backend.local |= set == Some(Set::Local);
             id
         };
         for (set, slots) in &compiled.sets {
             for (slot, at) in (0..=u16::MAX).zip(slots) {
-                entry.slots.insert((*set, slot), number(*at));
+                entry.slots.insert((*set, slot), place(*at, Some(*set)));
             }
         }
         for at in &compiled.serving {
-            number(*at);
+            place(*at, None);
         }
-        let slots = compiled.sets.get(&compiled.set).map_or(0, Vec::len);
-        let count = u16::try_from(slots).unwrap_or(u16::MAX);
-        let frontend = Frontend { set: compiled.set, count, none_local: compiled.none_local };
-        entry.frontends.insert(compiled.vip, frontend);
+        let count =
+            |set| compiled.sets.get(&set).map_or(0, |slots| u16::try_from(slots.len()).unwrap_or(u16::MAX));
+        let (cluster, local) = (count(Set::Cluster), count(Set::Local));
+        let frontends = compiled.frontends.iter().map(|(vip, rules)| {
+            let Compiled { any, affinity_seconds, .. } = *compiled;
+            (*vip, Frontend { rules: *rules, cluster, local, any, affinity_seconds })
+        });
+        entry.frontends = frontends.collect();
         (service, entry)
     }
 

@@ -4,6 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
+
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -42,6 +44,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
         cluster_ips,
         external_ips: spec.external_ips.iter().flatten().filter_map(|ip| address(ip)).collect(),
         load_balancer_ips: load_balancer_ips(object),
+        source_ranges: source_ranges(spec),
         internal: policy(spec.internal_traffic_policy.as_deref()),
         external: policy(spec.external_traffic_policy.as_deref()),
         affinity_seconds: affinity(spec),
@@ -106,6 +109,20 @@ fn load_balancer_ips(object: &core::Service) -> Vec<IpAddr> {
         .collect()
 }
 
+/// A range that holds everything, anywhere in the list, turns the filter of its family off.
+fn source_ranges(spec: &core::ServiceSpec) -> Vec<IpNet> {
+    let texts = spec.load_balancer_source_ranges.iter().flatten();
+    let nets: Vec<IpNet> = texts.filter_map(|text| range(text.trim())).collect();
+    let open = |v4| nets.iter().any(|net| net.addr().is_ipv4() == v4 && net.prefix_len() == 0);
+    let (v4, v6) = (open(true), open(false));
+    nets.into_iter().filter(|net| if net.addr().is_ipv4() { !v4 } else { !v6 }).collect()
+}
+
+fn range(text: &str) -> Option<IpNet> {
+    let (ip, prefix) = text.split_once('/')?;
+    Some(IpNet::new(address(ip)?, prefix.parse().ok()?).ok()?.trunc())
+}
+
 fn affinity(spec: &core::ServiceSpec) -> Option<u32> {
     if spec.session_affinity.as_deref() != Some("ClientIP") {
         return None;
@@ -140,7 +157,7 @@ fn endpoint(endpoint: &discovery::Endpoint) -> Option<Endpoint> {
     let zones = hints.and_then(|hints| hints.for_zones.as_ref());
     let nodes = hints.and_then(|hints| hints.for_nodes.as_ref());
     Some(Endpoint {
-        ip: address(endpoint.addresses.first()?)?,
+        ip: address(endpoint.addresses.first()?).filter(reachable)?,
         node: endpoint.node_name.clone(),
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
@@ -148,6 +165,17 @@ fn endpoint(endpoint: &discovery::Endpoint) -> Option<Endpoint> {
         for_zones: zones.into_iter().flatten().map(|zone| zone.name.clone()).collect(),
         for_nodes: nodes.into_iter().flatten().map(|node| node.name.clone()).collect(),
     })
+}
+
+/// No endpoint can live there: upstream's API refuses these, and a hostile object must not turn a service against its
+/// node (`validateNonSpecialIP`).
+fn reachable(ip: &IpAddr) -> bool {
+    let special = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !special && !link_local
 }
 
 fn policy(value: Option<&str>) -> Policy {

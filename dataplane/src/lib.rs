@@ -14,6 +14,7 @@
 pub mod compile;
 pub mod describe;
 pub mod diff;
+pub mod explain;
 pub mod ids;
 pub mod index;
 pub mod ingest;

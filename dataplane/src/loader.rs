@@ -19,7 +19,7 @@ use aya::programs::{CgroupAttachMode, Program, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
-use crate::maps::{BACKENDS, FRONTENDS, KernelMaps, MapError, SLOTS};
+use crate::maps::{ADDRESSES, BACKENDS, FRONTENDS, KernelMaps, MapError, RANGES, SLOTS};
 use crate::sys;
 
 mod bpffs;
@@ -40,19 +40,34 @@ pub fn built_in() -> String {
 }
 
 /// The programs, by the names of their hooks.
-pub const PROGRAMS: [&str; 8] = [
+pub const PROGRAMS: [&str; 9] = [
     // First, so that nothing is remembered of a socket whose end would go unseen.
     "sock_release",
     "connect4",
     "connect6",
     "sendmsg4",
+    "sendmsg6",
     "recvmsg4",
     "recvmsg6",
     "getpeername4",
     "getpeername6",
 ];
 /// The maps, by the names they are pinned under.
-pub const MAPS: [&str; 5] = [FRONTENDS, SLOTS, BACKENDS, "FLOWS", "PEERS"];
+pub const MAPS: [&str; 13] = [
+    FRONTENDS,
+    SLOTS,
+    BACKENDS,
+    RANGES,
+    ADDRESSES,
+    "AFFINITIES",
+    "FLOWS",
+    "PEERS",
+    "CONNECTIONS",
+    "FRAGMENTS",
+    "COUNTERS",
+    "DROPS",
+    "SETTINGS",
+];
 const LINK: &str = "link_";
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 

@@ -2,16 +2,21 @@
 //!
 //! Not for: what to write (`diff`), or creating the maps (`loader`).
 
+use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, MapError as AyaError};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError as AyaError, lpm_trie::Key};
+use ipnet::IpNet;
 use orlop_abi as abi;
 
-use crate::model::Protocol;
-use crate::tables::{BackendId, Frontend, MapOp, ServiceId, Set, Tables, Vip};
+use crate::compile::Rules;
+use crate::model::{Family, Protocol};
+use crate::tables::{
+    Backend, BackendId, Frontend, Host, MapOp, Masquerade, Own, ServiceId, Set, Tables, Vip,
+};
 
 mod fake;
 
@@ -51,13 +56,18 @@ impl MapError {
 pub(crate) const FRONTENDS: &str = "FRONTENDS";
 pub(crate) const SLOTS: &str = "SLOTS";
 pub(crate) const BACKENDS: &str = "BACKENDS";
+pub(crate) const RANGES: &str = "RANGES";
+pub(crate) const ADDRESSES: &str = "ADDRESSES";
+pub(crate) const SETTINGS: &str = "SETTINGS";
 
 /// The pinned maps.
-#[derive(Debug)]
 pub struct KernelMaps {
     frontends: HashMap<MapData, abi::FrontendKey, abi::Frontend>,
     slots: HashMap<MapData, abi::SlotKey, u32>,
     backends: HashMap<MapData, u32, abi::Backend>,
+    ranges: LpmTrie<MapData, abi::Range, u32>,
+    addresses: HashMap<MapData, abi::Ip, u32>,
+    settings: Array<MapData, abi::Settings>,
 }
 
 impl KernelMaps {
@@ -70,12 +80,20 @@ impl KernelMaps {
             frontends: pinned(pins, FRONTENDS)?,
             slots: pinned(pins, SLOTS)?,
             backends: pinned(pins, BACKENDS)?,
+            ranges: pinned(pins, RANGES)?,
+            addresses: pinned(pins, ADDRESSES)?,
+            settings: pinned(pins, SETTINGS)?,
         })
     }
 
     fn write(&mut self, op: &MapOp) -> Result<(), AyaError> {
         match *op {
-            MapOp::PutBackend(service, id, at) => self.backends.insert(id.0, backend(service, at), 0),
+            MapOp::PutOwn(own) => self.settings.set(0, settings(own), 0),
+            MapOp::PutAddress(ip, node_ports) => {
+                self.addresses.insert(words(ip), if node_ports { abi::ADDRESS_NODE_PORTS } else { 0 }, 0)
+            }
+            MapOp::PutRange(service, net) => self.ranges.insert(&range_key(service, net), 1, 0),
+            MapOp::PutBackend(service, id, to) => self.backends.insert(id.0, backend(service, to), 0),
             MapOp::PutSlot(service, slot, id) => self.slots.insert(slot_key(service, slot), id.0, 0),
             MapOp::PutFrontend(service, vip, to) => {
                 self.frontends.insert(vip_key(vip), frontend(service, to), 0)
@@ -83,6 +101,8 @@ impl KernelMaps {
             MapOp::DelFrontend(_, vip) => gone(self.frontends.remove(&vip_key(vip))),
             MapOp::DelSlot(service, slot) => gone(self.slots.remove(&slot_key(service, slot))),
             MapOp::DelBackend(_, id) => gone(self.backends.remove(&id.0)),
+            MapOp::DelRange(service, net) => gone(self.ranges.remove(&range_key(service, net))),
+            MapOp::DelAddress(ip) => gone(self.addresses.remove(&words(ip))),
         }
     }
 }
@@ -90,9 +110,23 @@ impl KernelMaps {
 impl Maps for KernelMaps {
     fn dump(&self) -> Result<Tables, MapError> {
         let mut tables = Tables::default();
-        for (id, backend) in entries(&self.backends, BACKENDS)? {
-            let at = SocketAddrV4::new(ip(backend.addr), u16::from_be(backend.port));
-            tables.apply(&MapOp::PutBackend(ServiceId(backend.service), BackendId(id), at));
+        let own = self.settings.get(&0, 0).map_err(|source| unreadable(SETTINGS, source))?;
+        if own != abi::Settings::default() {
+            tables.apply(&MapOp::PutOwn(own_of(&own)));
+        }
+        for entry in self.addresses.iter() {
+            let (ip, flags) = entry.map_err(|source| unreadable(ADDRESSES, source))?;
+            tables.apply(&MapOp::PutAddress(address(ip), flags & abi::ADDRESS_NODE_PORTS != 0));
+        }
+        for entry in self.ranges.iter() {
+            let (key, _) = entry.map_err(|source| unreadable(RANGES, source))?;
+            if let Some((service, net)) = range_of(&key) {
+                tables.apply(&MapOp::PutRange(service, net));
+            }
+        }
+        for (id, value) in entries(&self.backends, BACKENDS)? {
+            let to = backend_of(&value);
+            tables.apply(&MapOp::PutBackend(ServiceId(value.service), BackendId(id), to));
         }
         for (key, id) in entries(&self.slots, SLOTS)? {
             if let Some(set) = set_of(key.set) {
@@ -100,10 +134,8 @@ impl Maps for KernelMaps {
             }
         }
         for (key, value) in entries(&self.frontends, FRONTENDS)? {
-            if let (Some(vip), Some(set)) = (vip_of(key), set_of(value.set.into())) {
-                let none_local = value.flags & abi::FRONTEND_NONE_LOCAL != 0;
-                let frontend = Frontend { set, count: value.count, none_local };
-                tables.apply(&MapOp::PutFrontend(ServiceId(value.service), vip, frontend));
+            if let Some(vip) = vip_of(key) {
+                tables.apply(&MapOp::PutFrontend(ServiceId(value.service), vip, frontend_of(&value)));
             }
         }
         Ok(tables)
@@ -120,15 +152,25 @@ impl Maps for KernelMaps {
     }
 }
 
-fn pinned<K: Pod, V: Pod>(pins: &Path, name: &str) -> Result<HashMap<MapData, K, V>, MapError> {
+impl fmt::Debug for KernelMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelMaps").finish_non_exhaustive()
+    }
+}
+
+fn pinned<M: TryFrom<Map, Error = AyaError>>(pins: &Path, name: &str) -> Result<M, MapError> {
     let path = pins.join(name);
     let fail = |source| MapError::new(format!("open pinned map {}", path.display()), source);
     let data = MapData::from_pin(&path).map_err(fail)?;
-    Map::from_map_data(data).and_then(HashMap::try_from).map_err(fail)
+    Map::from_map_data(data).and_then(M::try_from).map_err(fail)
 }
 
 fn entries<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, name: &str) -> Result<Vec<(K, V)>, MapError> {
-    map.iter().collect::<Result<_, _>>().map_err(|source| MapError::new(format!("read map {name}"), source))
+    map.iter().collect::<Result<_, _>>().map_err(|source| unreadable(name, source))
+}
+
+fn unreadable(name: &str, source: AyaError) -> MapError {
+    MapError::new(format!("read map {name}"), source)
 }
 
 /// Removing twice is fine: after a crash in between, or a repair, it is what happens.
@@ -140,38 +182,98 @@ fn gone(result: Result<(), AyaError>) -> Result<(), AyaError> {
     }
 }
 
-/// Network byte order, as a number of the machine: what stands in the packet stands in memory.
-fn addr(ip: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(ip.octets())
+/// As the programs hold it: what stands in the packet stands in memory.
+pub(crate) fn words(ip: IpAddr) -> abi::Ip {
+    let octets = match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+    .octets();
+    let word = |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+    [word(0), word(4), word(8), word(12)]
 }
 
-fn ip(addr: u32) -> Ipv4Addr {
-    Ipv4Addr::from(addr.to_ne_bytes())
+/// The other way round.
+pub(crate) fn address(words: abi::Ip) -> IpAddr {
+    let mut octets = [0; 16];
+    for (bytes, word) in octets.chunks_exact_mut(4).zip(words) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ipv6Addr::from(octets).to_canonical()
+}
+
+/// IPv4 prefixes are counted in `::ffff:0:0/96`.
+const MAPPED_BITS: u8 = 96;
+const SERVICE_BITS: u32 = 32;
+
+fn range_key(service: ServiceId, net: IpNet) -> Key<abi::Range> {
+    let bits = net.prefix_len() + if net.addr().is_ipv4() { MAPPED_BITS } else { 0 };
+    Key::new(SERVICE_BITS + u32::from(bits), abi::Range { service: service.0, ip: words(net.addr()) })
+}
+
+/// `None` for what no version of ours wrote.
+fn range_of(key: &Key<abi::Range>) -> Option<(ServiceId, IpNet)> {
+    let data = key.data();
+    let ip = address(data.ip);
+    let bits = u8::try_from(key.prefix_len().checked_sub(SERVICE_BITS)?).ok()?;
+    let bits = if ip.is_ipv4() { bits.checked_sub(MAPPED_BITS)? } else { bits };
+    Some((ServiceId(data.service), IpNet::new(ip, bits).ok()?))
 }
 
 fn vip_key(vip: Vip) -> abi::FrontendKey {
     let proto = match vip.protocol {
         Protocol::Tcp => abi::PROTO_TCP,
         Protocol::Udp => abi::PROTO_UDP,
-        Protocol::Sctp => 132,
+        Protocol::Sctp => abi::PROTO_SCTP,
     };
-    abi::FrontendKey { addr: addr(vip.ip), port: vip.port.to_be(), proto, scope: abi::SCOPE_ADDRESS }
+    let (ip, scope) = match vip.host {
+        Host::Ip(ip) => (words(ip), abi::SCOPE_ADDRESS),
+        Host::Node(Family::V4) => ([0, 0, abi::MAPPED, 0], abi::SCOPE_NODE),
+        Host::Node(Family::V6) => ([0; 4], abi::SCOPE_NODE),
+    };
+    abi::FrontendKey { ip, port: vip.port.to_be(), proto, scope }
 }
 
 /// `None` for what a later version wrote.
 fn vip_of(key: abi::FrontendKey) -> Option<Vip> {
-    let protocol = match (key.proto, key.scope) {
-        (abi::PROTO_TCP, abi::SCOPE_ADDRESS) => Protocol::Tcp,
-        (abi::PROTO_UDP, abi::SCOPE_ADDRESS) => Protocol::Udp,
+    let protocol = match key.proto {
+        abi::PROTO_TCP => Protocol::Tcp,
+        abi::PROTO_UDP => Protocol::Udp,
+        abi::PROTO_SCTP => Protocol::Sctp,
         _ => return None,
     };
-    Some(Vip { ip: ip(key.addr), port: u16::from_be(key.port), protocol })
+    let host = match key.scope {
+        abi::SCOPE_ADDRESS => Host::Ip(address(key.ip)),
+        abi::SCOPE_NODE => Host::Node(if key.ip[2] == abi::MAPPED { Family::V4 } else { Family::V6 }),
+        _ => return None,
+    };
+    Some(Vip { host, port: u16::from_be(key.port), protocol })
 }
 
-fn set_number(set: Set) -> u8 {
-    match set {
-        Set::Cluster => abi::SET_CLUSTER,
-        Set::Local => abi::SET_LOCAL,
+fn settings(own: Own) -> abi::Settings {
+    let Own { netns, masquerade_v4, masquerade_v6, masquerade_ports, loopback_node_ports, pods_known } = own;
+    let (first, last) = masquerade_ports;
+    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    abi::Settings {
+        host_netns: netns,
+        masquerade_v4: masquerade_v4.map(words).unwrap_or_default(),
+        masquerade_v6: masquerade_v6.map(words).unwrap_or_default(),
+        first_port: first,
+        ports: last.saturating_sub(first).saturating_add(1),
+        flags: flag(loopback_node_ports, abi::Settings::LOOPBACK_NODE_PORTS)
+            | flag(pods_known, abi::Settings::PODS_KNOWN),
+    }
+}
+
+fn own_of(value: &abi::Settings) -> Own {
+    let ip = |ip: abi::Ip| (ip != abi::Ip::default()).then(|| address(ip));
+    Own {
+        netns: value.host_netns,
+        masquerade_v4: ip(value.masquerade_v4),
+        masquerade_v6: ip(value.masquerade_v6),
+        masquerade_ports: (value.first_port, value.first_port.saturating_add(value.ports.saturating_sub(1))),
+        loopback_node_ports: value.flags & abi::Settings::LOOPBACK_NODE_PORTS != 0,
+        pods_known: value.flags & abi::Settings::PODS_KNOWN != 0,
     }
 }
 
@@ -184,20 +286,62 @@ fn set_of(number: u16) -> Option<Set> {
 }
 
 fn slot_key(service: ServiceId, (set, slot): (Set, u16)) -> abi::SlotKey {
-    abi::SlotKey { service: service.0, set: set_number(set).into(), slot }
+    let set = match set {
+        Set::Cluster => abi::SET_CLUSTER,
+        Set::Local => abi::SET_LOCAL,
+    };
+    abi::SlotKey { service: service.0, set: set.into(), slot }
 }
 
 fn frontend(service: ServiceId, to: Frontend) -> abi::Frontend {
-    abi::Frontend {
-        service: service.0,
-        count: to.count,
-        set: set_number(to.set),
-        flags: if to.none_local { abi::FRONTEND_NONE_LOCAL } else { 0 },
-        affinity_seconds: 0,
-        reserved: 0,
+    let Frontend { rules, cluster, local, any, affinity_seconds } = to;
+    let Rules { local: policy, shortcut, guarded, masquerade } = rules;
+    let flag = |on: bool, flag: u16| if on { flag } else { 0 };
+    let flags = flag(policy, abi::FRONTEND_LOCAL)
+        | flag(shortcut, abi::FRONTEND_SHORTCUT)
+        | flag(any, abi::FRONTEND_ANY)
+        | flag(guarded, abi::FRONTEND_RANGES)
+        | flag(masquerade == Masquerade::Always, abi::FRONTEND_MASQUERADE)
+        | flag(masquerade == Masquerade::Outside, abi::FRONTEND_MASQUERADE_OUTSIDE);
+    abi::Frontend { service: service.0, cluster, local, flags, reserved: 0, affinity_seconds }
+}
+
+fn frontend_of(value: &abi::Frontend) -> Frontend {
+    let has = |flag: u16| value.flags & flag != 0;
+    let rules = Rules {
+        local: has(abi::FRONTEND_LOCAL),
+        shortcut: has(abi::FRONTEND_SHORTCUT),
+        guarded: has(abi::FRONTEND_RANGES),
+        masquerade: match (has(abi::FRONTEND_MASQUERADE), has(abi::FRONTEND_MASQUERADE_OUTSIDE)) {
+            (true, _) => Masquerade::Always,
+            (false, true) => Masquerade::Outside,
+            (false, false) => Masquerade::Never,
+        },
+    };
+    Frontend {
+        rules,
+        cluster: value.cluster,
+        local: value.local,
+        any: has(abi::FRONTEND_ANY),
+        affinity_seconds: value.affinity_seconds,
     }
 }
 
-fn backend(service: ServiceId, at: SocketAddrV4) -> abi::Backend {
-    abi::Backend { addr: addr(*at.ip()), port: at.port().to_be(), flags: 0, service: service.0, reserved: 0 }
+fn backend(service: ServiceId, to: Backend) -> abi::Backend {
+    let cluster = if to.cluster { abi::BACKEND_CLUSTER } else { 0 };
+    let local = if to.local { abi::BACKEND_LOCAL } else { 0 };
+    abi::Backend {
+        ip: words(to.at.ip()),
+        port: to.at.port().to_be(),
+        flags: cluster | local,
+        service: service.0,
+    }
+}
+
+fn backend_of(value: &abi::Backend) -> Backend {
+    Backend {
+        at: SocketAddr::new(address(value.ip), u16::from_be(value.port)),
+        cluster: value.flags & abi::BACKEND_CLUSTER != 0,
+        local: value.flags & abi::BACKEND_LOCAL != 0,
+    }
 }

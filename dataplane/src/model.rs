@@ -2,8 +2,11 @@
 //!
 //! Not for: the API's shapes and quirks (`ingest`), or choosing among endpoints (`select`).
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +30,7 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
-    /// SCTP: known, and left alone by the socket hooks.
+    /// SCTP: translated packet by packet only, the kernel asks no socket hook.
     Sctp,
 }
 
@@ -38,6 +41,26 @@ impl fmt::Display for Protocol {
             Self::Udp => "UDP",
             Self::Sctp => "SCTP",
         })
+    }
+}
+
+/// An address family. The two are served independently of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Whether an address is of this family.
+    #[must_use]
+    pub fn has(self, ip: &IpAddr) -> bool {
+        ip.is_ipv4() == (self == Self::V4)
     }
 }
 
@@ -62,6 +85,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Load-balancer addresses that are answered on the node.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// Sources that the load-balancer addresses let in, of each family; where a family has none, all are.
+    pub source_ranges: Vec<IpNet>,
     /// `internalTrafficPolicy`.
     pub internal: Policy,
     /// `externalTrafficPolicy`.
@@ -77,13 +102,6 @@ impl Service {
     #[must_use]
     pub fn externally_accessible(&self, port: &Port) -> bool {
         port.node_port.is_some() || !self.load_balancer_ips.is_empty() || !self.external_ips.is_empty()
-    }
-
-    /// Every address of its own under which this port is served.
-    pub fn addresses(&self, port: &Port) -> impl Iterator<Item = SocketAddr> {
-        let number = port.number;
-        let ips = self.cluster_ips.iter().chain(&self.external_ips).chain(&self.load_balancer_ips);
-        ips.map(move |ip| SocketAddr::new(*ip, number))
     }
 }
 
@@ -150,4 +168,76 @@ pub struct Node {
     pub name: String,
     /// Zone label.
     pub zone: Option<String>,
+    /// Every address it has, without loopback.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Those in the Node's status, in that order: the first of a family is what masqueraded packets come from.
+    pub primary: Vec<IpAddr>,
+    /// Cookie of its network namespace; 0: unknown.
+    pub netns: u64,
+    /// How it is set up.
+    pub settings: Settings,
+}
+
+/// What kube-proxy's configuration says, as far as it matters to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Networks of pods (`clusterCIDR`, or the node's own): how to tell that a source is a pod. Empty: no way to tell.
+    pub pods: Vec<IpNet>,
+    /// `masqueradeAll`.
+    pub masquerade_all: bool,
+    /// `nodePortAddresses`.
+    pub node_port_addresses: NodePortAddresses,
+    /// `localhostNodePorts`: IPv4 only, as upstream.
+    pub loopback_node_ports: bool,
+    /// Whether hints that name nodes count (KEP-3015).
+    pub node_hints: bool,
+    /// Source ports of masqueraded packets, first and last: none that the node's own sockets use.
+    pub masquerade_ports: (u16, u16),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            pods: Vec::new(),
+            masquerade_all: false,
+            node_port_addresses: NodePortAddresses::All,
+            loopback_node_ports: true,
+            node_hints: true,
+            // Above the kernel's default of `ip_local_port_range` (32768 to 60999).
+            masquerade_ports: (61_000, 65_535),
+        }
+    }
+}
+
+/// Which of the node's addresses take node ports.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum NodePortAddresses {
+    /// All of them.
+    #[default]
+    All,
+    /// Those in the Node's status.
+    Primary,
+    /// Those in these networks; a family without a network takes them at every address.
+    In(Vec<IpNet>),
+}
+
+impl Node {
+    /// Whether node ports are taken at this address of the node.
+    #[must_use]
+    pub fn takes_node_ports(&self, ip: &IpAddr) -> bool {
+        match &self.settings.node_port_addresses {
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary => self.primary.contains(ip),
+            NodePortAddresses::In(nets) => {
+                let mut of_family = nets.iter().filter(|net| net.addr().is_ipv4() == ip.is_ipv4()).peekable();
+                of_family.peek().is_none() || of_family.any(|net| net.contains(ip))
+            }
+        }
+    }
+
+    /// What masqueraded packets of a family come from.
+    #[must_use]
+    pub fn masquerade(&self, family: Family) -> Option<IpAddr> {
+        self.primary.iter().chain(&self.addresses).copied().find(|ip| family.has(ip))
+    }
 }

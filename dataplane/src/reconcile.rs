@@ -6,6 +6,8 @@
 //! ```
 //! Nothing is written before both first lists are in: what is pinned goes on serving meanwhile.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::loader::{self, LoadError};
 use crate::maps::Maps;
-use crate::model::Node;
+use crate::model::{Node, Settings};
 use crate::status::Status;
+use crate::sys;
 
+mod claims;
 mod state;
 
 pub use state::State;
@@ -39,6 +43,8 @@ pub struct DataplaneConfig {
     pub cgroup: PathBuf,
     /// Name of this node, as endpoints call it.
     pub node_name: String,
+    /// What kube-proxy's configuration would say.
+    pub settings: Settings,
 }
 
 /// Something changed.
@@ -52,8 +58,15 @@ pub enum Update {
     Service(Event<Service>),
     /// Their endpoints.
     EndpointSlice(Event<EndpointSlice>),
-    /// The zone label of this node; until it is known, zone hints match nothing.
-    Zone(Option<String>),
+    /// What the Node object says. Until it is known, zone hints match nothing.
+    Node {
+        /// The zone label.
+        zone: Option<String>,
+        /// Addresses in the status.
+        primary: Vec<IpAddr>,
+    },
+    /// The addresses that the node's network devices have, without loopback.
+    Addresses(BTreeSet<IpAddr>),
 }
 
 /// Why the loop could not start, or ended.
@@ -78,7 +91,12 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Handle::current();
-    let node = Node { name: cfg.node_name.clone(), zone: None };
+    let node = Node {
+        name: cfg.node_name.clone(),
+        settings: cfg.settings.clone(),
+        netns: sys::netns_cookie().unwrap_or(0),
+        ..Node::default()
+    };
     // A thread of its own: a big sync is many system calls in a row.
     tokio::task::spawn_blocking(move || {
         let maps = loader::open(&cfg.bpffs, &cfg.cgroup)?;

@@ -87,7 +87,7 @@ fn ready_or_fallback<'a>(
 
 /// Hints count only if every ready endpoint has one and at least one is for us: for this node, else for its zone.
 fn nearby<'a>(ready: Vec<Candidate<'a>>, node: &Node) -> Vec<Candidate<'a>> {
-    let all_name_nodes = ready.iter().all(|c| !c.endpoint.for_nodes.is_empty());
+    let all_name_nodes = node.settings.node_hints && ready.iter().all(|c| !c.endpoint.for_nodes.is_empty());
     if all_name_nodes && ready.iter().any(|c| c.is_hinted_here(node)) {
         return ready.into_iter().filter(|c| c.is_hinted_here(node)).collect();
     }

@@ -1,4 +1,4 @@
-//! Raw `bpf(2)`: the few commands on links that aya does not offer. The only unsafe code of this crate.
+//! Raw `bpf(2)`: the few commands on links that aya does not offer; and one socket option. The only unsafe code of this crate.
 
 use std::ffi::CString;
 use std::io;
@@ -103,6 +103,20 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         GetInfo { bpf_fd: number(link)?, info_len: len, info: (&raw mut info).expose_provenance() as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &attr)?;
     Ok(LinkInfo { cgroup: info.cgroup_id, program: info.prog_id })
+}
+
+/// What the kernel calls this process's network namespace in programs.
+pub(crate) fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0_u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the option writes at most `len` bytes, and `cookie` has as many.
+    let result = unsafe {
+        let value = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, &raw mut len)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 fn number(fd: BorrowedFd<'_>) -> io::Result<u32> {

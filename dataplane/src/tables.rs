@@ -2,11 +2,14 @@
 //!
 //! Not for: the bytes in the kernel (`orlop-abi`, converted in `maps`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use crate::model::Protocol;
+use ipnet::IpNet;
+
+use crate::compile::Rules;
+use crate::model::{Family, Protocol};
 
 /// Number of a service port in the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,20 +19,38 @@ pub struct ServiceId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub u32);
 
+impl ServiceId {
+    /// Not a service: the node's own addresses, and the networks of pods.
+    pub const NODE: Self = Self(0);
+}
+
 /// An address that clients dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vip {
     /// Address.
-    pub ip: Ipv4Addr,
+    pub host: Host,
     /// Port.
     pub port: u16,
-    /// TCP or UDP.
+    /// Transport protocol.
     pub protocol: Protocol,
+}
+
+/// The host part of what clients dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// An address of the service's own.
+    Ip(IpAddr),
+    /// Every address of this node that takes node ports.
+    Node(Family),
 }
 
 impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.ip, self.port, self.protocol)
+        match self.host {
+            Host::Ip(ip) => write!(f, "{}/{}", SocketAddr::new(ip, self.port), self.protocol),
+            Host::Node(Family::V4) => write!(f, "node:{}/{}", self.port, self.protocol),
+            Host::Node(Family::V6) => write!(f, "[node]:{}/{}", self.port, self.protocol),
+        }
     }
 }
 
@@ -42,15 +63,56 @@ pub enum Set {
     Local,
 }
 
+/// For which sources a backend sees this node instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Masquerade {
+    #[default]
+    /// Only for a backend that talks to itself.
+    Never,
+    /// For all that are no pods.
+    Outside,
+    /// For all.
+    Always,
+}
+
 /// What stands behind a [`Vip`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Frontend {
-    /// The list to choose from.
-    pub set: Set,
-    /// How many slots it has.
-    pub count: u16,
-    /// Endpoints exist, but the policy allows none from here: drop, do not refuse.
-    pub none_local: bool,
+    /// What it does with a new connection.
+    pub rules: Rules,
+    /// How many slots [`Set::Cluster`] has.
+    pub cluster: u16,
+    /// How many slots [`Set::Local`] has.
+    pub local: u16,
+    /// An endpoint that could be used exists somewhere: where the set is empty, drop, do not refuse.
+    pub any: bool,
+    /// Seconds a client stays with its endpoint; 0: it does not.
+    pub affinity_seconds: u32,
+}
+
+impl Frontend {
+    /// The list for those outside the cluster, and its length.
+    #[must_use]
+    pub fn outside(&self) -> (Set, u16) {
+        if self.rules.local { (Set::Local, self.local) } else { (Set::Cluster, self.cluster) }
+    }
+
+    /// The list for pods and the node, and its length.
+    #[must_use]
+    pub fn inside(&self) -> (Set, u16) {
+        if self.rules.shortcut { (Set::Cluster, self.cluster) } else { self.outside() }
+    }
+}
+
+/// Where connections go, and the lists it is in: in none, it only keeps its running UDP conversations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// Address and port.
+    pub at: SocketAddr,
+    /// In [`Set::Cluster`].
+    pub cluster: bool,
+    /// In [`Set::Local`].
+    pub local: bool,
 }
 
 /// All of one service port.
@@ -61,22 +123,49 @@ pub struct Entry {
     /// Its choices.
     pub slots: BTreeMap<(Set, u16), BackendId>,
     /// Its backends: those of the slots, and those that only keep their running UDP conversations.
-    pub backends: BTreeMap<BackendId, SocketAddrV4>,
+    pub backends: BTreeMap<BackendId, Backend>,
+    /// Sources that are let in (services), or that are pods ([`ServiceId::NODE`]).
+    pub ranges: BTreeSet<IpNet>,
+    /// The node's addresses, and whether they take node ports; only of [`ServiceId::NODE`].
+    pub addresses: BTreeMap<IpAddr, bool>,
+    /// What holds for every service; only of [`ServiceId::NODE`].
+    pub own: Option<Own>,
+}
+
+/// What holds for every service of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Cookie of the node's network namespace; 0: unknown.
+    pub netns: u64,
+    /// What backends see as the source of masqueraded IPv4 packets.
+    pub masquerade_v4: Option<IpAddr>,
+    /// The same for IPv6.
+    pub masquerade_v6: Option<IpAddr>,
+    /// Source ports of masqueraded packets, first and last.
+    pub masquerade_ports: (u16, u16),
+    /// Programs of the node reach node ports at 127.0.0.1, too.
+    pub loopback_node_ports: bool,
+    /// There is a way to tell pods by their address.
+    pub pods_known: bool,
 }
 
 impl Entry {
     /// Whether nothing is left of it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.frontends.is_empty() && self.slots.is_empty() && self.backends.is_empty()
+        self.frontends.is_empty()
+            && self.slots.is_empty()
+            && self.backends.is_empty()
+            && self.ranges.is_empty()
+            && self.addresses.is_empty()
+            && self.own.is_none()
     }
 
-    /// What a client of `vip` can get, in slot order. A slot that points nowhere shows as `None`.
-    pub fn choices(&self, frontend: &Frontend) -> impl Iterator<Item = Option<SocketAddrV4>> {
-        let set = frontend.set;
-        (0..frontend.count).map(move |slot| {
+    /// What a client can get from a list of this length, in slot order. A slot that points nowhere shows as `None`.
+    pub fn choices(&self, (set, count): (Set, u16)) -> impl Iterator<Item = Option<SocketAddr>> {
+        (0..count).map(move |slot| {
             let id = self.slots.get(&(set, slot))?;
-            self.backends.get(id).copied()
+            self.backends.get(id).map(|backend| backend.at)
         })
     }
 }
@@ -91,8 +180,14 @@ pub struct Tables {
 /// One write of one map element, and the service it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapOp {
+    /// Change what holds for every service.
+    PutOwn(Own),
+    /// Add or change an address of the node.
+    PutAddress(IpAddr, bool),
+    /// Add a range.
+    PutRange(ServiceId, IpNet),
     /// Add or change a backend.
-    PutBackend(ServiceId, BackendId, SocketAddrV4),
+    PutBackend(ServiceId, BackendId, Backend),
     /// Add or change a slot.
     PutSlot(ServiceId, (Set, u16), BackendId),
     /// Add or change an address.
@@ -103,6 +198,10 @@ pub enum MapOp {
     DelSlot(ServiceId, (Set, u16)),
     /// Remove a backend.
     DelBackend(ServiceId, BackendId),
+    /// Remove a range.
+    DelRange(ServiceId, IpNet),
+    /// Remove an address of the node.
+    DelAddress(IpAddr),
 }
 
 impl MapOp {
@@ -115,7 +214,10 @@ impl MapOp {
             | Self::PutFrontend(service, ..)
             | Self::DelFrontend(service, ..)
             | Self::DelSlot(service, ..)
+            | Self::PutRange(service, ..)
+            | Self::DelRange(service, ..)
             | Self::DelBackend(service, ..) => *service,
+            Self::PutOwn(_) | Self::PutAddress(..) | Self::DelAddress(..) => ServiceId::NODE,
         }
     }
 }
@@ -124,12 +226,17 @@ impl fmt::Display for MapOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let service = self.service().0;
         match self {
-            Self::PutBackend(_, id, at) => write!(f, "service {service}: put backend {} {at}", id.0),
+            Self::PutBackend(_, id, to) => write!(f, "service {service}: put backend {} {}", id.0, to.at),
+            Self::PutRange(_, net) => write!(f, "service {service}: put range {net}"),
+            Self::DelRange(_, net) => write!(f, "service {service}: delete range {net}"),
+            Self::PutOwn(_) => write!(f, "put settings"),
+            Self::PutAddress(ip, _) => write!(f, "put address {ip}"),
+            Self::DelAddress(ip) => write!(f, "delete address {ip}"),
             Self::PutSlot(_, (set, slot), id) => {
                 write!(f, "service {service}: put slot {set:?} {slot} -> backend {}", id.0)
             }
             Self::PutFrontend(_, vip, frontend) => {
-                write!(f, "service {service}: put {vip} {:?} slots={}", frontend.set, frontend.count)
+                write!(f, "service {service}: put {vip} slots={}", frontend.outside().1)
             }
             Self::DelFrontend(_, vip) => write!(f, "service {service}: delete {vip}"),
             Self::DelSlot(_, (set, slot)) => write!(f, "service {service}: delete slot {set:?} {slot}"),
@@ -143,12 +250,17 @@ impl Tables {
     pub fn apply(&mut self, op: &MapOp) {
         let entry = self.services.entry(op.service()).or_default();
         match *op {
-            MapOp::PutBackend(_, id, at) => drop(entry.backends.insert(id, at)),
+            MapOp::PutOwn(own) => drop(entry.own.replace(own)),
+            MapOp::PutAddress(ip, node_ports) => drop(entry.addresses.insert(ip, node_ports)),
+            MapOp::PutRange(_, net) => drop(entry.ranges.insert(net)),
+            MapOp::PutBackend(_, id, backend) => drop(entry.backends.insert(id, backend)),
             MapOp::PutSlot(_, slot, id) => drop(entry.slots.insert(slot, id)),
             MapOp::PutFrontend(_, vip, frontend) => drop(entry.frontends.insert(vip, frontend)),
             MapOp::DelFrontend(_, vip) => drop(entry.frontends.remove(&vip)),
             MapOp::DelSlot(_, slot) => drop(entry.slots.remove(&slot)),
             MapOp::DelBackend(_, id) => drop(entry.backends.remove(&id)),
+            MapOp::DelRange(_, net) => drop(entry.ranges.remove(&net)),
+            MapOp::DelAddress(ip) => drop(entry.addresses.remove(&ip)),
         }
         if entry.is_empty() {
             self.services.remove(&op.service());
@@ -165,28 +277,60 @@ impl fmt::Display for Tables {
 /// One line per address, as an operator reads it: `10.96.0.1:80/TCP slots=2 10.42.0.5:8080 10.42.0.6:8080`.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (ip, node_ports) in &self.addresses {
+            writeln!(f, "address {ip}{}", if *node_ports { " takes node ports" } else { "" })?;
+        }
+        if self.frontends.is_empty() {
+            self.ranges.iter().try_for_each(|net| writeln!(f, "pods {net}"))?;
+        }
         for (vip, frontend) in &self.frontends {
-            write!(f, "{vip} slots={}", frontend.count)?;
-            if frontend.set == Set::Local {
-                write!(f, " local")?;
+            write!(f, "{vip} slots={}", frontend.outside().1)?;
+            self.write_rules(f, frontend)?;
+            self.write_choices(f, frontend.outside())?;
+            if frontend.inside() != frontend.outside() {
+                write!(f, " inside")?;
+                self.write_choices(f, frontend.inside())?;
             }
-            if frontend.none_local {
-                write!(f, " none-local")?;
-            }
-            for choice in self.choices(frontend) {
-                match choice {
-                    Some(at) => write!(f, " {at}")?,
-                    None => write!(f, " MISSING")?,
-                }
-            }
-            let chosen: Vec<_> = self.choices(frontend).flatten().collect();
-            let kept: Vec<_> = self.backends.values().filter(|at| !chosen.contains(at)).collect();
+            let kept: Vec<_> = self.backends.values().filter(|to| !to.cluster && !to.local).collect();
             if !kept.is_empty() {
                 write!(f, " keeps")?;
-                kept.iter().try_for_each(|at| write!(f, " {at}"))?;
+                kept.iter().try_for_each(|to| write!(f, " {}", to.at))?;
             }
             writeln!(f)?;
         }
         Ok(())
+    }
+}
+
+impl Entry {
+    fn write_rules(&self, f: &mut fmt::Formatter<'_>, frontend: &Frontend) -> fmt::Result {
+        let (_, count) = frontend.outside();
+        if frontend.rules.local {
+            write!(f, " local")?;
+        }
+        if count == 0 && frontend.any {
+            write!(f, " none-local")?;
+        }
+        match frontend.rules.masquerade {
+            Masquerade::Never => {}
+            Masquerade::Outside => write!(f, " masquerade-outside")?,
+            Masquerade::Always => write!(f, " masquerade")?,
+        }
+        if frontend.affinity_seconds > 0 {
+            write!(f, " affinity={}s", frontend.affinity_seconds)?;
+        }
+        if frontend.rules.guarded {
+            write!(f, " from")?;
+            self.ranges.iter().try_for_each(|net| write!(f, " {net}"))?;
+            write!(f, " to")?;
+        }
+        Ok(())
+    }
+
+    fn write_choices(&self, f: &mut fmt::Formatter<'_>, list: (Set, u16)) -> fmt::Result {
+        self.choices(list).try_for_each(|choice| match choice {
+            Some(at) => write!(f, " {at}"),
+            None => write!(f, " MISSING"),
+        })
     }
 }

@@ -14,7 +14,7 @@ mod tables;
 
 /// The node of every test, as in `testdata/cases.yaml`.
 fn node() -> Node {
-    Node { name: "node-a".to_owned(), zone: Some("z1".to_owned()) }
+    Node { name: "node-a".to_owned(), zone: Some("z1".to_owned()), ..Node::default() }
 }
 
 /// A dataplane on fake maps that has seen these services.

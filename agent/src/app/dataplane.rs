@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, runtime::watcher};
-use orlop_dataplane::{DataplaneConfig, Update};
+use orlop_dataplane::{DataplaneConfig, Update, model::Settings};
 use orlop_model::event::Event;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
@@ -40,9 +40,9 @@ pub(super) async fn run(
     let slices =
         slices.map(|event: Event<Arc<EndpointSlice>>| Update::EndpointSlice(event.map(Arc::unwrap_or_clone)));
     let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
-    let zone = source::watch(Api::<Node>::all(client.clone()), own)
-        .filter_map(|event| std::future::ready(zone_of(&event)));
-    let mut merged = futures::stream::select(futures::stream::select(services, slices), zone);
+    let node = source::watch(Api::<Node>::all(client.clone()), own)
+        .filter_map(|event| std::future::ready(node_of(&event)));
+    let mut merged = futures::stream::select(futures::stream::select(services, slices), node);
     let feed = async move {
         while let Some(update) = merged.next().await {
             if updates.send(update).await.is_err() {
@@ -54,6 +54,7 @@ pub(super) async fn run(
         bpffs: config.bpffs.clone(),
         cgroup: cgroup2_dir(&config.cgroup_root)?,
         node_name: config.node_name.to_string(),
+        settings: Settings { pods: pods(config), ..Settings::default() },
     };
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     tokio::select! {
@@ -61,6 +62,11 @@ pub(super) async fn run(
         ended = orlop_dataplane::run(dataplane, received, status, stop) => ended.context("service dataplane"),
         () = feed => Ok(()),
     }
+}
+
+/// Networks whose addresses are pods'.
+fn pods(config: &Config) -> Vec<ipnet::IpNet> {
+    config.cluster_cidr.to_string().parse().into_iter().collect()
 }
 
 /// All objects of a kind. Services that were known go on being served where there is no API server: no older list can
@@ -85,15 +91,21 @@ where
         .map(Heard::trusted)
 }
 
-/// The zone of this node, which hints in EndpointSlices are about.
-fn zone_of(event: &Event<Arc<Node>>) -> Option<Update> {
+/// What hints and masquerading are about: the zone and the addresses of this node.
+fn node_of(event: &Event<Arc<Node>>) -> Option<Update> {
     let node = match event {
         Event::Apply(node) => node,
         Event::Reset(nodes) => nodes.first()?,
         Event::Delete(_) => return None,
     };
     let labels = node.metadata.labels.as_ref();
-    Some(Update::Zone(labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")).cloned()))
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    let ips =
+        addresses.into_iter().flatten().filter(|at| at.type_ == "InternalIP" || at.type_ == "ExternalIP");
+    Some(Update::Node {
+        zone: labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")).cloned(),
+        primary: ips.filter_map(|at| at.address.parse().ok()).collect(),
+    })
 }
 
 /// Logs which services cannot be served, when that changes.

@@ -4,25 +4,44 @@
 //! Not for: logic, or the words of Kubernetes (`orlop-dataplane::model`).
 //!
 //! ```text
-//! FRONTENDS  address, port, protocol, scope ─▶ service, number of slots
-//! SLOTS      service, set, slot             ─▶ backend
-//! BACKENDS   backend                        ─▶ address, port, the service it belongs to
-//! FLOWS      socket, address, port          ─▶ the other side of a translation (unconnected UDP; least recently used)
-//! PEERS      socket                         ─▶ what the program asked for, and what it got (connected sockets, until closed)
+//! FRONTENDS    address, port, protocol, scope  ─▶ service, its two sets, what its policies ask for
+//! SLOTS        service, set, slot              ─▶ backend
+//! BACKENDS     backend                         ─▶ address, port, the service it belongs to
+//! RANGES       service, prefix                 ─▶ 1: sources that a load-balancer address lets in (service 0: pods)
+//! ADDRESSES    address                         ─▶ this node's; whether it takes node ports
+//! AFFINITIES   client, service                 ─▶ the backend it stays with (least recently used)
+//! FLOWS        socket, address, port           ─▶ the other side of a translation (unconnected UDP; least recently used)
+//! PEERS        socket                          ─▶ what the program asked for, and what it got (connected sockets, until closed)
+//! CONNECTIONS  addresses, ports, protocol      ─▶ what a packet's addresses and ports become (least recently used)
+//! FRAGMENTS    addresses, id                   ─▶ the ports, which only the first fragment carries
+//! COUNTERS     service                         ─▶ connections, packets, bytes (one value per CPU)
+//! DROPS        reason                          ─▶ packets (one value per CPU)
+//! SETTINGS     0                               ─▶ what holds for every service
 //! ```
 //!
 //! Addresses and ports are in network byte order, as the kernel hands them over: nothing is swapped per packet.
 #![no_std]
 
+mod connection;
 mod flow;
 mod service;
+mod settings;
 
-pub use flow::{Flow, FlowKey, Peer};
-pub use service::{Backend, Frontend, FrontendKey, SlotKey};
+pub use connection::{Connection, ConnectionKey, Counters, Drop, FragmentKey, Ports};
+pub use flow::{Affinity, AffinityKey, Flow, FlowKey, Peer};
+pub use service::{Backend, Frontend, FrontendKey, Range, SlotKey};
+pub use settings::Settings;
+
+/// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`: four words in network byte order. One form for both families
+/// makes one set of maps and one path through the programs.
+pub type Ip = [u32; 4];
+
+/// Third word of an IPv4 address in an [`Ip`].
+pub const MAPPED: u32 = 0xffff_u32.to_be();
 
 /// Version of everything in this crate. Pinned maps live in a directory of this number, because a pinned map is
-/// reused without a comparison of types: any change of a key, a value or a capacity needs a new number.
-pub const SCHEMA: u32 = 2;
+/// reused without a comparison of types: any change of a key or a value needs a new number.
+pub const SCHEMA: u32 = 3;
 
 /// Most service addresses (address, port and protocol) a node can hold.
 pub const MAX_FRONTENDS: u32 = 65_536;
@@ -30,27 +49,59 @@ pub const MAX_FRONTENDS: u32 = 65_536;
 pub const MAX_BACKENDS: u32 = 262_144;
 /// Most slots: every backend can stand in one of each [set](SET_CLUSTER).
 pub const MAX_SLOTS: u32 = 262_144;
+/// Most source ranges of all services together.
+pub const MAX_RANGES: u32 = 65_536;
+/// Most addresses of this node.
+pub const MAX_ADDRESSES: u32 = 4_096;
+/// Remembered clients of services with session affinity.
+pub const MAX_AFFINITIES: u32 = 16_384;
 /// Remembered translations of unconnected UDP sockets, two per conversation; the least recently used make room.
 pub const MAX_FLOWS: u32 = 16_384;
-
 /// Most open sockets that are connected to a service. Beyond that a connection works, but shows its backend as peer.
 pub const MAX_PEERS: u32 = 131_072;
+/// Entries of connections whose packets are translated, two per connection; the least recently used make room.
+pub const MAX_CONNECTIONS: u32 = 65_536;
+/// Datagrams whose fragments are under way.
+pub const MAX_FRAGMENTS: u32 = 4_096;
 
 /// Protocol number of TCP.
 pub const PROTO_TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
+/// Protocol number of SCTP.
+pub const PROTO_SCTP: u8 = 132;
 
-/// Scope of a front end: an address of its own (cluster IP). Others, such as node ports, take the next numbers.
+/// Scope of a front end: an address of its own (cluster IP, external IP, load balancer).
 pub const SCOPE_ADDRESS: u8 = 0;
+/// Scope of a front end: every address of this node that takes node ports; the address of the key is all zero, with
+/// [`MAPPED`] as its third word for IPv4.
+pub const SCOPE_NODE: u8 = 1;
 
 /// Set of slots that holds the endpoints of policy `Cluster`.
 pub const SET_CLUSTER: u8 = 0;
 /// Set of slots that holds the endpoints of policy `Local`.
 pub const SET_LOCAL: u8 = 1;
 
-/// The service has endpoints, but none that its policy allows from this node: the packet counts as dropped, and
-/// the program sees `EPERM`, which is what a dropped datagram looks like to its sender.
-pub const FRONTEND_NONE_LOCAL: u8 = 1;
-/// Clients stay with their backend (reserved: no program reads it yet).
-pub const FRONTEND_AFFINITY: u8 = 2;
+/// The policy is `Local`: use that set.
+pub const FRONTEND_LOCAL: u16 = 1;
+/// In spite of [`FRONTEND_LOCAL`], pods and the node itself use the set of `Cluster` (external traffic policy).
+pub const FRONTEND_SHORTCUT: u16 = 1 << 1;
+/// An endpoint that answers exists somewhere: an empty set means drop, not refuse.
+pub const FRONTEND_ANY: u16 = 1 << 2;
+/// Only sources in the [ranges](Range) of the service are let in.
+pub const FRONTEND_RANGES: u16 = 1 << 3;
+/// The backend sees this node as the source, whoever it was.
+pub const FRONTEND_MASQUERADE: u16 = 1 << 4;
+/// The backend sees this node as the source, unless a pod's address is the source.
+pub const FRONTEND_MASQUERADE_OUTSIDE: u16 = 1 << 5;
+
+/// The backend is in the set of policy `Cluster`.
+pub const BACKEND_CLUSTER: u16 = 1;
+/// The backend is in the set of policy `Local`.
+pub const BACKEND_LOCAL: u16 = 1 << 1;
+
+/// The address takes node ports.
+pub const ADDRESS_NODE_PORTS: u32 = 1;
+
+/// The key of pods in [`Range::service`].
+pub const RANGE_PODS: u32 = 0;

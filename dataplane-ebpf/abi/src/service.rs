@@ -1,16 +1,18 @@
 //! Services as the kernel programs look them up.
 
+use crate::Ip;
+
 /// What a program dials.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
-    /// Network byte order.
-    pub addr: u32,
+    /// The address; see [`SCOPE_NODE`](crate::SCOPE_NODE).
+    pub ip: Ip,
     /// Network byte order.
     pub port: u16,
-    /// [`PROTO_TCP`](crate::PROTO_TCP) or [`PROTO_UDP`](crate::PROTO_UDP).
+    /// [`PROTO_TCP`](crate::PROTO_TCP), [`PROTO_UDP`](crate::PROTO_UDP) or [`PROTO_SCTP`](crate::PROTO_SCTP).
     pub proto: u8,
-    /// [`SCOPE_ADDRESS`](crate::SCOPE_ADDRESS).
+    /// [`SCOPE_ADDRESS`](crate::SCOPE_ADDRESS) or [`SCOPE_NODE`](crate::SCOPE_NODE).
     pub scope: u8,
 }
 
@@ -20,16 +22,16 @@ pub struct FrontendKey {
 pub struct Frontend {
     /// Whose slots to use.
     pub service: u32,
-    /// Slots `0..count` of the set are filled; 0 means refuse.
-    pub count: u16,
-    /// [`SET_CLUSTER`](crate::SET_CLUSTER) or [`SET_LOCAL`](crate::SET_LOCAL).
-    pub set: u8,
+    /// Slots `0..cluster` of [`SET_CLUSTER`](crate::SET_CLUSTER) are filled.
+    pub cluster: u16,
+    /// Slots `0..local` of [`SET_LOCAL`](crate::SET_LOCAL) are filled.
+    pub local: u16,
     /// `FRONTEND_…` bits.
-    pub flags: u8,
-    /// How long a client stays with its backend (reserved).
-    pub affinity_seconds: u32,
+    pub flags: u16,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: u16,
+    /// How long a client stays with its backend after its last new connection; 0: it does not.
+    pub affinity_seconds: u32,
 }
 
 /// One place of a service's choice.
@@ -49,26 +51,40 @@ pub struct SlotKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Network byte order.
-    pub addr: u32,
+    /// Its address.
+    pub ip: Ip,
     /// Network byte order.
     pub port: u16,
-    /// Zero (weights and drain states are to come).
+    /// `BACKEND_…` bits: the sets it is in. In none, it only keeps its running UDP conversations.
     pub flags: u16,
     /// The service it belongs to.
     pub service: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<FrontendKey>() == 8 && align_of::<FrontendKey>() == 4);
+/// The data of a key of `RANGES`: matched bit by bit, so the service comes first and counts whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Range {
+    /// Service id, or [`RANGE_PODS`](crate::RANGE_PODS).
+    pub service: u32,
+    /// The network's address; IPv4 prefixes count from bit 96.
+    pub ip: Ip,
+}
+
+impl Range {
+    /// Length in bits of a key that names one address.
+    pub const WHOLE: u32 = 32 + 128;
+}
+
+const _: () = assert!(size_of::<FrontendKey>() == 20 && align_of::<FrontendKey>() == 4);
 const _: () = assert!(size_of::<Frontend>() == 16 && align_of::<Frontend>() == 4);
 const _: () = assert!(size_of::<SlotKey>() == 8 && align_of::<SlotKey>() == 4);
-const _: () = assert!(size_of::<Backend>() == 16 && align_of::<Backend>() == 4);
+const _: () = assert!(size_of::<Backend>() == 24 && align_of::<Backend>() == 4);
+const _: () = assert!(size_of::<Range>() == 20 && align_of::<Range>() == 4);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Backend, Frontend, FrontendKey, SlotKey};
+    use super::{Backend, Frontend, FrontendKey, Range, SlotKey};
 
     // SAFETY: `repr(C)`, integers only, and the fields add up to the asserted size: no padding.
     unsafe impl aya::Pod for FrontendKey {}
@@ -78,4 +94,6 @@ mod pod {
     unsafe impl aya::Pod for SlotKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Backend {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Range {}
 }

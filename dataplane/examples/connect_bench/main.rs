@@ -26,7 +26,7 @@ use orlop_dataplane::diff::{diff, diff_all};
 use orlop_dataplane::loader;
 use orlop_dataplane::maps::Maps as _;
 use orlop_dataplane::model::Protocol;
-use orlop_dataplane::tables::{BackendId, Entry, Frontend, ServiceId, Set, Tables, Vip};
+use orlop_dataplane::tables::{Backend, BackendId, Entry, Frontend, Host, ServiceId, Set, Tables, Vip};
 use serde_json::{Value, json};
 
 use measure::{Rounds, alone, rounds};
@@ -65,7 +65,7 @@ fn services(count: u32) -> Vec<Service> {
     (0..count)
         .map(|n| {
             let [_, _, high, low] = n.to_be_bytes();
-            let vip = Vip { ip: Ipv4Addr::new(10, 96, high, low), port: 80, protocol: Protocol::Tcp };
+            let vip = Vip { host: Host::Ip([10, 96, high, low].into()), port: 80, protocol: Protocol::Tcp };
             let filler = SocketAddrV4::new(Ipv4Addr::new(10, 43, high, low), SERVER_PORT);
             let backends = if n == middle { BACKENDS.to_vec() } else { vec![filler] };
             Service { vip, backends }
@@ -74,8 +74,8 @@ fn services(count: u32) -> Vec<Service> {
 }
 
 fn dialled(services: &[Service]) -> SocketAddrV4 {
-    let vip = services[services.len() / 2].vip;
-    SocketAddrV4::new(vip.ip, vip.port)
+    let service = &services[services.len() / 2];
+    SocketAddrV4::new(service.ip(), service.vip.port)
 }
 
 fn tables(services: &[Service]) -> Tables {
@@ -83,10 +83,10 @@ fn tables(services: &[Service]) -> Tables {
     let mut entry = |service: &Service| {
         let mut entry = Entry::default();
         let count = u16::try_from(service.backends.len()).unwrap();
-        entry.frontends.insert(service.vip, Frontend { set: Set::Cluster, count, none_local: false });
+        entry.frontends.insert(service.vip, Frontend { cluster: count, ..Frontend::default() });
         for (slot, (at, id)) in (0..).zip(service.backends.iter().zip(&mut backends)) {
             entry.slots.insert((Set::Cluster, slot), id);
-            entry.backends.insert(id, *at);
+            entry.backends.insert(id, Backend { at: (*at).into(), cluster: true, local: false });
         }
         entry
     };

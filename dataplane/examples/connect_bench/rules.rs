@@ -2,16 +2,25 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::process::{Command, Stdio};
 
-use orlop_dataplane::tables::Vip;
+use orlop_dataplane::tables::{Host, Vip};
 
 use crate::room::sh;
 
 pub(crate) struct Service {
     pub(crate) vip: Vip,
     pub(crate) backends: Vec<SocketAddrV4>,
+}
+
+impl Service {
+    pub(crate) fn ip(&self) -> Ipv4Addr {
+        match self.vip.host {
+            Host::Ip(IpAddr::V4(ip)) => ip,
+            other => panic!("no service of this bench: {other:?}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -47,8 +56,9 @@ impl Rules {
 fn nftables(services: &[Service]) -> String {
     let mut chains = String::new();
     let mut elements = String::new();
-    for (n, Service { vip, backends }) in services.iter().enumerate() {
-        let Vip { ip, port, .. } = vip;
+    for (n, service) in services.iter().enumerate() {
+        let Service { vip: Vip { port, .. }, backends } = service;
+        let ip = service.ip();
         writeln!(elements, "{ip} . tcp . {port} : goto service-{n},").unwrap();
         let mut choices = String::new();
         for (m, at) in backends.iter().enumerate() {
@@ -84,8 +94,9 @@ fn nftables(services: &[Service]) -> String {
 /// One list of services, walked from the top, and chains per service and endpoint.
 fn iptables(services: &[Service]) -> String {
     let (mut chains, mut list, mut rest) = (String::new(), String::new(), String::new());
-    for (n, Service { vip, backends }) in services.iter().enumerate() {
-        let Vip { ip, port, .. } = vip;
+    for (n, service) in services.iter().enumerate() {
+        let Service { vip: Vip { port, .. }, backends } = service;
+        let ip = service.ip();
         let matching = format!("-d {ip}/32 -p tcp -m tcp --dport {port}");
         writeln!(chains, ":KUBE-SVC-{n} - [0:0]").unwrap();
         writeln!(list, "-A KUBE-SERVICES {matching} -m comment --comment \"ns/service-{n}\" -j KUBE-SVC-{n}")

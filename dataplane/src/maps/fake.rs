@@ -1,10 +1,12 @@
 //! Maps in memory: flat like the kernel's, with a log of the writes and faults on demand.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::{MapError, Maps};
-use crate::tables::{BackendId, Frontend, MapOp, ServiceId, Set, Tables, Vip};
+use crate::tables::{Backend, BackendId, Frontend, MapOp, Own, ServiceId, Set, Tables, Vip};
 
 /// Stands in for [`KernelMaps`](super::KernelMaps).
 #[derive(Debug, Default)]
@@ -14,7 +16,13 @@ pub struct FakeMaps {
     /// As above.
     pub slots: BTreeMap<(ServiceId, Set, u16), BackendId>,
     /// As above.
-    pub backends: BTreeMap<BackendId, (ServiceId, SocketAddrV4)>,
+    pub backends: BTreeMap<BackendId, (ServiceId, Backend)>,
+    /// As above.
+    pub ranges: BTreeSet<(ServiceId, IpNet)>,
+    /// As above.
+    pub addresses: BTreeMap<IpAddr, bool>,
+    /// As above.
+    pub own: Option<Own>,
     /// Every write that was accepted.
     pub log: Vec<MapOp>,
     /// How many backends fit.
@@ -24,8 +32,17 @@ pub struct FakeMaps {
 impl Maps for FakeMaps {
     fn dump(&self) -> Result<Tables, MapError> {
         let mut tables = Tables::default();
-        for (id, (service, at)) in &self.backends {
-            tables.apply(&MapOp::PutBackend(*service, *id, *at));
+        if let Some(own) = self.own {
+            tables.apply(&MapOp::PutOwn(own));
+        }
+        for (ip, node_ports) in &self.addresses {
+            tables.apply(&MapOp::PutAddress(*ip, *node_ports));
+        }
+        for (service, net) in &self.ranges {
+            tables.apply(&MapOp::PutRange(*service, *net));
+        }
+        for (id, (service, backend)) in &self.backends {
+            tables.apply(&MapOp::PutBackend(*service, *id, *backend));
         }
         for ((service, set, slot), id) in &self.slots {
             tables.apply(&MapOp::PutSlot(*service, (*set, *slot), *id));
@@ -38,18 +55,23 @@ impl Maps for FakeMaps {
 
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError> {
         match *op {
-            MapOp::PutBackend(service, id, at) => {
+            MapOp::PutOwn(own) => drop(self.own.replace(own)),
+            MapOp::PutAddress(ip, node_ports) => drop(self.addresses.insert(ip, node_ports)),
+            MapOp::PutRange(service, net) => drop(self.ranges.insert((service, net))),
+            MapOp::PutBackend(service, id, backend) => {
                 let full = self.max_backends.is_some_and(|max| self.backends.len() >= max);
                 if full && !self.backends.contains_key(&id) {
                     return Err(MapError::new(op.to_string(), "No space left on device"));
                 }
-                self.backends.insert(id, (service, at));
+                self.backends.insert(id, (service, backend));
             }
             MapOp::PutSlot(service, (set, slot), id) => drop(self.slots.insert((service, set, slot), id)),
             MapOp::PutFrontend(service, vip, to) => drop(self.frontends.insert(vip, (service, to))),
             MapOp::DelFrontend(_, vip) => drop(self.frontends.remove(&vip)),
             MapOp::DelSlot(service, (set, slot)) => drop(self.slots.remove(&(service, set, slot))),
             MapOp::DelBackend(_, id) => drop(self.backends.remove(&id)),
+            MapOp::DelRange(service, net) => drop(self.ranges.remove(&(service, net))),
+            MapOp::DelAddress(ip) => drop(self.addresses.remove(&ip)),
         }
         self.log.push(*op);
         Ok(())

@@ -1,18 +1,19 @@
 //! What the loop knows, and its two synchronous steps: `sync` and `repair`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::error::Error as _;
 
 use super::Update;
+use super::claims::Claims;
 use crate::compile::{Compiled, compile};
 use crate::diff::{diff, diff_all};
 use crate::ids::Ids;
 use crate::index::Index;
 use crate::ingest;
 use crate::maps::{MapError, Maps};
-use crate::model::{Node, ServiceKey};
+use crate::model::{Family, Node, ServiceKey};
 use crate::status::Status;
-use crate::tables::{Entry, MapOp, ServiceId, Tables, Vip};
+use crate::tables::{Entry, MapOp, Own, ServiceId, Tables};
 
 /// Everything the loop remembers.
 #[derive(Debug)]
@@ -31,8 +32,7 @@ pub struct State<M> {
 struct Known {
     tables: Tables,
     ids: Ids,
-    /// Whose address it is. Of two services that claim the same one the first keeps it.
-    owners: BTreeMap<Vip, ServiceKey>,
+    claims: Claims,
 }
 
 impl<M: Maps> State<M> {
@@ -70,12 +70,19 @@ impl<M: Maps> State<M> {
             Update::EndpointSlice(event) => {
                 self.index.slices(event.map(|object| (ingest::slice_key(&object), ingest::slice(&object))));
             }
-            Update::Zone(zone) => {
-                if self.node.zone != zone {
-                    self.node.zone = zone;
-                    self.index.touch_all();
-                }
+            Update::Node { zone, primary } => {
+                let addresses = std::mem::take(&mut self.node.addresses);
+                self.be(Node { zone, primary, addresses, ..self.node.clone() });
             }
+            Update::Addresses(addresses) => self.be(Node { addresses, ..self.node.clone() }),
+        }
+    }
+
+    /// Every service may depend on what its node is.
+    fn be(&mut self, node: Node) {
+        if self.node != node {
+            self.node = node;
+            self.index.touch_all();
         }
     }
 
@@ -84,13 +91,28 @@ impl<M: Maps> State<M> {
         if !self.index.complete() {
             return;
         }
-        let Some(known) = &mut self.known else { return self.adopt() };
+        if self.known.is_none() {
+            return self.adopt();
+        }
+        self.write_dirty();
+        // What one service gave up another may have waited for.
+        if self.known.as_mut().is_some_and(|known| known.claims.take_freed()) {
+            self.failures.keys().cloned().for_each(|key| self.index.touch(key));
+            self.write_dirty();
+        }
+    }
+
+    fn write_dirty(&mut self) {
+        let Some(known) = &mut self.known else { return };
+        if let Err(error) = known.write(&mut self.maps, ServiceId::NODE, &own(&self.node)) {
+            tracing::warn!(error, "addresses of this node are not in the service maps");
+        }
         for key in self.index.take_dirty() {
             let compiled = match self.index.get(&key) {
                 Some((service, slices)) => compile(service, slices, &self.node),
                 None => Vec::new(),
             };
-            match known.update(&mut self.maps, &key, &compiled) {
+            match known.update(&mut self.maps, &key, compiled) {
                 Ok(()) => drop(self.failures.remove(&key)),
                 Err(error) => drop(self.failures.insert(key, error)),
             }
@@ -118,7 +140,7 @@ impl<M: Maps> State<M> {
         match self.maps.dump() {
             Ok(actual) => {
                 let ids = Ids::adopt(&actual);
-                self.known = Some(Known { ids, tables: actual.clone(), owners: BTreeMap::new() });
+                self.known = Some(Known { ids, tables: actual.clone(), claims: Claims::default() });
                 self.write_all(&actual);
             }
             Err(error) => self.unreadable = Some(chain(&error)),
@@ -131,14 +153,13 @@ impl<M: Maps> State<M> {
         self.failures.clear();
         self.index.touch_all();
         let mut desired = Tables::default();
+        desired.services.insert(ServiceId::NODE, own(&self.node));
         let mut keys = BTreeMap::new();
         for key in self.index.take_dirty() {
             let Some((service, slices)) = self.index.get(&key) else { continue };
-            for compiled in compile(service, slices, &self.node) {
-                if let Err(error) = known.claim(&key, compiled.vip) {
-                    self.failures.insert(key.clone(), error);
-                    continue;
-                }
+            let (compiled, taken) = known.claims.claim(&key, compile(service, slices, &self.node));
+            self.failures.extend(taken.map(|error| (key.clone(), error)));
+            for compiled in compiled {
                 let (id, entry) = known.ids.assign(&compiled, &known.tables);
                 desired.services.insert(id, entry);
                 keys.insert(id, key.clone());
@@ -184,35 +205,26 @@ impl Known {
         &mut self,
         maps: &mut impl Maps,
         key: &ServiceKey,
-        compiled: &[Compiled],
+        compiled: Vec<Compiled>,
     ) -> Result<(), String> {
-        let mut result = Ok(());
-        let wanted: BTreeSet<Vip> = compiled.iter().map(|compiled| compiled.vip).collect();
-        let held = self.owners.iter().filter(|(_, owner)| *owner == key).map(|(vip, _)| *vip);
-        let stale: Vec<Vip> = held.filter(|vip| !wanted.contains(vip)).collect();
-        for compiled in compiled {
-            let written = self.claim(key, compiled.vip).and_then(|()| {
-                let (id, desired) = self.ids.assign(compiled, &self.tables);
-                self.write(maps, id, &desired)
-            });
-            result = result.and(written);
+        let (compiled, taken) = self.claims.claim(key, compiled);
+        let mut result = taken.map_or(Ok(()), Err);
+        for compiled in &compiled {
+            let (id, desired) = self.ids.assign(compiled, &self.tables);
+            result = result.and(self.write(maps, id, &desired));
         }
-        for vip in stale {
-            let removed = match self.ids.service(&vip) {
+        for primary in self.claims.stale(key, &compiled) {
+            let removed = match self.ids.service(&primary) {
                 Some(id) => self.write(maps, id, &Entry::default()),
                 None => Ok(()),
             };
             if removed.is_ok() {
-                self.owners.remove(&vip);
+                self.claims.removed(key, &primary);
             }
             result = result.and(removed);
         }
+        self.claims.release(key, &compiled);
         result
-    }
-
-    fn claim(&mut self, key: &ServiceKey, vip: Vip) -> Result<(), String> {
-        let owner = self.owners.entry(vip).or_insert_with(|| key.clone());
-        if owner == key { Ok(()) } else { Err(format!("{vip} belongs to service {owner}")) }
     }
 
     fn write(&mut self, maps: &mut impl Maps, id: ServiceId, desired: &Entry) -> Result<(), String> {
@@ -227,6 +239,24 @@ impl Known {
         }
         self.ids.release(id, &[desired, &actual], self.tables.services.get(&id));
         result
+    }
+}
+
+/// What the node itself puts into the maps.
+fn own(node: &Node) -> Entry {
+    let addresses = node.addresses.iter().map(|ip| (*ip, node.takes_node_ports(ip)));
+    Entry {
+        own: Some(Own {
+            netns: node.netns,
+            masquerade_v4: node.masquerade(Family::V4),
+            masquerade_v6: node.masquerade(Family::V6),
+            masquerade_ports: node.settings.masquerade_ports,
+            loopback_node_ports: node.settings.loopback_node_ports,
+            pods_known: !node.settings.pods.is_empty(),
+        }),
+        addresses: addresses.collect(),
+        ranges: node.settings.pods.iter().copied().collect(),
+        ..Entry::default()
     }
 }
 

@@ -1,41 +1,44 @@
 //! The order of writes: at no moment does an address lead to a backend that is not there.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use proptest::prelude::*;
 
-use crate::compile::Compiled;
+use crate::compile::{Compiled, Rules};
 use crate::diff::diff_all;
 use crate::ids::Ids;
 use crate::maps::{FakeMaps, Maps as _};
 use crate::model::Protocol;
-use crate::tables::{BackendId, Frontend, MapOp, ServiceId, Set, Tables, Vip};
+use crate::tables::{Backend, BackendId, Frontend, Host, MapOp, ServiceId, Set, Tables, Vip};
 
 fn vip(last: u8) -> Vip {
-    Vip { ip: Ipv4Addr::new(10, 96, 0, last), port: 80, protocol: Protocol::Udp }
+    Vip { host: Host::Ip(IpAddr::V4(Ipv4Addr::new(10, 96, 0, last))), port: 80, protocol: Protocol::Udp }
 }
 
-fn at(last: u8) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, last), 8080)
+fn at(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 8080))
 }
 
 prop_compose! {
     /// A service of one of five addresses, with some of eight backends in the slots and some others kept.
-    fn service()(ip in 0..5_u8, slots in prop::collection::btree_set(0..8_u8, 0..6), kept in prop::collection::btree_set(0..8_u8, 0..3)) -> Compiled {
+    fn service()(ip in 0..5_u8, slots in prop::collection::btree_set(0..8_u8, 0..6), kept in prop::collection::btree_set(0..8_u8, 0..3), second in (0..2_u8).prop_map(|n| n * 10), guarded: bool) -> Compiled {
         Compiled {
-            vip: vip(ip),
-            set: Set::Cluster,
+            primary: vip(ip),
+            // A second address that comes and goes, and is guarded at times.
+            frontends: [(vip(ip), Rules::default()), (vip(ip + 100 + second), Rules { guarded, ..Rules::default() })].into(),
             sets: [(Set::Cluster, slots.iter().map(|last| at(*last)).collect())].into(),
             serving: kept.iter().map(|last| at(*last)).collect(),
-            none_local: false,
+            any: !slots.is_empty(),
+            ranges: if guarded { ["203.0.113.0/24".parse().unwrap()].into() } else { [].into() },
+            affinity_seconds: 0,
         }
     }
 }
 
 fn world() -> impl Strategy<Value = Vec<Compiled>> {
     prop::collection::vec(service(), 0..5).prop_map(|mut services| {
-        services.sort_by_key(|service| service.vip);
-        services.dedup_by_key(|service| service.vip);
+        services.sort_by_key(|service| service.primary);
+        services.dedup_by_key(|service| service.primary);
         services
     })
 }
@@ -43,8 +46,12 @@ fn world() -> impl Strategy<Value = Vec<Compiled>> {
 /// What a client could meet: every counted slot must lead to a backend of the same service.
 fn assert_sound(maps: &FakeMaps) {
     for (vip, (service, frontend)) in &maps.frontends {
-        for slot in 0..frontend.count {
-            let id = maps.slots.get(&(*service, frontend.set, slot));
+        assert!(
+            !frontend.rules.guarded || maps.ranges.iter().any(|(of, _)| of == service),
+            "{vip} lets in nobody"
+        );
+        for slot in 0..frontend.cluster {
+            let id = maps.slots.get(&(*service, Set::Cluster, slot));
             let owner = id.and_then(|id| maps.backends.get(id)).map(|(owner, _)| owner);
             assert_eq!(owner, Some(service), "{vip} slot {slot}");
         }
@@ -88,12 +95,12 @@ proptest! {
 
 fn drift() -> impl Strategy<Value = MapOp> {
     let service = (0..7_u32).prop_map(ServiceId);
-    let frontend = (0..9_u16).prop_map(|count| Frontend { set: Set::Cluster, count, none_local: false });
+    let frontend = (0..9_u16).prop_map(|cluster| Frontend { cluster, ..Frontend::default() });
     prop_oneof![
         (service.clone(), 0..12_u32, 0..9_u8).prop_map(|(s, id, last)| MapOp::PutBackend(
             s,
             BackendId(id),
-            at(last)
+            Backend { at: at(last), cluster: true, local: false }
         )),
         (service.clone(), 0..9_u16, 0..12_u32).prop_map(|(s, n, id)| MapOp::PutSlot(
             s,

@@ -68,7 +68,12 @@ fn a_restart_that_finds_everything_right_writes_nothing() {
 fn an_unchanged_backend_keeps_its_number_while_others_come_and_go() {
     let mut state = state(&yaml("web", 1, &[2, 3]));
     let number = |state: &State<FakeMaps>| {
-        state.maps().backends.iter().find(|(_, (_, at))| at.ip().octets()[3] == 3).map(|(id, _)| *id)
+        state
+            .maps()
+            .backends
+            .iter()
+            .find(|(_, (_, to))| to.at.to_string() == "10.0.0.3:80")
+            .map(|(id, _)| *id)
     };
     let before = number(&state);
     set(&mut state, &yaml("web", 1, &[1, 3, 7]));
@@ -151,7 +156,7 @@ fn the_zone_decides_once_it_is_known() {
   - {ip: 10.0.0.3, ports: {'': 80}, for_zones: [z2]}";
     let mut state = state(hinted);
     expect!["10.96.0.1:80/TCP slots=1 10.0.0.2:80\n"].assert_eq(&shown(&state));
-    state.ingest(Update::Zone(Some("z2".to_owned())));
+    state.ingest(Update::Node { zone: Some("z2".to_owned()), primary: Vec::new() });
     state.sync();
     expect!["10.96.0.1:80/TCP slots=1 10.0.0.3:80\n"].assert_eq(&shown(&state));
 }

@@ -133,9 +133,66 @@ fn services_left_to_others_are_not_there() {
         "
 - service: {name: headless, cluster_ips: [None], ports: [{port: 80}]}
 - service: {name: ext, type: ExternalName, external_name: example.net}
-- service: {name: mesh, cluster_ips: [10.96.0.5], ports: [{port: 80}], labels: {service.kubernetes.io/service-proxy-name: mesh}}
-- service: {name: sctp, cluster_ips: [10.96.0.6], ports: [{port: 80, protocol: SCTP}]}
-- service: {name: six, cluster_ips: ['fd00::6'], ports: [{port: 80}]}",
+- service: {name: mesh, cluster_ips: [10.96.0.5], ports: [{port: 80}], labels: {service.kubernetes.io/service-proxy-name: mesh}}",
         expect![[""]],
+    );
+}
+
+#[test]
+fn every_address_of_a_port_leads_to_the_same_endpoints() {
+    check(
+        "
+- service: {name: lb, type: LoadBalancer, cluster_ips: [10.96.0.7], ports: [{port: 80, node_port: 30080}], external_ips: [198.51.100.7], lb_ingress: [{ip: 198.51.100.8}], source_ranges: [203.0.113.0/24]}
+  endpoints: [{ip: 10.0.0.2, ports: {'': 8080}}]",
+        expect![[r#"
+            10.96.0.7:80/TCP slots=1 10.0.0.2:8080
+            198.51.100.7:80/TCP slots=1 masquerade 10.0.0.2:8080
+            198.51.100.8:80/TCP slots=1 masquerade from 203.0.113.0/24 to 10.0.0.2:8080
+            node:30080/TCP slots=1 masquerade 10.0.0.2:8080
+        "#]],
+    );
+}
+
+#[test]
+fn external_policy_local_has_two_lists() {
+    check(
+        "
+- service: {name: lb, type: NodePort, cluster_ips: [10.96.0.7], ports: [{port: 80, node_port: 30080}], external_traffic_policy: Local}
+  endpoints:
+  - {ip: 10.0.0.2, node: node-a, ports: {'': 8080}}
+  - {ip: 10.0.0.3, node: node-b, ports: {'': 8080}}",
+        expect![[r#"
+            10.96.0.7:80/TCP slots=2 10.0.0.2:8080 10.0.0.3:8080
+            node:30080/TCP slots=1 local 10.0.0.2:8080 inside 10.0.0.2:8080 10.0.0.3:8080
+        "#]],
+    );
+}
+
+#[test]
+fn families_and_sctp_are_services_like_others() {
+    check(
+        "
+- service: {name: two, cluster_ips: [10.96.0.6, 'fd00::6'], ports: [{port: 80, protocol: SCTP}]}
+  endpoints: [{ip: 'fd01::2', ports: {'': 8080}}]",
+        expect![[r#"
+            10.96.0.6:80/SCTP slots=0
+            [fd00::6]:80/SCTP slots=1 [fd01::2]:8080
+        "#]],
+    );
+}
+
+#[test]
+fn endpoints_that_no_pod_can_have_are_left_out() {
+    check(
+        "
+- service: {name: evil, cluster_ips: [10.96.0.6], ports: [{port: 80}]}
+  endpoints:
+  - {ip: 127.0.0.1, ports: {'': 22}}
+  - {ip: 169.254.169.254, ports: {'': 80}}
+  - {ip: 0.0.0.0, ports: {'': 80}}
+  - {ip: 224.0.0.1, ports: {'': 80}}",
+        expect![[r#"
+            10.96.0.6:80/TCP slots=0
+        "#]],
     );
 }

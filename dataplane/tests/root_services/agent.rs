@@ -32,6 +32,7 @@ pub(crate) fn live() {
         bpffs: env::var_os(BPFFS).unwrap().into(),
         cgroup: env::var_os(CGROUP).unwrap().into(),
         node_name: "node-a".to_owned(),
+        settings: Default::default(),
     };
     let services = env::var(SERVICES).unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {

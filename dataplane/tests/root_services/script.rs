@@ -13,7 +13,7 @@ use crate::room::{Room, sh};
 /// Loads, or adopts what the room has.
 pub(crate) fn start(room: &Room) -> State<KernelMaps> {
     let maps = loader::open(&room.bpffs, &room.cgroup).unwrap();
-    State::new(maps, Node { name: "node-a".to_owned(), zone: None })
+    State::new(maps, Node { name: "node-a".to_owned(), ..Node::default() })
 }
 
 /// What `bpftool` says, as JSON; of some things that are not there it says nothing at all.

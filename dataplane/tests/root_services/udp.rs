@@ -139,7 +139,7 @@ fn an_answer_is_known_even_if_its_direction_had_to_make_room() {
         for flow in bpftool(&format!("map dump {flows}")).as_array().unwrap() {
             let key: Vec<_> =
                 flow["key"].as_array().unwrap().iter().map(|byte| byte.as_str().unwrap()).collect();
-            if key[14] == "0x01" {
+            if key[26] == "0x01" {
                 sh(&format!("bpftool map delete {flows} key {}", key.join(" ")));
                 removed += 1;
             }

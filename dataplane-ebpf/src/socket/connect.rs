@@ -1,21 +1,21 @@
 //! `connect()`: TCP, and UDP that names its peer once. The choice holds for the life of the connection.
 //!
 //! A UDP socket that connected stays with its backend even when that is gone: the kernel asks no hook again. Ending such
-//! sockets is user space's work, and to come.
+//! sockets is user space's work.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use orlop_abi::{PROTO_UDP, Peer};
 
-use crate::{
+use super::{
     GO_ON,
     address::{Address, cookie, protocol},
-    choose,
-    maps::PEERS,
+    dial::{Caller, refuse},
 };
+use crate::maps::PEERS;
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    match translate(&ctx, Address::v4(&ctx)) {
+    match translate(&ctx, &Address::v4(&ctx)) {
         Ok(None) => {}
         Ok(Some(backend)) => backend.write_v4(&ctx),
         Err(refused) => return refused,
@@ -25,10 +25,9 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    let Some(dialled) = Address::mapped(&ctx) else { return GO_ON };
-    match translate(&ctx, dialled) {
+    match translate(&ctx, &Address::v6(&ctx)) {
         Ok(None) => {}
-        Ok(Some(backend)) => backend.write_mapped(&ctx),
+        Ok(Some(backend)) => backend.write_v6(&ctx),
         Err(refused) => return refused,
     }
     GO_ON
@@ -36,28 +35,32 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 
 /// The backend to connect to, nothing if no service was dialled, or the verdict.
 #[inline(always)]
-fn translate(ctx: &SockAddrContext, dialled: Address) -> Result<Option<Address>, i32> {
+fn translate(ctx: &SockAddrContext, dialled: &Address) -> Result<Option<Address>, i32> {
     let Some(proto) = protocol(ctx) else { return Ok(None) };
-    let Some(frontend) = choose::frontend(dialled, proto) else {
+    let caller = Caller::of(ctx);
+    let Some(frontend) = caller.frontend(dialled, proto) else {
         if proto == PROTO_UDP {
             forget(ctx);
         }
         return Ok(None);
     };
-    let Some((id, backend)) = choose::backend(&frontend) else { return Err(choose::refuse(&frontend)) };
+    let (id, backend) = match caller.backend(&frontend, &dialled.ip) {
+        Ok(chosen) => chosen,
+        Err(why) => return Err(refuse(&frontend, why)),
+    };
     remember(
         ctx,
         &Peer {
-            service_addr: dialled.addr,
-            backend_addr: backend.addr,
+            service_ip: dialled.ip,
+            backend_ip: backend.ip,
             service_port: dialled.port,
             backend_port: backend.port,
             backend: id,
             service: frontend.service,
-            reserved: 0,
+            proto: u32::from(proto),
         },
     );
-    Ok(Some(Address { addr: backend.addr, port: backend.port }))
+    Ok(Some(Address { ip: backend.ip, port: backend.port }))
 }
 
 /// Without room for the note the connection still works; only `getpeername` then shows the backend.

@@ -1,57 +1,66 @@
 //! The address a hook is asked about, read and written the way the verifier allows.
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
-use orlop_abi::{PROTO_TCP, PROTO_UDP};
+use orlop_abi::{Ip, MAPPED, PROTO_TCP, PROTO_UDP};
 
 const IPPROTO_MPTCP: u32 = 262;
 
-/// IPv4 address and port, network byte order.
+/// Address and port, network byte order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Address {
-    pub addr: u32,
+    pub ip: Ip,
     pub port: u16,
 }
-
-/// `::ffff:0:0/96`, its third word in network byte order.
-const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Address {
     /// The address in a hook for IPv4 sockets.
     #[inline(always)]
     pub fn v4(ctx: &SockAddrContext) -> Self {
         // SAFETY: the kernel hands a valid context to every program of this type; both fields are readable.
-        unsafe { Self { addr: (*ctx.sock_addr).user_ip4, port: (*ctx.sock_addr).user_port as u16 } }
+        let (ip, port) = unsafe { ((*ctx.sock_addr).user_ip4, (*ctx.sock_addr).user_port as u16) };
+        Self { ip: [0, 0, MAPPED, ip], port }
     }
 
-    /// The IPv4 address in a hook for IPv6 sockets. Java and .NET open these for everything, and dial `::ffff:10.96.0.1`.
+    /// The address in a hook for IPv6 sockets.
     #[inline(always)]
-    pub fn mapped(ctx: &SockAddrContext) -> Option<Self> {
+    pub fn v6(ctx: &SockAddrContext) -> Self {
         // SAFETY: as above; the words of the address are readable one by one.
-        let (ip, port) = unsafe { ((*ctx.sock_addr).user_ip6, (*ctx.sock_addr).user_port as u16) };
-        (ip[0] == 0 && ip[1] == 0 && ip[2] == MAPPED).then_some(Self { addr: ip[3], port })
+        unsafe {
+            let ip = &raw const (*ctx.sock_addr).user_ip6;
+            let ip = [
+                ip.cast::<u32>().read_volatile(),
+                ip.cast::<u32>().add(1).read_volatile(),
+                ip.cast::<u32>().add(2).read_volatile(),
+                ip.cast::<u32>().add(3).read_volatile(),
+            ];
+            Self { ip, port: (*ctx.sock_addr).user_port as u16 }
+        }
     }
 
     #[inline(always)]
     pub fn write_v4(self, ctx: &SockAddrContext) {
         // SAFETY: as above; both fields are writable in four bytes.
         unsafe {
-            (*ctx.sock_addr).user_ip4 = self.addr;
+            (*ctx.sock_addr).user_ip4 = self.ip[3];
             (*ctx.sock_addr).user_port = u32::from(self.port);
         }
     }
 
-    /// Only the last word: the prefix is there already.
     #[inline(always)]
-    pub fn write_mapped(self, ctx: &SockAddrContext) {
-        // SAFETY: as above; the last word is writable on its own.
+    pub fn write_v6(self, ctx: &SockAddrContext) {
+        // SAFETY: as above; the words are writable one by one, and must not be merged into wider stores.
         unsafe {
-            (*ctx.sock_addr).user_ip6[3] = self.addr;
+            let ip = (&raw mut (*ctx.sock_addr).user_ip6).cast::<u32>();
+            ip.write_volatile(self.ip[0]);
+            ip.add(1).write_volatile(self.ip[1]);
+            ip.add(2).write_volatile(self.ip[2]);
+            ip.add(3).write_volatile(self.ip[3]);
             (*ctx.sock_addr).user_port = u32::from(self.port);
         }
     }
 }
 
-/// The protocol as services name it; `None` for what no service can have.
+/// The protocol as services name it; `None` for what no hook translates.
 #[inline(always)]
 pub fn protocol(ctx: &SockAddrContext) -> Option<u8> {
     // SAFETY: as for `Address::v4`.

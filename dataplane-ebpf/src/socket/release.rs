@@ -4,7 +4,8 @@ use aya_ebpf::{
     EbpfContext as _, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock, programs::SockContext,
 };
 
-use crate::{GO_ON, maps::PEERS};
+use super::GO_ON;
+use crate::maps::PEERS;
 
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {

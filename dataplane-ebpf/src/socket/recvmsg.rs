@@ -3,16 +3,16 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use orlop_abi::FlowKey;
 
-use crate::{
+use super::{
     GO_ON,
     address::{Address, cookie},
     getpeername::service_of,
-    maps::FLOWS,
 };
+use crate::maps::FLOWS;
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    if let Some(service) = asked(&ctx, Address::v4(&ctx)) {
+    if let Some(service) = asked(&ctx, &Address::v4(&ctx)) {
         service.write_v4(&ctx);
     }
     GO_ON
@@ -20,23 +20,28 @@ pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    if let Some(service) = Address::mapped(&ctx).and_then(|source| asked(&ctx, source)) {
-        service.write_mapped(&ctx);
+    if let Some(service) = asked(&ctx, &Address::v6(&ctx)) {
+        service.write_v6(&ctx);
     }
     GO_ON
 }
 
 /// The service that was asked, if `source` is the backend that answers for it.
 #[inline(always)]
-fn asked(ctx: &SockAddrContext, source: Address) -> Option<Address> {
+fn asked(ctx: &SockAddrContext, source: &Address) -> Option<Address> {
     service_of(ctx, source).or_else(|| conversation(ctx, source))
 }
 
 #[inline(always)]
-fn conversation(ctx: &SockAddrContext, source: Address) -> Option<Address> {
-    let cookie = cookie(ctx);
-    let back = FlowKey { cookie, addr: source.addr, port: source.port, direction: FlowKey::TO_SERVICE };
+fn conversation(ctx: &SockAddrContext, source: &Address) -> Option<Address> {
+    let back = FlowKey {
+        cookie: cookie(ctx),
+        ip: source.ip,
+        port: source.port,
+        direction: FlowKey::TO_SERVICE,
+        reserved: 0,
+    };
     // SAFETY: the value is copied at once.
     let origin = unsafe { FLOWS.get(&back) }.copied()?;
-    Some(Address { addr: origin.addr, port: origin.port })
+    Some(Address { ip: origin.ip, port: origin.port })
 }

@@ -1,0 +1,74 @@
+//! What the calls that name an address share: who dials, which service, which backend, and how to say no.
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_set_retval, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
+use orlop_abi::{Backend, FRONTEND_RANGES, Frontend, Ip, Settings};
+
+use super::{REFUSE, address::Address};
+use crate::{
+    choose::{self, Refusal, is_v4},
+    count,
+    maps::settings,
+};
+
+const ECONNREFUSED: i32 = 111;
+
+/// A caller of a service.
+pub struct Caller {
+    /// Cookie of its network namespace.
+    netns: u64,
+    /// It is in the node's own network namespace.
+    host: bool,
+    /// It counts as inside the cluster.
+    inside: bool,
+}
+
+impl Caller {
+    #[inline(always)]
+    pub fn of(ctx: &SockAddrContext) -> Self {
+        // SAFETY: the context is this program's own.
+        let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+        let (mut host, mut inside) = (false, true);
+        if let Some(settings) = settings() {
+            host = settings.host_netns == netns;
+            inside = host || settings.flags & Settings::PODS_KNOWN != 0;
+        }
+        Self { netns, host, inside }
+    }
+
+    /// What stands behind the dialled address. A load balancer's source ranges are about addresses, which a pod's socket
+    /// does not have before it is connected: its packets are judged on their way out.
+    #[inline(always)]
+    pub fn frontend(&self, dialled: &Address, proto: u8) -> Option<Frontend> {
+        let loopback =
+            self.host && settings().is_some_and(|settings| settings.flags & Settings::LOOPBACK_NODE_PORTS != 0);
+        let frontend = choose::frontend(&dialled.ip, dialled.port, proto, loopback)?;
+        (self.host || frontend.flags & FRONTEND_RANGES == 0).then_some(frontend)
+    }
+
+    /// The backend of a new connection.
+    #[inline(always)]
+    pub fn backend(&self, frontend: &Frontend, dialled: &Ip) -> Result<(u32, Backend), Refusal> {
+        if frontend.flags & FRONTEND_RANGES != 0
+            && let Some(settings) = settings()
+        {
+            let own = if is_v4(dialled) { settings.masquerade_v4 } else { settings.masquerade_v6 };
+            choose::admit(frontend, &own)?;
+        }
+        // The source address is chosen after this call, by the route to the backend.
+        let client = [u32::MAX, u32::MAX, self.netns as u32, (self.netns >> 32) as u32];
+        let chosen = choose::backend(frontend, self.inside, &client)?;
+        count::connection(frontend.service);
+        Ok(chosen)
+    }
+}
+
+/// The answer when there is no backend: refused at once, or, where the policy says drop, the error of a dropped packet.
+#[inline(always)]
+pub fn refuse(frontend: &Frontend, why: Refusal) -> i32 {
+    if why == Refusal::NoEndpoint {
+        // SAFETY: allowed in hooks that can fail (connect, sendmsg), which are the only callers.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    count::rejected(frontend.service);
+    REFUSE
+}
