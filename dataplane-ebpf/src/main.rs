@@ -11,6 +11,7 @@
 mod choose;
 mod count;
 mod maps;
+mod packet;
 mod socket;
 
 #[panic_handler]

@@ -45,5 +45,5 @@ pub static SETTINGS: Array<Settings, 1> = Array::new();
 #[inline(always)]
 pub fn settings() -> Option<&'static Settings> {
     // SAFETY: user space writes it whole, and rarely; a torn read concerns one packet.
-    unsafe { SETTINGS.get(0) }
+    SETTINGS.get(0)
 }

@@ -2,7 +2,7 @@
 //!
 //! For: turning Service and EndpointSlice events into the maps that the programs in `dataplane-ebpf` read, and
 //! keeping programs and maps in the kernel while this process comes and goes.
-//! Not for: watching the API (the caller sends [`Update`]s), DNS, or packets that pass no local socket.
+//! Not for: watching the API (the caller sends [`Update`]s), or DNS.
 //!
 //! ```text
 //! Update ─▶ ingest ─▶ index ──dirty services──▶ compile ─▶ ids ─▶ diff ──ordered MapOps──▶ maps (kernel)
@@ -13,6 +13,7 @@
 
 pub mod compile;
 pub mod describe;
+pub mod devices;
 pub mod diff;
 pub mod explain;
 pub mod ids;

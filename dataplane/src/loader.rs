@@ -23,8 +23,10 @@ use crate::maps::{ADDRESSES, BACKENDS, FRONTENDS, KernelMaps, MapError, RANGES, 
 use crate::sys;
 
 mod bpffs;
+mod devices;
 mod uninstall;
 
+pub use devices::{Device, Devices};
 pub use uninstall::{UninstallError, uninstall};
 
 /// The kernel object, or the stub.
@@ -68,6 +70,8 @@ pub const MAPS: [&str; 13] = [
     "DROPS",
     "SETTINGS",
 ];
+/// The programs at network devices, each with the prefix of its links' pins: an interface index follows.
+const DEVICE_PROGRAMS: [(&str, &str); 2] = [("packet_in", "link_in_"), ("packet_out", "link_out_")];
 const LINK: &str = "link_";
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
@@ -141,11 +145,28 @@ pub fn pins(bpffs: &Path) -> PathBuf {
 /// The oldest kernel with all that the programs use: the error of a refused call can be chosen since then.
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
+/// What is in the kernel: the maps, and programs that wait for devices.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The maps.
+    pub maps: KernelMaps,
+    /// The programs at devices.
+    pub devices: Devices,
+}
+
 /// Brings programs and maps into the kernel, or takes over what is there, and hands out the maps.
 ///
 /// # Errors
 /// Names the step. What was there before goes on working.
 pub fn open(bpffs: &Path, cgroup: &Path) -> Result<KernelMaps, LoadError> {
+    load_all(bpffs, cgroup).map(|loaded| loaded.maps)
+}
+
+/// As [`open`], with the programs at devices.
+///
+/// # Errors
+/// Names the step. What was there before goes on working.
+pub fn load_all(bpffs: &Path, cgroup: &Path) -> Result<Loaded, LoadError> {
     if !has_object() {
         return Err(LoadError::Stub);
     }
@@ -157,7 +178,7 @@ pub fn open(bpffs: &Path, cgroup: &Path) -> Result<KernelMaps, LoadError> {
     let at_pins = |source| LoadError::Pins { path: pins.clone(), source };
     bpffs::ensure(bpffs).map_err(at_pins)?;
     fs::create_dir_all(&pins).map_err(at_pins)?;
-    let target = Target::open(cgroup)?;
+    let target = Cgroup::open(cgroup)?;
 
     let mut loader = EbpfLoader::new();
     for map in MAPS {
@@ -167,12 +188,15 @@ pub fn open(bpffs: &Path, cgroup: &Path) -> Result<KernelMaps, LoadError> {
     let maps = KernelMaps::open(&pins)?;
     for program in PROGRAMS {
         let (loaded, fd) = load(&mut object, program)?;
-        attach(loaded, fd.as_fd(), &pins.join(format!("{LINK}{program}")), &target)
+        attach(loaded, fd.as_fd(), &pins.join(format!("{LINK}{program}")), &Target::Cgroup(&target))
             .map_err(|source| LoadError::Attach { program, cgroup: cgroup.to_owned(), source })?;
     }
     uninstall::other_versions(bpffs, &pins);
     uninstall::other_links(&pins);
-    Ok(maps)
+    for (program, _) in DEVICE_PROGRAMS {
+        load(&mut object, program)?;
+    }
+    Ok(Loaded { maps, devices: Devices::new(object, pins) })
 }
 
 /// Whether this build has the kernel programs in it.
@@ -187,13 +211,29 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
+/// Where a program is attached.
+enum Target<'a> {
+    Cgroup(&'a Cgroup),
+    Device(&'a Device),
+}
+
+impl Target<'_> {
+    /// Whether a link is (still) here.
+    fn has(&self, link: &sys::LinkInfo) -> bool {
+        match self {
+            Self::Cgroup(cgroup) => link.cgroup() == cgroup.id,
+            Self::Device(device) => link.device() == device.index,
+        }
+    }
+}
+
 /// The cgroup to attach at. Its id is the inode number of its directory.
-struct Target {
+struct Cgroup {
     dir: File,
     id: u64,
 }
 
-impl Target {
+impl Cgroup {
     fn open(path: &Path) -> Result<Self, LoadError> {
         let fail = |source| LoadError::Cgroup { path: path.to_owned(), source };
         let dir = File::open(path).map_err(fail)?;
@@ -211,6 +251,7 @@ fn load<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<(&'a mut Program
     let loaded = match program {
         Program::CgroupSockAddr(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
         Program::CgroupSock(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
+        Program::SchedClassifier(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
         _ => return Err(missing()),
     };
     match loaded {
@@ -219,29 +260,30 @@ fn load<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<(&'a mut Program
     }
 }
 
-/// Swaps the program in under the pinned link; where there is none, or it belongs to a cgroup that is gone, makes one.
+/// Swaps the program in under the pinned link; where there is none, or it belongs to something that is gone, makes one.
 fn attach(
     program: &mut Program,
     fd: BorrowedFd<'_>,
     pin: &Path,
-    target: &Target,
+    target: &Target<'_>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     if let Ok(link) = sys::obj_get(pin) {
-        if sys::link_info(link.as_fd())?.cgroup == target.id {
+        if target.has(&sys::link_info(link.as_fd())?) {
             return Ok(sys::link_update(link.as_fd(), fd)?);
         }
         uninstall::link(pin)?;
     }
-    let link: FdLink = match program {
-        Program::CgroupSockAddr(hook) => {
-            let id = hook.attach(&target.dir, CgroupAttachMode::Single)?;
+    let link: FdLink = match (program, target) {
+        (Program::CgroupSockAddr(hook), Target::Cgroup(Cgroup { dir, .. })) => {
+            let id = hook.attach(dir, CgroupAttachMode::Single)?;
             hook.take_link(id)?.try_into()?
         }
-        Program::CgroupSock(hook) => {
-            let id = hook.attach(&target.dir, CgroupAttachMode::Single)?;
+        (Program::CgroupSock(hook), Target::Cgroup(Cgroup { dir, .. })) => {
+            let id = hook.attach(dir, CgroupAttachMode::Single)?;
             hook.take_link(id)?.try_into()?
         }
-        _ => return Err("it is of a kind that no cgroup takes".into()),
+        (Program::SchedClassifier(hook), Target::Device(device)) => devices::attach(hook, pin, device)?,
+        _ => return Err("it is of a kind that does not go there".into()),
     };
     // A crash before the pin leaves nothing behind: the link goes with its descriptor.
     link.pin(pin)?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! rx: Update ─▶ index ─▶ sync (only dirty services) ─▶ maps
+//! devices ────▶ programs at each, addresses of the node ─▶ maps
 //! tick ───────▶ repair (everything, against what the maps really hold) ─▶ maps
 //! ```
 //! Nothing is written before both first lists are in: what is pinned goes on serving meanwhile.
@@ -17,7 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::loader::{self, LoadError};
+use crate::devices::{self, Seen, Skip};
+use crate::loader::{self, Devices, LoadError};
 use crate::maps::Maps;
 use crate::model::{Node, Settings};
 use crate::status::Status;
@@ -27,6 +29,7 @@ mod claims;
 mod state;
 
 pub use state::State;
+pub(crate) use state::chain;
 
 /// How often the maps are read back.
 pub const REPAIR_EVERY: Duration = Duration::from_secs(60);
@@ -45,6 +48,8 @@ pub struct DataplaneConfig {
     pub node_name: String,
     /// What kube-proxy's configuration would say.
     pub settings: Settings,
+    /// Devices that get no program.
+    pub skip: Skip,
 }
 
 /// Something changed.
@@ -97,19 +102,42 @@ pub async fn run(
         netns: sys::netns_cookie().unwrap_or(0),
         ..Node::default()
     };
+    let (seen, devices) = watch::channel(None);
+    let watching = tokio::spawn(devices::follow(cfg.skip.clone(), seen));
     // A thread of its own: a big sync is many system calls in a row.
-    tokio::task::spawn_blocking(move || {
-        let maps = loader::open(&cfg.bpffs, &cfg.cgroup)?;
-        runtime.block_on(follow(State::new(maps, node), rx, status, stop, REPAIR_EVERY));
+    let ended = tokio::task::spawn_blocking(move || {
+        let loaded = loader::load_all(&cfg.bpffs, &cfg.cgroup)?;
+        let place = Place { devices, programs: loaded.devices };
+        runtime.block_on(follow(State::new(loaded.maps, node), rx, Some(place), status, stop, REPAIR_EVERY));
         Ok(())
     })
-    .await?
+    .await;
+    watching.abort();
+    ended?
 }
 
-/// The loop itself, on any maps.
-pub async fn follow<M: Maps>(
+/// Where packets come in, and the programs that go there.
+pub(crate) struct Place {
+    devices: watch::Receiver<Option<Seen>>,
+    programs: Devices,
+}
+
+impl Place {
+    /// Waits for a change; without a place, for ever.
+    async fn changed(place: &mut Option<Self>) -> Option<Seen> {
+        let Some(place) = place else { return std::future::pending().await };
+        if place.devices.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        place.devices.borrow_and_update().clone()
+    }
+}
+
+/// The loop itself, on any maps; with the node's devices, if there are any to follow.
+pub(crate) async fn follow<M: Maps>(
     mut state: State<M>,
     mut rx: mpsc::Receiver<Update>,
+    mut place: Option<Place>,
     status: watch::Sender<Status>,
     stop: CancellationToken,
     repair_every: Duration,
@@ -121,6 +149,14 @@ pub async fn follow<M: Maps>(
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => state.repair(),
+            Some(seen) = Place::changed(&mut place) => {
+                if let Some(place) = &mut place {
+                    place.programs.set(&seen.devices);
+                    state.bare_devices(place.programs.refused());
+                }
+                state.ingest(Update::Addresses(seen.addresses));
+                state.sync();
+            }
             taken = rx.recv_many(&mut updates, BURST) => {
                 if taken == 0 {
                     return;

@@ -19,4 +19,6 @@ pub struct Status {
     pub repaired: u64,
     /// Why the maps could not be read back at the last try.
     pub unreadable: Option<String>,
+    /// Devices whose packets are not translated, and why: node ports and load-balancer addresses are not answered there.
+    pub bare_devices: Vec<String>,
 }

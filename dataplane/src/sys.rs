@@ -52,7 +52,7 @@ struct GetInfo {
 // SAFETY: `info` points to `info_len` writable bytes that outlive the call (`link_info`).
 unsafe impl Attr for GetInfo {}
 
-/// The start of `struct bpf_link_info`, as far as it concerns cgroup links.
+/// The start of `struct bpf_link_info`, as far as it concerns links at cgroups and devices.
 #[repr(C)]
 #[derive(Default)]
 struct RawLinkInfo {
@@ -60,18 +60,29 @@ struct RawLinkInfo {
     id: u32,
     prog_id: u32,
     reserved: u32,
-    cgroup_id: u64,
+    /// A cgroup's id, or the index of a device and the attach type.
+    place: u64,
     attach_type: u32,
     tail: u32,
 }
 
-/// What a cgroup link says about itself.
+/// What a link says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LinkInfo {
-    /// The inode number of the cgroup's directory; 0 once the cgroup is gone.
-    pub(crate) cgroup: u64,
-    /// The program under the link.
-    pub(crate) program: u32,
+    place: u64,
+}
+
+impl LinkInfo {
+    /// Of a cgroup link: the inode number of the cgroup's directory; 0 once the cgroup is gone.
+    pub(crate) fn cgroup(&self) -> u64 {
+        self.place
+    }
+
+    /// Of a link at a device: its interface index; 0 once the device is gone.
+    pub(crate) fn device(&self) -> u32 {
+        let [a, b, c, d, ..] = self.place.to_ne_bytes();
+        u32::from_ne_bytes([a, b, c, d])
+    }
 }
 
 /// Opens a pinned object.
@@ -95,14 +106,14 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &LinkDetach { link_fd: number(link)? }).map(drop)
 }
 
-/// Where a cgroup link is attached, and what is under it.
+/// Where a link is attached.
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = RawLinkInfo::default();
     let len = u32::try_from(size_of::<RawLinkInfo>()).map_err(io::Error::other)?;
     let attr =
         GetInfo { bpf_fd: number(link)?, info_len: len, info: (&raw mut info).expose_provenance() as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &attr)?;
-    Ok(LinkInfo { cgroup: info.cgroup_id, program: info.prog_id })
+    Ok(LinkInfo { place: info.place })
 }
 
 /// What the kernel calls this process's network namespace in programs.

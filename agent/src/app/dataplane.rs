@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, runtime::watcher};
-use orlop_dataplane::{DataplaneConfig, Update, model::Settings};
+use orlop_dataplane::{DataplaneConfig, Update, devices::Skip, model::Settings};
 use orlop_model::event::Event;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
@@ -55,6 +55,7 @@ pub(super) async fn run(
         cgroup: cgroup2_dir(&config.cgroup_root)?,
         node_name: config.node_name.to_string(),
         settings: Settings { pods: pods(config), ..Settings::default() },
+        skip: Skip::default(),
     };
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     tokio::select! {
@@ -110,9 +111,16 @@ fn node_of(event: &Event<Arc<Node>>) -> Option<Update> {
 
 /// Logs which services cannot be served, when that changes.
 async fn report(mut seen: tokio::sync::watch::Receiver<orlop_dataplane::Status>) {
-    let mut known = BTreeMap::new();
+    let (mut known, mut bare) = (BTreeMap::new(), Vec::new());
     while seen.changed().await.is_ok() {
-        let failures = seen.borrow_and_update().failures.clone();
+        let (failures, devices) = {
+            let status = seen.borrow_and_update();
+            (status.failures.clone(), status.bare_devices.clone())
+        };
+        for why in devices.iter().filter(|why| !bare.contains(*why)) {
+            tracing::warn!(why, "node ports and load-balancer addresses are not answered at a device");
+        }
+        bare = devices;
         if failures != known {
             for (service, error) in &failures {
                 tracing::warn!(%service, error, "service cannot be served");

@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::{LINK, PROGRAMS, bpffs};
+use super::{LINK, PROGRAMS, bpffs, devices};
 use crate::sys;
 
 /// What could not be removed.
@@ -45,7 +45,8 @@ pub(super) fn other_versions(bpffs: &Path, ours: &Path) {
 /// Takes links of programs that this version no longer has out of force.
 pub(super) fn other_links(pins: &Path) {
     let ours = PROGRAMS.map(|program| pins.join(format!("{LINK}{program}")));
-    for pin in files(pins).into_iter().filter(|pin| is_link(pin) && !ours.contains(pin)) {
+    let is_ours = |pin: &PathBuf| ours.contains(pin) || devices::index(pin).is_some();
+    for pin in files(pins).into_iter().filter(|pin| is_link(pin) && !is_ours(pin)) {
         if let Err(error) = link(&pin) {
             tracing::warn!(%error, "remove the old link {}", pin.display());
         }
@@ -85,7 +86,7 @@ fn is_link(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(LINK))
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect()
 }

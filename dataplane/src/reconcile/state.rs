@@ -1,7 +1,6 @@
 //! What the loop knows, and its two synchronous steps: `sync` and `repair`.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 
 use super::Update;
 use super::claims::Claims;
@@ -10,7 +9,7 @@ use crate::diff::{diff, diff_all};
 use crate::ids::Ids;
 use crate::index::Index;
 use crate::ingest;
-use crate::maps::{MapError, Maps};
+use crate::maps::Maps;
 use crate::model::{Family, Node, ServiceKey};
 use crate::status::Status;
 use crate::tables::{Entry, MapOp, Own, ServiceId, Tables};
@@ -26,6 +25,8 @@ pub struct State<M> {
     failures: BTreeMap<ServiceKey, String>,
     repaired: u64,
     unreadable: Option<String>,
+    /// Devices without programs, and why.
+    bare: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -46,6 +47,7 @@ impl<M: Maps> State<M> {
             failures: BTreeMap::new(),
             repaired: 0,
             unreadable: None,
+            bare: Vec::new(),
         }
     }
 
@@ -84,6 +86,11 @@ impl<M: Maps> State<M> {
             self.node = node;
             self.index.touch_all();
         }
+    }
+
+    /// Takes in which devices have no programs.
+    pub fn bare_devices(&mut self, refused: Vec<String>) {
+        self.bare = refused;
     }
 
     /// Writes what changed. The first time, once both lists are in, compares everything with the pinned maps.
@@ -195,6 +202,7 @@ impl<M: Maps> State<M> {
             failures: self.failures.clone(),
             repaired: self.repaired,
             unreadable: self.unreadable.clone(),
+            bare_devices: self.bare.clone(),
         }
     }
 }
@@ -276,7 +284,7 @@ fn write(maps: &mut impl Maps, ops: &[MapOp]) -> (u64, BTreeMap<ServiceId, Strin
     (written, refused)
 }
 
-fn chain(error: &MapError) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

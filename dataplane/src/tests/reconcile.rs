@@ -182,7 +182,7 @@ async fn the_loop_follows_updates_repairs_by_the_clock_and_stops_when_told() {
     let (status_tx, mut status) = watch::channel(Status::default());
     let stop = CancellationToken::new();
     let state = State::new(FakeMaps { max_backends: Some(1), ..FakeMaps::default() }, node());
-    let running = tokio::spawn(follow(state, rx, status_tx, stop.clone(), Duration::from_secs(30)));
+    let running = tokio::spawn(follow(state, rx, None, status_tx, stop.clone(), Duration::from_secs(30)));
 
     let fixtures = parse(&yaml("web", 1, &[2, 3]));
     let [services, slices] = lists(&fixtures);

@@ -33,6 +33,7 @@ pub(crate) fn live() {
         cgroup: env::var_os(CGROUP).unwrap().into(),
         node_name: "node-a".to_owned(),
         settings: Default::default(),
+        skip: Default::default(),
     };
     let services = env::var(SERVICES).unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {

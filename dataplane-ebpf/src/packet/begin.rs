@@ -1,0 +1,114 @@
+//! The first packet of a connection to a service: judged once, by the rules of the front end it came to.
+
+use aya_ebpf::programs::TcContext;
+use orlop_abi::{
+    Connection, Drop, FRONTEND_LOCAL, FRONTEND_MASQUERADE, FRONTEND_MASQUERADE_OUTSIDE, FRONTEND_SHORTCUT, Frontend,
+    Ip, PROTO_TCP,
+};
+
+use super::{
+    NEXT, SHOT, Side, connection, deliver,
+    parse::{ACK, Fragment, Headers, SYN},
+    reject,
+    work::Work,
+};
+use crate::{
+    choose::{self, Refusal, Source, now},
+    count,
+    maps::{ADDRESSES, settings},
+};
+
+/// Ports that a client's may become where it keeps its address: any but the well-known.
+const CLIENT_PORTS: (u16, u16) = (1024, u16::MAX - 1024);
+
+#[inline(always)]
+pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
+    let headers = &work.headers;
+    let key = &headers.key;
+    let tcp = key.proto == u32::from(PROTO_TCP);
+    if tcp && headers.flags & (SYN | ACK) != SYN {
+        return NEXT;
+    }
+    let Some(frontend) = choose::frontend(&key.destination, key.destination_port, key.proto as u8, false) else {
+        return NEXT;
+    };
+    let source = source(&frontend, &key.source);
+    let chosen = choose::admit(&frontend, &key.source)
+        .and_then(|()| choose::backend(&frontend, source != Source::Outside, &key.source));
+    let (id, backend) = match chosen {
+        Ok(chosen) => chosen,
+        Err(why) => return refuse(ctx, headers, &frontend, why, side),
+    };
+    let new = &mut work.to;
+    *new = Connection {
+        source: key.source,
+        destination: backend.ip,
+        source_port: key.source_port,
+        destination_port: backend.port,
+        flags: 0,
+        backend: id,
+        service: frontend.service,
+        seen: now(),
+        made: now(),
+    };
+    let mut ports = CLIENT_PORTS;
+    let masquerade = masquerades(&frontend, source) || backend.ip == key.source;
+    // What is delivered to the node itself needs no detour back, and a packet of its own address from outside would be
+    // taken for a forgery.
+    if masquerade && !is_own(&backend.ip) {
+        let Some(settings) = settings() else { return NEXT };
+        new.source = if headers.v4 { settings.masquerade_v4 } else { settings.masquerade_v6 };
+        ports = (settings.first_port, settings.ports);
+    }
+    let other = new.source != key.source;
+    if let Err(full) = connection::remember(work, other, ports) {
+        return drop(frontend.service, if full { Drop::NoRoom } else { Drop::NoPort });
+    }
+    if work.headers.fragment == Fragment::First {
+        connection::remember_ports(&work.headers);
+    }
+    count::connection(frontend.service);
+    count::packet(frontend.service, work.headers.length);
+    deliver::deliver(ctx, work)
+}
+
+/// Who sends, as far as the front end wants to know.
+#[inline(always)]
+fn source(frontend: &Frontend, ip: &Ip) -> Source {
+    let wanted = FRONTEND_SHORTCUT | FRONTEND_MASQUERADE_OUTSIDE;
+    if frontend.flags & wanted == 0 { Source::Outside } else { choose::source(ip) }
+}
+
+#[inline(always)]
+fn masquerades(frontend: &Frontend, source: Source) -> bool {
+    let flags = frontend.flags;
+    let shortcut = FRONTEND_LOCAL | FRONTEND_SHORTCUT;
+    flags & FRONTEND_MASQUERADE != 0
+        || flags & FRONTEND_MASQUERADE_OUTSIDE != 0 && source != Source::Pod
+        || flags & shortcut == shortcut && source == Source::Node
+}
+
+#[inline(always)]
+fn is_own(ip: &Ip) -> bool {
+    // SAFETY: only whether it is there counts.
+    unsafe { ADDRESSES.get(ip) }.is_some()
+}
+
+#[inline(always)]
+fn refuse(ctx: &TcContext, headers: &Headers, frontend: &Frontend, why: Refusal, side: Side) -> i32 {
+    match why {
+        Refusal::NoEndpoint => {
+            drop(frontend.service, Drop::NoEndpoint);
+            reject::port_unreachable(ctx, headers, side)
+        }
+        Refusal::NoLocalEndpoint => drop(frontend.service, Drop::NoLocalEndpoint),
+        Refusal::SourceRange => drop(frontend.service, Drop::SourceRange),
+    }
+}
+
+#[inline(always)]
+fn drop(service: u32, why: Drop) -> i32 {
+    count::rejected(service);
+    count::dropped(why);
+    SHOT
+}

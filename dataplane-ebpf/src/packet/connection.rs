@@ -1,0 +1,173 @@
+//! Connections under way: what their packets become, and when one is over.
+//!
+//! An established TCP connection stays with its backend whatever becomes of the service; UDP moves on when its backend no
+//! longer serves, so that nothing needs to be flushed.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
+use orlop_abi::{Connection, ConnectionKey, FragmentKey, PROTO_TCP, PROTO_UDP, Ports};
+
+use super::{
+    parse::{ACK, FIN, Fragment, Headers, RST, SYN},
+    work::Work,
+};
+use crate::{
+    choose::{self, now},
+    count,
+    maps::{CONNECTIONS, FRAGMENTS},
+};
+
+/// Seconds after which a silent connection makes room for one with the same addresses and ports.
+const TCP_SECONDS: u32 = 24 * 3600;
+const UDP_SECONDS: u32 = 120;
+/// Tries to find a port that is free towards this backend.
+const PORT_TRIES: u32 = 32;
+
+/// Finds out what a packet of a known connection becomes. `false` if there is none, or it is over, and this a new beginning.
+#[inline(always)]
+pub fn known(work: &mut Work) -> bool {
+    let headers = &work.headers;
+    let Some(entry) = CONNECTIONS.get_ptr_mut(&headers.key) else { return false };
+    // SAFETY: the map holds the element until the program ends; a concurrent write of the same fields does no harm.
+    let connection = unsafe { &*entry };
+    if over(headers, connection) {
+        return false;
+    }
+    work.to = *connection;
+    let now = now();
+    if work.to.seen != now {
+        // SAFETY: as above.
+        unsafe { (*entry).seen = now };
+    }
+    if headers.flags & (FIN | RST) != 0 && work.to.flags & Connection::CLOSED == 0 {
+        // SAFETY: as above.
+        unsafe { (*entry).flags |= Connection::CLOSED };
+    }
+    if headers.fragment == Fragment::First {
+        remember_ports(headers);
+    }
+    count::packet(work.to.service, headers.length);
+    true
+}
+
+/// Whether a packet with the addresses of a connection is not part of it.
+#[inline(always)]
+fn over(headers: &Headers, connection: &Connection) -> bool {
+    if connection.flags & Connection::REPLY != 0 {
+        return false;
+    }
+    if headers.key.proto == u32::from(PROTO_TCP) {
+        return headers.flags & (SYN | ACK) == SYN && dead(headers.key.proto, connection);
+    }
+    if headers.key.proto == u32::from(PROTO_UDP) && headers.fragment != Fragment::Later {
+        let silent = now().wrapping_sub(connection.seen) > UDP_SECONDS;
+        return silent || !serves(connection);
+    }
+    false
+}
+
+#[inline(always)]
+fn serves(connection: &Connection) -> bool {
+    choose::by_id(connection.backend, connection.service)
+        .is_some_and(|to| to.ip == connection.destination && to.port == connection.destination_port)
+}
+
+/// Either side has closed it, or its backend is gone, or nothing was heard of it for very long.
+#[inline(always)]
+fn dead(proto: u32, connection: &Connection) -> bool {
+    let silence = if proto == u32::from(PROTO_TCP) { TCP_SECONDS } else { UDP_SECONDS };
+    if connection.flags & Connection::CLOSED != 0 || now().wrapping_sub(connection.seen) > silence {
+        return true;
+    }
+    let other = other_way(proto, connection);
+    // SAFETY: the value is read at once.
+    match unsafe { CONNECTIONS.get(&other) } {
+        Some(other) => other.flags & Connection::CLOSED != 0 || !serves_either(connection, other),
+        None => true,
+    }
+}
+
+/// Only the way to the backend knows the backend's address as its destination.
+#[inline(always)]
+fn serves_either(connection: &Connection, other: &Connection) -> bool {
+    serves(if connection.flags & Connection::REPLY == 0 { connection } else { other })
+}
+
+/// The key of the packets that answer a connection's translated packets.
+#[inline(always)]
+fn other_way(proto: u32, connection: &Connection) -> ConnectionKey {
+    ConnectionKey {
+        source: connection.destination,
+        destination: connection.source,
+        source_port: connection.destination_port,
+        destination_port: connection.source_port,
+        proto,
+    }
+}
+
+/// Remembers a connection in both directions. `work.to` is the way to the backend; its source port is changed to one
+/// from `ports` (first and how many, host byte order) if `any` says so, or if somebody else has it.
+/// Fails with `false` if no port is free, with `true` if there is no room.
+#[inline(always)]
+pub fn remember(work: &mut Work, any: bool, (first, ports): (u16, u16)) -> Result<(), bool> {
+    let Work { headers, to, other, back, .. } = work;
+    let key = &headers.key;
+    *back = Connection {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        flags: to.flags | Connection::REPLY,
+        ..*to
+    };
+    *other = other_way(key.proto, to);
+    // SAFETY: the helper takes no arguments.
+    let mut at = unsafe { bpf_get_prandom_u32() };
+    for attempt in 0..PORT_TRIES {
+        if any || attempt > 0 {
+            let port = first.wrapping_add((at % u32::from(ports.max(1))) as u16);
+            other.destination_port = port.to_be();
+            at = at.wrapping_add(1);
+        }
+        if CONNECTIONS.insert(&*other, &*back, u64::from(BPF_NOEXIST)).is_ok() || takes_over(other, back) {
+            to.source_port = other.destination_port;
+            return CONNECTIONS.insert(key, &*to, 0).map_err(|_| true);
+        }
+    }
+    Err(false)
+}
+
+/// Puts `back` in the place of the same connection's remains, or of one that is over.
+#[inline(always)]
+fn takes_over(key: &ConnectionKey, back: &Connection) -> bool {
+    let Some(entry) = CONNECTIONS.get_ptr_mut(key) else { return false };
+    // SAFETY: as in `known`.
+    let held = unsafe { &*entry };
+    let same = held.source == back.source
+        && held.destination == back.destination
+        && held.source_port == back.source_port
+        && held.destination_port == back.destination_port;
+    (same || dead(key.proto, held)) && CONNECTIONS.insert(key, back, 0).is_ok()
+}
+
+#[inline(always)]
+fn fragment_key(headers: &Headers) -> FragmentKey {
+    let ConnectionKey { source, destination, proto, .. } = headers.key;
+    FragmentKey { source, destination, id: headers.id, proto }
+}
+
+/// The first fragment of a datagram is translated: the others must go the same way.
+#[inline(always)]
+pub fn remember_ports(headers: &Headers) {
+    let ports = Ports { source: headers.key.source_port, destination: headers.key.destination_port };
+    let _ = FRAGMENTS.insert(&fragment_key(headers), &ports, 0);
+}
+
+/// Fills in the ports of a later fragment, if its first was translated.
+#[inline(always)]
+pub fn recall_ports(headers: &mut Headers) -> bool {
+    // SAFETY: the value is copied at once.
+    let Some(ports) = (unsafe { FRAGMENTS.get(&fragment_key(headers)) }).copied() else { return false };
+    headers.key.source_port = ports.source;
+    headers.key.destination_port = ports.destination;
+    true
+}

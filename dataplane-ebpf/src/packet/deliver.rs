@@ -1,0 +1,80 @@
+//! Where a translated packet goes: straight to the device behind its new address, as the routing table says.
+//!
+//! It cannot be left to the stack: a packet that comes in with an address of the node as its source is taken for a forgery.
+
+use aya_ebpf::{
+    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Route},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
+    programs::TcContext,
+};
+use orlop_abi::{Drop, Ip};
+
+use super::{NEXT, SHOT, parse::Headers, reject, rewrite, work::Work};
+use crate::count;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Translates the packet and sends it on.
+#[inline(always)]
+pub fn deliver(ctx: &TcContext, work: &mut Work) -> i32 {
+    let Work { headers, to, route, .. } = work;
+    let result = find(ctx, headers, &to.source, &to.destination, route);
+    if result == BPF_FIB_LKUP_RET_FRAG_NEEDED {
+        // SAFETY: after this answer the kernel has filled in the MTU.
+        let mtu = unsafe { route.__bindgen_anon_1.mtu_result };
+        return reject::too_big(ctx, headers, mtu);
+    }
+    let hop = is_way(result) && headers.ttl > 1;
+    if rewrite::translate(ctx, headers, to, hop).is_err() {
+        count::dropped(Drop::Rewrite);
+        return SHOT;
+    }
+    // Nobody to send to: the node itself, or nowhere. A packet on its last hop is the stack's to bury.
+    if hop { send(ctx, result, route) } else { NEXT }
+}
+
+/// Whether the routing table knows a next hop.
+#[inline(always)]
+pub fn is_way(result: u32) -> bool {
+    result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH
+}
+
+/// What the routing table says about a packet with these addresses.
+#[inline(always)]
+pub fn find(ctx: &TcContext, headers: &Headers, source: &Ip, destination: &Ip, route: &mut Route) -> u32 {
+    // SAFETY: all zero is a valid value: integers only.
+    *route = unsafe { core::mem::zeroed() };
+    route.l4_protocol = headers.key.proto as u8;
+    // SAFETY: the kernel hands a valid context; the field is readable.
+    route.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    if headers.v4 {
+        route.family = AF_INET;
+        route.__bindgen_anon_3.ipv4_src = source[3];
+        route.__bindgen_anon_4.ipv4_dst = destination[3];
+    } else {
+        route.family = AF_INET6;
+        route.__bindgen_anon_3.ipv6_src = *source;
+        route.__bindgen_anon_4.ipv6_dst = *destination;
+    }
+    let (at, length) = ((&raw mut *route), size_of::<Route>() as i32);
+    // SAFETY: `route` is `length` bytes that the helper reads and writes.
+    let result = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), at.cast(), length, 0) };
+    // Errors are of the arguments, which are right; whatever is no success leaves the packet to the stack.
+    result as u32
+}
+
+#[inline(always)]
+pub fn send(ctx: &TcContext, result: u32, route: &Route) -> i32 {
+    if result == BPF_FIB_LKUP_RET_NO_NEIGH {
+        // SAFETY: no parameters: the helper asks the routing table itself, and then the neighbour.
+        return unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) } as i32;
+    }
+    let hardware = [route.dmac, route.smac];
+    if rewrite::store(ctx, 0, &hardware).is_err() {
+        count::dropped(Drop::Rewrite);
+        return SHOT;
+    }
+    // SAFETY: no addresses.
+    unsafe { bpf_redirect(route.ifindex, 0) as i32 }
+}

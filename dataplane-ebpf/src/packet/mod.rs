@@ -1,0 +1,80 @@
+//! Translation of packets that no socket hook saw: node ports and load-balancer addresses from outside, and cluster IPs for
+//! whatever is no process of this node's cgroup.
+//!
+//! ```text
+//! parse ─▶ CONNECTIONS: known ────────────────────┐
+//!             │ not known                         ▼
+//!             └─▶ begin: front end ─▶ backend ─▶ rewrite ─▶ deliver (to the device behind the new address)
+//!                        └─▶ reject
+//! ```
+//! A packet that belongs to no service is left alone, as is one in the middle of a TCP connection that we did not see
+//! begin: it may be netfilter's, from before we came.
+
+mod begin;
+mod connection;
+mod deliver;
+mod icmp;
+mod parse;
+mod reject;
+mod rewrite;
+mod sctp;
+mod work;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use parse::{Fragment, Kind};
+
+/// The packet goes its way: the next program, then the stack.
+const NEXT: i32 = -1;
+/// It does not.
+const SHOT: i32 = 2;
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// Where a program stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// A packet that came in.
+    In,
+    /// A packet of a process of this machine, on its way out.
+    Out,
+}
+
+/// At the node's devices and at the host's end of each pod's.
+#[classifier]
+pub fn packet_in(ctx: TcContext) -> i32 {
+    packet(&ctx, Side::In)
+}
+
+/// As above, for what the node itself sends.
+#[classifier]
+pub fn packet_out(ctx: TcContext) -> i32 {
+    // SAFETY: the kernel hands a valid context; the field is readable.
+    let came_in = unsafe { (*ctx.skb.skb).ingress_ifindex } != 0;
+    // What came in somewhere was translated there.
+    if came_in { NEXT } else { packet(&ctx, Side::Out) }
+}
+
+#[inline(always)]
+fn packet(ctx: &TcContext, side: Side) -> i32 {
+    let Some(work) = work::work() else { return NEXT };
+    if parse::headers(ctx, &mut work.headers).is_none() {
+        return NEXT;
+    }
+    match work.headers.kind {
+        Kind::Other => return NEXT,
+        Kind::Icmp => return icmp::error(ctx, work),
+        Kind::Transport => {}
+    }
+    if work.headers.fragment == Fragment::Later && !connection::recall_ports(&mut work.headers) {
+        return NEXT;
+    }
+    if connection::known(work) {
+        return deliver::deliver(ctx, work);
+    }
+    // A later fragment whose first was translated begins nothing.
+    if work.headers.fragment == Fragment::Later {
+        return NEXT;
+    }
+    begin::begin(ctx, work, side)
+}

@@ -1,0 +1,31 @@
+//! What a program works on. The stack of a program has 512 bytes, so it stands in a map: one value per CPU, and one packet
+//! at a time on each.
+
+use aya_ebpf::{bindings::bpf_fib_lookup as Route, btf_maps::PerCpuArray, macros::btf_map};
+use orlop_abi::{Connection, ConnectionKey};
+
+use super::parse::Headers;
+
+#[repr(C)]
+pub struct Work {
+    /// The packet as it came.
+    pub headers: Headers,
+    /// What it becomes.
+    pub to: Connection,
+    /// The way back: key and value of an entry; or the connection that an ICMP error is about.
+    pub other: ConnectionKey,
+    pub back: Connection,
+    /// The way on.
+    pub route: Route,
+}
+
+#[btf_map]
+static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+/// This CPU's.
+#[inline(always)]
+pub fn work() -> Option<&'static mut Work> {
+    // SAFETY: programs at a device are not interrupted by others of their kind on the same CPU: they run with bottom halves
+    // off. So this is the only reference; and any bytes are valid integers, the enums are written before they are read.
+    WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}

@@ -1,0 +1,145 @@
+//! The node's network devices and addresses, watched: where packets come in, and what counts as this node.
+//!
+//! Level-triggered: any event leads to a fresh listing, at most one per [`PAUSE`]. The only netlink beside the pod network's.
+//! Not for: pods' devices inside their namespaces, or changing anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::watch;
+
+use crate::loader::Device;
+
+/// Pods come in bursts; one listing serves them all.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long to wait before a watch that broke is opened again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What the node has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Devices at which packets enter the node's IP stack.
+    pub devices: Vec<Device>,
+    /// Addresses, without loopback's.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// Which devices get no program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skip {
+    /// By name.
+    pub names: BTreeSet<String>,
+}
+
+/// Follows the network namespace of the calling thread until nobody listens.
+pub async fn follow(skip: Skip, seen: watch::Sender<Option<Seen>>) {
+    while !seen.is_closed() {
+        if let Err(error) = watch(&skip, &seen).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "watch network devices");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Why the devices could not be watched.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("open a netlink socket")]
+    Open(#[from] std::io::Error),
+    #[error("list devices and addresses")]
+    List(#[from] rtnetlink::Error),
+}
+
+async fn watch(skip: &Skip, seen: &watch::Sender<Option<Seen>>) -> Result<(), WatchError> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let (connection, handle, mut events) = rtnetlink::new_multicast_connection(&groups)?;
+    let connection = tokio::spawn(connection);
+    let result = loop {
+        match list(&handle, skip).await {
+            Ok(fresh) => {
+                seen.send_if_modified(|known| {
+                    let changed = known.as_ref() != Some(&fresh);
+                    *known = Some(fresh);
+                    changed
+                });
+            }
+            Err(error) => break Err(error.into()),
+        }
+        tokio::select! {
+            event = events.next() => if event.is_none() { break Ok(()) },
+            () = seen.closed() => break Ok(()),
+        }
+        tokio::time::sleep(PAUSE).await;
+        // All that came meanwhile is in the next listing.
+        while let Some(Some(_)) = futures::FutureExt::now_or_never(events.next()) {}
+    };
+    connection.abort();
+    result
+}
+
+async fn list(handle: &Handle, skip: &Skip) -> Result<Seen, rtnetlink::Error> {
+    let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
+    let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
+    let loopback: BTreeSet<u32> = links
+        .iter()
+        .filter(|link| link.header.flags.contains(LinkFlags::Loopback))
+        .map(|link| link.header.index)
+        .collect();
+    let mut of_device: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
+    for message in &addresses {
+        of_device.entry(message.header.index).or_default().extend(address(message));
+    }
+    let ours = of_device.iter().filter(|(index, _)| !loopback.contains(index));
+    let on_loopback = loopback.iter().filter_map(|index| of_device.get(index)).flatten();
+    // Addresses that live on `lo` (a balancer's, an anycast address) are the node's, too; 127.0.0.1 is everybody's.
+    let routable = on_loopback.filter(|ip| !ip.is_loopback());
+    Ok(Seen {
+        addresses: ours.flat_map(|(_, ips)| ips).chain(routable).copied().filter(usable).collect(),
+        devices: links
+            .iter()
+            .filter_map(device)
+            .filter(|device| !skip.names.contains(&device.name))
+            .collect(),
+    })
+}
+
+/// An Ethernet device that stands by itself: what belongs to a bridge or a bond hands its packets to that.
+fn device(link: &LinkMessage) -> Option<Device> {
+    let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
+    if link.header.link_layer_type != LinkLayerType::Ether || enslaved {
+        return None;
+    }
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    Some(Device { index: link.header.index, name })
+}
+
+/// Its own end of the address: for a point-to-point device that is not the same as the network's.
+fn address(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    let local = find(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })
+}
+
+/// Link-local addresses name nothing outside their link, and the pods' gateway is one of them.
+fn usable(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,191 @@
+//! Packets that pass no socket of the node's cgroup: from outside, and from pods and processes that are not in it.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, TcpStream};
+use std::time::Duration;
+
+use orlop_dataplane::Update;
+use orlop_dataplane::loader::{self, Devices};
+use orlop_dataplane::maps::KernelMaps;
+use orlop_dataplane::model::{Node, Settings};
+use orlop_dataplane::reconcile::State;
+
+use crate::room::{Room, isolated, sh};
+use crate::script::set;
+use crate::town::{self, ask, dial, tcp_server, udp_client, udp_server};
+
+const SERVICES: &str = "
+- service: {name: web, type: LoadBalancer, cluster_ips: [10.96.0.10, '2001:db8:43::10'], ports: [{name: http, port: 80, node_port: 30080}], external_ips: [198.51.100.10], lb_ingress: [{ip: 198.51.100.11}], source_ranges: [192.0.2.7/32]}
+  endpoints:
+  - {ip: 10.42.1.10, node: node-a, ports: {http: 8080}}
+  - {ip: 10.42.2.10, node: node-b, ports: {http: 8080}}
+  - {ip: '2001:db8:42:1::10', node: node-a, ports: {http: 8080}}
+  - {ip: '2001:db8:42:2::10', node: node-b, ports: {http: 8080}}
+- service: {name: local, type: NodePort, cluster_ips: [10.96.0.11], ports: [{name: http, port: 80, node_port: 30081}], external_traffic_policy: Local}
+  endpoints:
+  - {ip: 10.42.1.10, node: node-a, ports: {http: 8080}}
+  - {ip: 10.42.2.10, node: node-b, ports: {http: 8080}}
+- service: {name: empty, type: NodePort, cluster_ips: [10.96.0.12, '2001:db8:43::12'], ports: [{name: http, port: 80, node_port: 30082}]}
+- service: {name: dns, type: NodePort, cluster_ips: [10.96.0.53, '2001:db8:43::53'], ports: [{name: dns, protocol: UDP, port: 53, node_port: 30053}]}
+  endpoints:
+  - {ip: 10.42.1.10, node: node-a, ports: {dns: 5353}}
+  - {ip: '2001:db8:42:1::10', node: node-a, ports: {dns: 5353}}
+- service: {name: away, type: NodePort, cluster_ips: [10.96.0.13], ports: [{name: http, port: 80, node_port: 30083}], external_traffic_policy: Local}
+  endpoints: [{ip: 10.42.2.10, node: node-b, ports: {http: 8080}}]
+";
+
+/// A node with the services, and programs at its devices.
+fn start(room: &Room) -> (State<KernelMaps>, Devices) {
+    town::build();
+    let loader::Loaded { maps, mut devices } = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
+    town::attach(&mut devices);
+    let pods = ["10.42.0.0/16", "2001:db8:42::/56"].map(|net| net.parse().unwrap()).to_vec();
+    let addresses: BTreeSet<IpAddr> =
+        ["192.0.2.10", "10.42.1.1", "2001:db8:1::10"].map(|ip| ip.parse().unwrap()).into();
+    let node = Node {
+        name: "node-a".to_owned(),
+        primary: vec!["192.0.2.10".parse().unwrap(), "2001:db8:1::10".parse().unwrap()],
+        settings: Settings { pods, ..Settings::default() },
+        ..Node::default()
+    };
+    let mut state = State::new(maps, node);
+    state.ingest(Update::Addresses(addresses));
+    set(&mut state, SERVICES);
+    for (place, ip) in [("pod", "10.42.1.10"), ("other", "10.42.2.10")] {
+        tcp_server(place, &format!("{ip}:8080"));
+        udp_server(place, &format!("{ip}:5353"));
+    }
+    for (place, ip) in [("pod", "2001:db8:42:1::10"), ("other", "2001:db8:42:2::10")] {
+        tcp_server(place, &format!("[{ip}]:8080"));
+        udp_server(place, &format!("[{ip}]:5353"));
+    }
+    (state, devices)
+}
+
+/// What servers say over many connections.
+fn answers(place: &str, to: &str) -> BTreeSet<String> {
+    (0..24).map(|_| dial(place, to).unwrap_or_else(|error| format!("{error}"))).collect()
+}
+
+fn said(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+#[ignore = "root tier"]
+fn clients_outside_reach_node_ports() {
+    isolated("packets::clients_outside_reach_node_ports", |room| {
+        let _node = start(&room);
+        assert_eq!(answers("client", "192.0.2.10:30080"), said(&["pod 192.0.2.10", "other 192.0.2.10"]));
+        let six = answers("client", "[2001:db8:1::10]:30080");
+        assert_eq!(six, said(&["pod 2001:db8:1::10", "other 2001:db8:1::10"]));
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn every_front_end_is_answered_on_the_node() {
+    isolated("packets::every_front_end_is_answered_on_the_node", |room| {
+        let _node = start(&room);
+        let both = said(&["pod 192.0.2.10", "other 192.0.2.10"]);
+        for front_end in ["198.51.100.10:80", "198.51.100.11:80", "10.96.0.10:80"] {
+            assert_eq!(answers("client", front_end), both, "{front_end}");
+        }
+        // Only the client is in the load balancer's ranges.
+        assert!(dial("other", "198.51.100.11:80").is_err());
+        assert_eq!(answers("other", "198.51.100.10:80"), both);
+        // A pod keeps its address towards cluster IPs, except towards itself.
+        assert_eq!(answers("pod", "10.96.0.10:80"), said(&["pod 192.0.2.10", "other 10.42.1.10"]));
+        assert_eq!(
+            answers("pod", "[2001:db8:43::10]:80"),
+            said(&["pod 2001:db8:1::10", "other 2001:db8:42:1::10"])
+        );
+        assert_eq!(answers("pod", "192.0.2.10:30080"), both);
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn external_policy_local_keeps_the_client_and_the_node() {
+    isolated("packets::external_policy_local_keeps_the_client_and_the_node", |room| {
+        let _node = start(&room);
+        assert_eq!(answers("client", "192.0.2.10:30081"), said(&["pod 192.0.2.7"]));
+        // A pod is inside: it may go anywhere, as itself.
+        assert_eq!(answers("pod", "192.0.2.10:30081"), said(&["pod 192.0.2.10", "other 10.42.1.10"]));
+        // None here: dropped, so that a balancer tries elsewhere.
+        let error = dial("client", "192.0.2.10:30083").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn a_service_without_endpoints_refuses_at_once() {
+    isolated("packets::a_service_without_endpoints_refuses_at_once", |room| {
+        let _node = start(&room);
+        let refused = [
+            ("client", "192.0.2.10:30082"),
+            ("client", "10.96.0.12:80"),
+            ("client", "[2001:db8:1::10]:30082"),
+            ("pod", "10.96.0.12:80"),
+            ("pod", "[2001:db8:43::12]:80"),
+        ];
+        for (place, front_end) in refused {
+            let error = dial(place, front_end).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{place} {front_end}: {error}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn datagrams_of_any_size_go_there_and_back() {
+    isolated("packets::datagrams_of_any_size_go_there_and_back", |room| {
+        let _node = start(&room);
+        for (front_end, node) in
+            [("192.0.2.10:30053", "192.0.2.10"), ("[2001:db8:1::10]:30053", "2001:db8:1::10")]
+        {
+            let socket = udp_client("client", front_end);
+            for length in [1, 100, 1472, 4000, 20_000] {
+                assert_eq!(ask(&socket, length).unwrap(), format!("pod {node} {length}"), "{front_end}");
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn datagrams_move_on_when_their_backend_goes() {
+    isolated("packets::datagrams_move_on_when_their_backend_goes", |room| {
+        let (mut state, _devices) = start(&room);
+        let socket = udp_client("client", "192.0.2.10:30053");
+        assert_eq!(ask(&socket, 1).unwrap(), "pod 192.0.2.10 1");
+        set(
+            &mut state,
+            &SERVICES
+                .replace("10.42.1.10, node: node-a, ports: {dns", "10.42.2.10, node: node-b, ports: {dns"),
+        );
+        assert_eq!(ask(&socket, 1).unwrap(), "other 192.0.2.10 1");
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn processes_of_the_node_that_no_socket_hook_sees_reach_services() {
+    isolated("packets::processes_of_the_node_that_no_socket_hook_sees_reach_services", |room| {
+        let _node = start(&room);
+        // The way to cluster IPs is the default route's.
+        sh("ip route add default via 192.0.2.7");
+        let seen: BTreeSet<_> = (0..24).map(|_| plain("10.96.0.10:80")).collect();
+        assert_eq!(seen, said(&["pod 192.0.2.10", "other 192.0.2.10"]));
+        assert_eq!(plain("10.96.0.12:80"), "Connection refused (os error 111)");
+    });
+}
+
+/// Dials from the node itself.
+fn plain(to: &str) -> String {
+    let to = to.parse().unwrap();
+    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(2));
+    let line = stream.and_then(|mut stream| town::first_line(&mut stream));
+    line.unwrap_or_else(|error| error.to_string())
+}
