@@ -7,7 +7,7 @@ use orlop_abi::{
 };
 
 use super::{
-    NEXT, SHOT, Side, connection, deliver,
+    GO_ON, NEXT, SHOT, Side, connection,
     parse::{ACK, Fragment, Headers, SYN},
     reject,
     work::Work,
@@ -21,12 +21,14 @@ use crate::{
 /// Ports that a client's may become where it keeps its address: any but the well-known.
 const CLIENT_PORTS: (u16, u16) = (1024, u16::MAX - 1024);
 
-#[inline(always)]
+/// [`GO_ON`] if the packet is to be translated to `work.to`.
+#[inline(never)]
 pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
     let headers = &work.headers;
     let key = &headers.key;
     let tcp = key.proto == u32::from(PROTO_TCP);
-    if tcp && headers.flags & (SYN | ACK) != SYN {
+    // A later fragment whose first was not translated begins nothing, either.
+    if tcp && headers.flags & (SYN | ACK) != SYN || headers.fragment == Fragment::Later {
         return NEXT;
     }
     let Some(frontend) = choose::frontend(&key.destination, key.destination_port, key.proto as u8, false) else {
@@ -69,7 +71,7 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
     }
     count::connection(frontend.service);
     count::packet(frontend.service, work.headers.length);
-    deliver::deliver(ctx, work)
+    GO_ON
 }
 
 /// Who sends, as far as the front end wants to know.

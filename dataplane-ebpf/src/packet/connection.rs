@@ -3,12 +3,17 @@
 //! An established TCP connection stays with its backend whatever becomes of the service; UDP moves on when its backend no
 //! longer serves, so that nothing needs to be flushed.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
+use core::ffi::{c_long, c_void};
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_get_prandom_u32, bpf_loop},
+};
 use orlop_abi::{Connection, ConnectionKey, FragmentKey, PROTO_TCP, PROTO_UDP, Ports};
 
 use super::{
     parse::{ACK, FIN, Fragment, Headers, RST, SYN},
-    work::Work,
+    work::{Search, Work},
 };
 use crate::{
     choose::{self, now},
@@ -23,9 +28,12 @@ const UDP_SECONDS: u32 = 120;
 const PORT_TRIES: u32 = 32;
 
 /// Finds out what a packet of a known connection becomes. `false` if there is none, or it is over, and this a new beginning.
-#[inline(always)]
+#[inline(never)]
 pub fn known(work: &mut Work) -> bool {
-    let headers = &work.headers;
+    let headers = &mut work.headers;
+    if headers.fragment == Fragment::Later && !recall_ports(headers) {
+        return false;
+    }
     let Some(entry) = CONNECTIONS.get_ptr_mut(&headers.key) else { return false };
     // SAFETY: the map holds the element until the program ends; a concurrent write of the same fields does no harm.
     let connection = unsafe { &*entry };
@@ -109,7 +117,7 @@ fn other_way(proto: u32, connection: &Connection) -> ConnectionKey {
 /// Fails with `false` if no port is free, with `true` if there is no room.
 #[inline(always)]
 pub fn remember(work: &mut Work, any: bool, (first, ports): (u16, u16)) -> Result<(), bool> {
-    let Work { headers, to, other, back, .. } = work;
+    let Work { headers, to, other, back, .. } = &mut *work;
     let key = &headers.key;
     *back = Connection {
         source: key.destination,
@@ -121,19 +129,35 @@ pub fn remember(work: &mut Work, any: bool, (first, ports): (u16, u16)) -> Resul
     };
     *other = other_way(key.proto, to);
     // SAFETY: the helper takes no arguments.
-    let mut at = unsafe { bpf_get_prandom_u32() };
-    for attempt in 0..PORT_TRIES {
-        if any || attempt > 0 {
-            let port = first.wrapping_add((at % u32::from(ports.max(1))) as u16);
-            other.destination_port = port.to_be();
-            at = at.wrapping_add(1);
-        }
-        if CONNECTIONS.insert(&*other, &*back, u64::from(BPF_NOEXIST)).is_ok() || takes_over(other, back) {
-            to.source_port = other.destination_port;
-            return CONNECTIONS.insert(key, &*to, 0).map_err(|_| true);
-        }
+    let at = unsafe { bpf_get_prandom_u32() };
+    work.search = Search { at, first, ports, any: u32::from(any), found: 0 };
+    let body = attempt as *const () as *mut c_void;
+    let mut data: *mut Work = work;
+    // SAFETY: the function has the form that the helper calls, and gets what it expects.
+    unsafe { bpf_loop(PORT_TRIES, body, (&raw mut data).cast(), 0) };
+    // SAFETY: it points to where it did, and nothing else does.
+    let Work { headers, to, other, search, .. } = unsafe { &mut *data };
+    if search.found == 0 {
+        return Err(false);
     }
-    Err(false)
+    to.source_port = other.destination_port;
+    CONNECTIONS.insert(&headers.key, &*to, 0).map_err(|_| true)
+}
+
+/// One try to give the way back a port. Ends the search with 1.
+extern "C" fn attempt(number: u32, data: *mut c_void) -> c_long {
+    // SAFETY: `remember` passes a pointer to its work, and does not touch it meanwhile.
+    let Work { other, back, search, .. } = unsafe { &mut **data.cast::<*mut Work>() };
+    if search.any != 0 || number > 0 {
+        let port = search.first.wrapping_add((search.at % u32::from(search.ports.max(1))) as u16);
+        other.destination_port = port.to_be();
+        search.at = search.at.wrapping_add(1);
+    }
+    if CONNECTIONS.insert(&*other, &*back, u64::from(BPF_NOEXIST)).is_err() && !takes_over(other, back) {
+        return 0;
+    }
+    search.found = 1;
+    1
 }
 
 /// Puts `back` in the place of the same connection's remains, or of one that is over.
@@ -164,7 +188,7 @@ pub fn remember_ports(headers: &Headers) {
 
 /// Fills in the ports of a later fragment, if its first was translated.
 #[inline(always)]
-pub fn recall_ports(headers: &mut Headers) -> bool {
+fn recall_ports(headers: &mut Headers) -> bool {
     // SAFETY: the value is copied at once.
     let Some(ports) = (unsafe { FRAGMENTS.get(&fragment_key(headers)) }).copied() else { return false };
     headers.key.source_port = ports.source;

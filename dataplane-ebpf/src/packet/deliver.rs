@@ -16,7 +16,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// Translates the packet and sends it on.
-#[inline(always)]
+#[inline(never)]
 pub fn deliver(ctx: &TcContext, work: &mut Work) -> i32 {
     let Work { headers, to, route, .. } = work;
     let result = find(ctx, headers, &to.source, &to.destination, route);

@@ -17,7 +17,7 @@ use crate::{count, maps::CONNECTIONS};
 /// Length of an ICMP header before what it quotes.
 const ICMP_HEADER: usize = 8;
 
-#[inline(always)]
+#[inline(never)]
 pub fn error(ctx: &TcContext, work: &mut Work) -> i32 {
     let headers = &work.headers;
     if headers.fragment != Fragment::Whole {

@@ -21,12 +21,14 @@ mod sctp;
 mod work;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use parse::{Fragment, Kind};
+use parse::Kind;
 
 /// The packet goes its way: the next program, then the stack.
 const NEXT: i32 = -1;
 /// It does not.
 const SHOT: i32 = 2;
+/// No verdict yet.
+const GO_ON: i32 = i32::MAX;
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -55,26 +57,21 @@ pub fn packet_out(ctx: TcContext) -> i32 {
     if came_in { NEXT } else { packet(&ctx, Side::Out) }
 }
 
+/// Each step is a function of its own, which the verifier walks through for itself: what the steps before found out lies in
+/// `work`, not in registers that would tell one way through the program from another.
 #[inline(always)]
 fn packet(ctx: &TcContext, side: Side) -> i32 {
     let Some(work) = work::work() else { return NEXT };
-    if parse::headers(ctx, &mut work.headers).is_none() {
-        return NEXT;
-    }
-    match work.headers.kind {
+    match parse::headers(ctx, &mut work.headers) {
         Kind::Other => return NEXT,
         Kind::Icmp => return icmp::error(ctx, work),
         Kind::Transport => {}
     }
-    if work.headers.fragment == Fragment::Later && !connection::recall_ports(&mut work.headers) {
-        return NEXT;
+    if !connection::known(work) {
+        let verdict = begin::begin(ctx, work, side);
+        if verdict != GO_ON {
+            return verdict;
+        }
     }
-    if connection::known(work) {
-        return deliver::deliver(ctx, work);
-    }
-    // A later fragment whose first was translated begins nothing.
-    if work.headers.fragment == Fragment::Later {
-        return NEXT;
-    }
-    begin::begin(ctx, work, side)
+    deliver::deliver(ctx, work)
 }

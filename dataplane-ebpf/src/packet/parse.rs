@@ -113,9 +113,17 @@ fn kind(proto: u8, icmp: u8) -> Kind {
     }
 }
 
-/// The headers, or nothing if this is no IP packet, or shorter than it says.
+/// Reads the headers. What is no IP packet, or shorter than it says, is none of ours.
+#[inline(never)]
+pub fn headers(ctx: &TcContext, into: &mut Headers) -> Kind {
+    match read(ctx, into) {
+        Some(()) => into.kind,
+        None => Kind::Other,
+    }
+}
+
 #[inline(always)]
-pub fn headers(ctx: &TcContext, into: &mut Headers) -> Option<()> {
+fn read(ctx: &TcContext, into: &mut Headers) -> Option<()> {
     // SAFETY: the kernel hands a valid context; the fields are readable.
     let (protocol, frame) = unsafe { ((*ctx.skb.skb).protocol as u16, (*ctx.skb.skb).len) };
     match protocol {

@@ -39,7 +39,7 @@ pub fn too_big(ctx: &TcContext, headers: &Headers, mtu: u16) -> i32 {
     answer(ctx, headers, &Error { v4: [3, 4], v6: [2, 0], word: u32::from(mtu).to_be() }, Side::In)
 }
 
-#[inline(always)]
+#[inline(never)]
 fn answer(ctx: &TcContext, headers: &Headers, error: &Error, side: Side) -> i32 {
     let plain = ETHERNET + if headers.v4 { IPV4_HEADER } else { IPV6_HEADER };
     if headers.transport != plain {

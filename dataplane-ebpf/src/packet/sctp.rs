@@ -15,41 +15,59 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 const POWERS: usize = 16;
 const CHECKSUM: usize = 8;
 
-/// Column `i` of matrix `k`: what bit `i` of the register becomes after `2^k` zero bytes.
-static ZEROS: [[u32; 32]; POWERS] = zeros();
+/// Entry `n` of table `p` of row `k`: what nibble `p` of the register, holding `n`, becomes after `2^k` zero bytes. A register
+/// is the sum of its nibbles: eight looks a row, and no branch for the verifier to follow.
+static ZEROS: [[[u32; 16]; 8]; POWERS] = zeros();
 
-const fn zeros() -> [[u32; 32]; POWERS] {
-    let mut all = [[0; 32]; POWERS];
-    let mut bit = 0;
-    while bit < 32 {
-        let mut register = 1_u32 << bit;
-        let mut step = 0;
-        while step < 8 {
-            register = (register >> 1) ^ if register & 1 == 1 { POLYNOMIAL } else { 0 };
-            step += 1;
-        }
-        all[0][bit] = register;
-        bit += 1;
-    }
-    let mut power = 1;
+const fn zeros() -> [[[u32; 16]; 8]; POWERS] {
+    let mut all = [[[0; 16]; 8]; POWERS];
+    let mut power = 0;
     while power < POWERS {
-        let mut bit = 0;
-        while bit < 32 {
-            all[power][bit] = times(&all[power - 1], all[power - 1][bit]);
-            bit += 1;
+        let mut cell = 0;
+        while cell < 8 * 16 {
+            let (place, value) = (cell / 16, cell % 16);
+            let register = (value as u32) << (4 * place);
+            all[power][place][value] = match power {
+                0 => byte(register),
+                _ => times(&all[power - 1], times(&all[power - 1], register)),
+            };
+            cell += 1;
         }
         power += 1;
     }
     all
 }
 
-const fn times(matrix: &[u32; 32], vector: u32) -> u32 {
-    let (mut sum, mut bit) = (0, 0);
-    while bit < 32 {
-        sum ^= matrix[bit] & 0_u32.wrapping_sub(vector >> bit & 1);
-        bit += 1;
+/// The register after one zero byte.
+const fn byte(mut register: u32) -> u32 {
+    let mut step = 0;
+    while step < 8 {
+        register = (register >> 1) ^ if register & 1 == 1 { POLYNOMIAL } else { 0 };
+        step += 1;
+    }
+    register
+}
+
+#[inline(always)]
+const fn times(row: &[[u32; 16]; 8], register: u32) -> u32 {
+    let (mut sum, mut place) = (0, 0);
+    while place < 8 {
+        sum ^= row[place][(register >> (4 * place) & 15) as usize];
+        place += 1;
     }
     sum
+}
+
+/// Carries a register over so many zero bytes. A function of its own: there is one in each program.
+#[inline(never)]
+fn carry(mut register: u32, bytes: u32) -> u32 {
+    for power in 0..POWERS {
+        let carried = times(&ZEROS[power], register);
+        // All ones if this power is in the number.
+        let mask = 0_u32.wrapping_sub(bytes >> power & 1);
+        register = carried & mask | register & !mask;
+    }
+    register
 }
 
 /// Puts the checksum right for other ports. One that a device is still to fill in is zero, and stays so.
@@ -61,15 +79,8 @@ pub fn checksum(ctx: &TcContext, headers: &Headers, old: (u16, u16), new: (u16, 
         return Ok(());
     }
     let change = u32::from(old.0 ^ new.0) | u32::from(old.1 ^ new.1) << 16;
-    // The four bytes of the ports enter the register, then as many zeros as bytes follow.
-    let behind = (headers.length as usize + ETHERNET).wrapping_sub(headers.transport + 4) & 0xffff;
-    let mut register = change.to_le();
-    // Entering four bytes is a step of four zero bytes.
-    let behind = (behind + 4) & 0xffff;
-    for power in 0..POWERS {
-        if behind >> power & 1 == 1 {
-            register = times(&ZEROS[power], register);
-        }
-    }
+    // The four bytes of the ports enter the register, which is a step of as many zeros; then come the bytes behind them.
+    let bytes = (headers.length as usize + ETHERNET).wrapping_sub(headers.transport);
+    let register = carry(change.to_le(), bytes as u32 & 0xffff);
     store(ctx, at, &(u32::from_le(before) ^ register).to_le())
 }

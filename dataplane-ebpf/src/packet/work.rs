@@ -17,6 +17,21 @@ pub struct Work {
     pub back: Connection,
     /// The way on.
     pub route: Route,
+    /// The search for a port.
+    pub search: Search,
+}
+
+/// A walk through ports, host byte order.
+#[repr(C)]
+pub struct Search {
+    /// Where it is.
+    pub at: u32,
+    pub first: u16,
+    pub ports: u16,
+    /// Not even the packet's own port is to be tried.
+    pub any: u32,
+    /// It has come to an end.
+    pub found: u32,
 }
 
 #[btf_map]

@@ -66,6 +66,16 @@ impl Devices {
         self.known.values().flatten().cloned().collect()
     }
 
+    /// How many instructions the verifier walked through, by program.
+    #[must_use]
+    pub fn verified(&self) -> BTreeMap<String, u32> {
+        let all = self.object.programs();
+        let counts = all.filter_map(|(name, program)| {
+            Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?))
+        });
+        counts.collect()
+    }
+
     fn attach(
         &mut self,
         program: &'static str,

@@ -232,3 +232,27 @@ fn a_full_map_is_the_status_of_the_service_that_found_it_full() {
         assert_eq!(describe(&room.bpffs).unwrap().len(), 2);
     });
 }
+
+#[test]
+#[ignore = "root tier"]
+fn the_verifiers_work_is_what_it_was() {
+    isolated("install::the_verifiers_work_is_what_it_was", |room| {
+        let begun = std::time::Instant::now();
+        let loaded = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
+        let counts = loaded.devices.verified();
+        let report: String = counts.iter().map(|(name, count)| format!("{name} {count}\n")).collect();
+        println!("loaded in {:?}", begun.elapsed());
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/verifier.txt");
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            fs::write(path, report).unwrap();
+            return;
+        }
+        for line in fs::read_to_string(path).unwrap().lines() {
+            let (name, limit) = line.split_once(' ').unwrap();
+            // Another kernel walks other ways; a tenth is no news.
+            let limit = limit.parse::<u32>().unwrap() * 11 / 10;
+            assert!(counts[name] <= limit, "{name} needs more of the verifier than {path} says:\n{report}");
+        }
+        assert_eq!(counts.len(), PROGRAMS.len() + 2, "{report}");
+    });
+}
