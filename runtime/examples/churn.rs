@@ -47,6 +47,7 @@ async fn main() -> Result<(), BoxError> {
         creator: creator.into(),
         ids: IdRange::for_pods(3),
         rlimits: Vec::new(),
+        logs: Default::default(),
     };
     let (runtime, _events) = Runtime::open_with(config, OneLayer(layer.into())).await?;
     for pod in runtime.pods().await {

@@ -53,7 +53,8 @@ async fn main() -> Result<(), BoxError> {
     let cgroup = format!("orlop-latency-{}", std::process::id());
     let (run_dir, state_dir) = (dir.join("run"), dir.join("state"));
     let ids = IdRange::for_pods(110);
-    let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids, rlimits: Vec::new() };
+    let (rlimits, logs) = (Vec::new(), Default::default());
+    let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids, rlimits, logs };
     let (runtime, mut events) = Runtime::open_with(config, OneLayer(layer)).await?;
     let [mut sandbox, mut start, mut first_byte, mut exec, mut end, mut remove] =
         [(); 6].map(|()| Times::default());

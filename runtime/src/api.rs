@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::IdRange, image::Image, rlimits::Rlimit};
+use crate::{ids::IdRange, image::Image, log::Limits, rlimits::Rlimit};
 
 /// Where the runtime keeps its things and which programs it starts.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct RuntimeConfig {
     /// What processes of containers get, in place of this process's own. A hard limit above ours needs CAP_SYS_RESOURCE
     /// here and no user namespace of the pod's own; else it becomes ours.
     pub rlimits: Vec<Rlimit>,
+    /// How large logs of containers may be.
+    pub logs: Limits,
 }
 
 /// Which pod a sandbox belongs to.

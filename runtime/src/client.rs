@@ -31,6 +31,7 @@ use crate::{
     host,
     ids::IdRange,
     image::{Image, Images},
+    log::FullLogs,
     records::{self, SandboxRecord},
     sandbox,
     shim::{self, Shim},
@@ -75,6 +76,7 @@ pub(crate) struct Inner {
     shims: Mutex<HashMap<String, Shim>>,
     /// What shims that die would have told.
     pub(crate) ends: Ends,
+    pub(crate) full_logs: FullLogs,
     pods_mount: Mutex<()>,
     /// They were seen to work.
     user_namespaces: OnceLock<()>,
@@ -127,6 +129,7 @@ impl Runtime {
             limits: host::limits(),
             shims: Mutex::new(HashMap::new()),
             ends: Ends::default(),
+            full_logs: FullLogs::default(),
             pods_mount: Mutex::new(()),
             user_namespaces: OnceLock::new(),
             events,
@@ -149,6 +152,12 @@ impl Runtime {
         };
         tracing::warn!(uid, error = &lost as &dyn std::error::Error, "pod without a shim");
         self.bury(uid).await;
+    }
+
+    /// Pods whose shims are too old to tell when a log is full.
+    pub(crate) fn silent_about_logs(&self) -> Vec<String> {
+        let silent = |(uid, shim): (&String, &Shim)| (!shim.tells_of_logs()).then(|| uid.clone());
+        self.shims().iter().filter_map(silent).collect()
     }
 
     fn shims(&self) -> MutexGuard<'_, HashMap<String, Shim>> {
@@ -179,7 +188,8 @@ impl Runtime {
     }
 
     async fn connect(&self, uid: &str) -> Result<(), ShimError> {
-        let (shim, events) = Shim::connect(&self.0.layout.pod(uid), uid).await?;
+        let limit = self.0.config.logs.max_size;
+        let (shim, events) = Shim::connect(&self.0.layout.pod(uid), uid, limit).await?;
         self.shims().insert(uid.to_owned(), shim);
         tokio::spawn(watch(Arc::downgrade(&self.0), uid.to_owned(), events));
         Ok(())
@@ -193,6 +203,7 @@ impl Runtime {
                 RuntimeEvent::Exited { uid, container_id: id, exit: records::exit_of(&exit) }
             }
             Response::Oom { id } => RuntimeEvent::Oom { uid, container_id: id },
+            Response::LogFull { id } => return self.0.full_logs.add(uid, id),
             other => {
                 tracing::warn!(uid, ?other, "unexpected event of a shim");
                 return;
@@ -484,7 +495,8 @@ async fn watch(runtime: Weak<Inner>, uid: String, mut events: shim::Events) {
         if !runtime.shims().contains_key(&uid) {
             return;
         }
-        match Shim::connect(&runtime.0.layout.pod(&uid), &uid).await {
+        let limit = runtime.0.config.logs.max_size;
+        match Shim::connect(&runtime.0.layout.pod(&uid), &uid, limit).await {
             Ok((shim, more)) => {
                 runtime.shims().insert(uid.clone(), shim);
                 runtime.tell_exits(&uid);

@@ -14,7 +14,7 @@ use std::{
     process::Stdio,
 };
 
-use orlop_shim::protocol::{Request, Response, VERSION, next_frame};
+use orlop_shim::protocol::{LOGS, Request, Response, VERSION, next_frame};
 use rustix::fs::{Mode, OFlags};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -38,8 +38,8 @@ pub(crate) struct Shim {
 }
 
 impl Shim {
-    /// Connects, greets and subscribes.
-    pub(crate) async fn connect(dir: &Path, uid: &str) -> Result<(Shim, Events), ShimError> {
+    /// Connects, greets and subscribes, to logs that reach `log_limit` too.
+    pub(crate) async fn connect(dir: &Path, uid: &str, log_limit: u64) -> Result<(Shim, Events), ShimError> {
         let failed = |source| ShimError::Connect { dir: dir.to_owned(), source };
         let stream = open(dir).await.map_err(failed)?;
         let (ask, questions) = mpsc::unbounded_channel();
@@ -51,7 +51,15 @@ impl Shim {
             other => return Err(ShimError::Unexpected(other)),
         }
         shim.done(Request::Subscribe).await?;
+        if shim.tells_of_logs() {
+            shim.done(Request::WatchLogs { limit: log_limit }).await?;
+        }
         Ok((shim, events))
+    }
+
+    /// Others' logs have to be looked at.
+    pub(crate) fn tells_of_logs(&self) -> bool {
+        self.version >= LOGS
     }
 
     /// Any answer but a refusal.

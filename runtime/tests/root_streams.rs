@@ -9,7 +9,6 @@ use std::time::Duration;
 use common::{Node, chain};
 use orlop_runtime::{
     Container, ExecError,
-    log::Limits,
     stream::{Session, StreamedCommand, Streams, Window},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -271,13 +270,12 @@ async fn no_line_is_lost_when_logs_are_put_aside() {
                   touch /tmp/done; sleep 1000";
     let spec = node.shell("a", script);
     let id = node.runtime.start_container("u1", &spec).await.unwrap().id;
-    let limits = Limits { max_size: 32 << 10, max_files: 1000 };
     let mut now = jiff::Timestamp::now();
     loop {
         let mut asked = node.runtime.stream("u1", &id, shell("test -e /tmp/done", ALL)).await.unwrap();
         let done = asked.wait().await.unwrap() == 0;
         now += Duration::from_secs(1);
-        let failures = node.runtime.rotate_logs(limits, now, |_| true).await;
+        let failures = node.runtime.rotate_logs(now, |_| true).await;
         assert!(failures.is_empty(), "{failures:?}");
         if done {
             break;
@@ -300,6 +298,51 @@ async fn no_line_is_lost_when_logs_are_put_aside() {
     }
     let expected: String = (1..=30_000).map(|n| format!("{n}\n")).collect();
     assert!(seen == expected, "every line once, in order");
+    node.finish(&["u1"]).await;
+}
+
+/// The shim tells, once, when a log is full; also an agent that comes later. A log that was removed is begun again, and
+/// one that was cut counts from there.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn full_logs_are_told_and_others_never_looked_at() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let script = "echo up; while true; do sleep 0.02; [ -e /tmp/go ] && rm /tmp/go && seq 1 2000 && sleep 0.1 && echo more; done";
+    let spec = node.shell("a", script);
+    let id = node.runtime.start_container("u1", &spec).await.unwrap().id;
+    node.wait_for_log(&spec, "up").await;
+    let told_within = async |node: &Node, ms: u64| {
+        tokio::time::timeout(Duration::from_millis(ms), node.runtime.full_logs()).await.is_ok()
+    };
+    let told = async |node: &Node| told_within(node, 10_000).await;
+    let quiet = async |node: &Node| !told_within(node, 300).await;
+    let write = async |node: &Node| {
+        let mut go = node.runtime.stream("u1", &id, shell("touch /tmp/go", ALL)).await.unwrap();
+        assert_eq!(go.wait().await.unwrap(), 0);
+    };
+    assert!(quiet(&node).await, "nothing is full yet");
+    write(&node).await;
+    assert!(told(&node).await, "70 kB are more than 32");
+    node.reopen().await;
+    assert!(told(&node).await, "nor does a new agent miss it");
+    let mut now = jiff::Timestamp::now();
+    node.wait_for_log(&spec, "more").await;
+    assert!(node.runtime.rotate_logs(now, |_| true).await.is_empty());
+    assert!(quiet(&node).await, "it is small again");
+    let dir = spec.log_path.parent().unwrap();
+    assert_eq!(common::names(dir).len(), 2, "{:?}", common::names(dir));
+    std::fs::remove_file(&spec.log_path).unwrap();
+    write(&node).await;
+    common::until("the log is there again", async || spec.log_path.exists()).await;
+    write(&node).await;
+    assert!(told(&node).await, "it is full again");
+    std::fs::write(&spec.log_path, "").unwrap();
+    now += Duration::from_secs(1);
+    assert!(node.runtime.rotate_logs(now, |_| true).await.is_empty());
+    assert_eq!(common::names(dir).len(), 2, "an empty log is not put aside");
+    write(&node).await;
+    assert!(told(&node).await, "from nothing to full");
     node.finish(&["u1"]).await;
 }
 

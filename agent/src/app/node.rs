@@ -23,7 +23,6 @@ use kube::Client;
 use orlop_runtime::{
     Runtime, RuntimeConfig,
     image::{Images, PullOptions},
-    log::Limits as LogLimits,
 };
 use prometheus::Registry;
 use tokio::{
@@ -146,7 +145,7 @@ pub(super) async fn run(
     tasks.spawn(follow_images(images.clone(), health.clone()));
     tasks.spawn(follow_devices(counts, health.clone()));
     tasks.spawn(local_sockets(config.kubelet_dir.clone(), Arc::clone(&exclusive), stop.clone()));
-    tasks.spawn(rotate_logs(runtime.clone(), config.container_logs, config.kubelet.log_monitor));
+    tasks.spawn(rotate_logs(runtime.clone(), config.kubelet.log_monitor));
     let node_name = config.node_name.to_string();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (changes, changed) = mpsc::unbounded_channel();
@@ -408,6 +407,7 @@ pub(super) fn runtime_config(config: &Config) -> Result<RuntimeConfig> {
         creator: std::env::current_exe().context("find the path of this program")?,
         ids: config.user_namespace_ids,
         rlimits: config.rlimits.clone(),
+        logs: config.container_logs,
     })
 }
 
@@ -496,15 +496,16 @@ async fn shut_down(mut notice: Signal, shutdown: Shutdown, stop: CancellationTok
     std::future::pending().await
 }
 
-/// Puts logs aside that have grown too large.
-async fn rotate_logs(runtime: Runtime, limits: LogLimits, every: Duration) {
+/// Puts logs aside that have grown too large, at most so often: who writes a lot shall not lose what was just written.
+async fn rotate_logs(runtime: Runtime, every: Duration) {
     loop {
-        tokio::time::sleep(every).await;
+        runtime.full_logs().await;
         // Those of a CRI client's containers are the client's.
         let ours = |uid: &str| !cri::owns(uid);
-        for error in runtime.rotate_logs(limits, Timestamp::now(), ours).await {
+        for error in runtime.rotate_logs(Timestamp::now(), ours).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "log not rotated");
         }
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -73,6 +73,7 @@ async fn pods_and_network(dirs: &DirArgs) -> Vec<String> {
         creator: "/nonexistent".into(),
         ids: IdRange::for_pods(0),
         rlimits: Vec::new(),
+        logs: Default::default(),
     };
     match Runtime::open(config).await {
         Ok((runtime, _events)) => {

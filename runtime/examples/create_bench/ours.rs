@@ -77,6 +77,7 @@ impl Ours {
             creator: creator.to_owned(),
             ids: IdRange::for_pods(1),
             rlimits: Vec::new(),
+            logs: Default::default(),
         };
         let (runtime, events) = Runtime::open_with(config, OneLayer(scratch.layer())).await?;
         runtime.create_sandbox(&sandbox(scratch, UID)).await?;

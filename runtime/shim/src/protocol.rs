@@ -11,13 +11,15 @@ use crate::{
 };
 
 /// Version of this protocol.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// From this version on a shim knows [`Request::Stream`], [`Request::Attach`] and [`Request::Resize`].
 pub const STREAMS: u32 = 2;
 /// From this version on a shim gives containers a terminal ([`Stdio::terminal`]).
 pub const TERMINALS: u32 = 3;
 /// From this version on a shim knows [`crate::records::ProcessSpec::rlimits`].
 pub const RLIMITS: u32 = 4;
+/// From this version on a shim knows [`Request::WatchLogs`].
+pub const LOGS: u32 = 5;
 /// A longer frame is a mistake, not a message.
 pub const MAX_FRAME: usize = 4 << 20;
 
@@ -90,6 +92,11 @@ pub enum Request {
         id: String,
         /// Size.
         window: Window,
+    },
+    /// Tell of logs that have reached a size, now and from now on.
+    WatchLogs {
+        /// Bytes.
+        limit: u64,
     },
 }
 
@@ -241,6 +248,11 @@ pub enum Response {
         /// Container id.
         id: String,
     },
+    /// Event: the log of a container has reached the size asked for. Not told again until it was below.
+    LogFull {
+        /// Container id.
+        id: String,
+    },
 }
 
 /// A container in the answer to `State`.
@@ -336,6 +348,7 @@ impl Request {
                 head(&mut w, 13, number).str(id);
                 w.u32(window.packed());
             }
+            Request::WatchLogs { limit } => head(&mut w, 14, number).u64(*limit),
         }
         finish(w)
     }
@@ -381,6 +394,7 @@ impl Request {
             }),
             12 => Request::Attach { id: r.str()?, streams: Streams::from_bits(r.u8()?) },
             13 => Request::Resize { id: r.str()?, window: Window::from_packed(r.u32()?) },
+            14 => Request::WatchLogs { limit: r.u64()? },
             _ => return Err(Malformed),
         })
     }
@@ -429,6 +443,7 @@ impl Response {
                 w.str(&exit.to_text());
             }
             Response::Oom { id } => head(&mut w, 8, number).str(id),
+            Response::LogFull { id } => head(&mut w, 9, number).str(id),
         }
         finish(w)
     }
@@ -450,6 +465,7 @@ impl Response {
             6 => Response::Error { step: Step::from_number(r.u8()?), text: r.str()? },
             7 => Response::Exited { id: r.str()?, exit: ExitRecord::from_text(&r.str()?).ok_or(Malformed)? },
             8 => Response::Oom { id: r.str()? },
+            9 => Response::LogFull { id: r.str()? },
             _ => return Err(Malformed),
         };
         Ok((number, response))
@@ -546,6 +562,7 @@ mod tests {
         check(Request::Stream(StreamRequest { streams, ..StreamRequest::default() }));
         check(Request::Attach { id: "a".into(), streams });
         check(Request::Resize { id: "a".into(), window: Window { rows: 1, columns: 2 } });
+        check(Request::WatchLogs { limit: 10 << 20 });
     }
 
     #[test]
@@ -561,6 +578,7 @@ mod tests {
         check_response(Response::Error { step: Step::NotFound, text: "no".into() });
         check_response(Response::Exited { id: "a".into(), exit });
         check_response(Response::Oom { id: "a".into() });
+        check_response(Response::LogFull { id: "a".into() });
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
     io::Result,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::net::UnixListener,
+        unix::{fs::MetadataExt, net::UnixListener},
     },
 };
 
@@ -52,6 +52,8 @@ struct Live {
     bundle: String,
     log_path: String,
     logs: Logs,
+    /// It was told that the log is full.
+    told_full: bool,
     dirs: Dirs,
     oom: Option<Watch>,
     /// The other end of its input, where it has one.
@@ -88,6 +90,8 @@ struct Server {
     entry: Option<Entry>,
     attached: Attached,
     clients: BTreeMap<u64, Client>,
+    /// Size of a log that is told.
+    log_limit: Option<u64>,
     next_key: u64,
     /// What could not be written down yet.
     unwritten: Vec<Action>,
@@ -114,6 +118,7 @@ pub fn run(config: Config, listener: UnixListener, signals: OwnedFd) -> Result<(
         entry: None,
         attached: Attached::new(),
         clients: BTreeMap::new(),
+        log_limit: None,
         next_key: 1,
         unwritten: Vec::new(),
         buffer: vec![0; 16 << 10],
@@ -189,6 +194,7 @@ impl Server {
                         attach::feed(attached, &id, which, bytes);
                     });
                 }
+                self.look_at_log(&id);
             }
             Token::Oom(id) => self.look_for_oom(&id),
             Token::Creation(creator) => self.read_creation(creator, false),
@@ -284,8 +290,14 @@ impl Server {
             }
             Request::Reopen { id } => Some(match self.live.get_mut(&id) {
                 None => not_running(&id),
-                Some(live) => done(create::open_log(&live.log_path).map(|file| live.logs.file = file)),
+                Some(live) => done(live.reopen_log()),
             }),
+            Request::WatchLogs { limit } => {
+                self.log_limit = Some(limit);
+                self.live.values_mut().for_each(|live| live.told_full = false);
+                self.live.keys().cloned().collect::<Vec<_>>().iter().for_each(|id| self.look_at_log(id));
+                Some(Response::Ok)
+            }
             Request::State => Some(Response::State(self.table.infos())),
             Request::Subscribe => {
                 self.clients.get_mut(&client)?.subscribed = true;
@@ -340,6 +352,13 @@ impl Server {
         if watch.look() {
             self.table.oom(id);
             self.tell_all(&Response::Oom { id: id.to_owned() });
+        }
+    }
+
+    fn look_at_log(&mut self, id: &str) {
+        let (Some(limit), Some(live)) = (self.log_limit, self.live.get_mut(id)) else { return };
+        if live.log_became_full(limit) {
+            self.tell_all(&Response::LogFull { id: id.to_owned() });
         }
     }
 
@@ -408,6 +427,26 @@ impl Server {
         let Some(live) = self.live.get(id) else { return Ok(()) };
         let (path, tmp) = (format!("{}/{name}", live.bundle), format!("{}/{name}.tmp", live.bundle));
         fs::write(&tmp, text).and_then(|()| fs::rename(&tmp, &path))
+    }
+}
+
+impl Live {
+    fn reopen_log(&mut self) -> Result<()> {
+        self.logs.file = create::open_log(&self.log_path)?;
+        self.told_full = false;
+        Ok(())
+    }
+
+    /// Asked of the file, not counted: somebody may have cut it. One that was removed is begun again.
+    fn log_became_full(&mut self, limit: u64) -> bool {
+        let Ok(meta) = self.logs.file.metadata() else { return false };
+        if meta.nlink() == 0 {
+            drop(self.reopen_log());
+            return false;
+        }
+        let full = meta.len() >= limit;
+        let told = std::mem::replace(&mut self.told_full, full);
+        full && !told
     }
 }
 

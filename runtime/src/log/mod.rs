@@ -9,5 +9,6 @@ mod rotation;
 
 pub use line::Line;
 pub use read::{Options, Reader};
+pub(crate) use rotate::FullLogs;
 pub use rotate::RotateError;
 pub use rotation::Limits;

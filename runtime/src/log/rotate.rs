@@ -4,13 +4,16 @@
 //! line is lost and none is written twice. If the shim cannot, the name is given back. Not for: when to look.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 use super::rotation::{COMPRESSED, Limits, Step, UNFINISHED, plan};
 use crate::{
@@ -42,40 +45,68 @@ pub enum RotateError {
     },
 }
 
+/// Logs that have to be put aside, by pod and container; woken is who waits for the first.
+#[derive(Debug, Default)]
+pub(crate) struct FullLogs {
+    known: Mutex<BTreeSet<(String, String)>>,
+    added: Notify,
+}
+
+impl FullLogs {
+    fn known(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, uid: String, id: String) {
+        self.known().insert((uid, id));
+        self.added.notify_one();
+    }
+}
+
 impl Runtime {
-    /// Looks at the log of every running container once, in the pods that are `wanted`. Goes on after a failure.
-    pub async fn rotate_logs(
-        &self,
-        limits: Limits,
-        now: Timestamp,
-        wanted: impl Fn(&str) -> bool,
-    ) -> Vec<RotateError> {
+    /// Returns when some log may have to be put aside. Costs nothing while none is full, however many there are: the
+    /// shims tell, but for those started by older programs.
+    pub async fn full_logs(&self) {
+        while self.0.full_logs.known().is_empty() && self.silent_about_logs().is_empty() {
+            self.0.full_logs.added.notified().await;
+        }
+    }
+
+    /// Puts full logs aside once, in the pods that are `wanted`. Goes on after a failure; what failed stays full.
+    pub async fn rotate_logs(&self, now: Timestamp, wanted: impl Fn(&str) -> bool) -> Vec<RotateError> {
         let stamp = now.strftime("%Y%m%d-%H%M%S").to_string();
         let mut failures = Vec::new();
-        for pod in self.pods().await.into_iter().filter(|pod| wanted(&pod.pod.uid)) {
-            let running = |c: &&Container| matches!(c.state, ContainerState::Running { .. });
-            for container in pod.containers.iter().filter(running) {
-                failures.extend(self.rotate_log(&pod.pod.uid, container, limits, &stamp).await.err());
+        let mut full = std::mem::take(&mut *self.0.full_logs.known());
+        for uid in self.silent_about_logs() {
+            let containers = self.pod(&uid).await.map(|pod| pod.containers).unwrap_or_default();
+            full.extend(containers.into_iter().map(|container| (uid.clone(), container.id)));
+        }
+        for (uid, id) in full.into_iter().filter(|(uid, _)| wanted(uid)) {
+            let Some(container) = self.container(&uid, &id).await else { continue };
+            if !matches!(container.state, ContainerState::Running { .. }) {
+                continue;
+            }
+            if let Err(error) = self.rotate_log(&uid, &container, &stamp).await {
+                self.0.full_logs.known().insert((uid, id));
+                failures.push(error);
             }
         }
         failures
     }
 
-    async fn rotate_log(
-        &self,
-        uid: &str,
-        container: &Container,
-        limits: Limits,
-        stamp: &str,
-    ) -> Result<(), RotateError> {
-        let (path, stamp) = (container.log_path.clone(), stamp.to_owned());
+    async fn rotate_log(&self, uid: &str, container: &Container, stamp: &str) -> Result<(), RotateError> {
+        let (path, stamp, limits) = (container.log_path.clone(), stamp.to_owned(), self.0.config.logs);
         let aside = blocking(move || prepare(&path, limits, &stamp)).await?;
-        let Some(aside) = aside else { return Ok(()) };
         let path = &container.log_path;
-        fs::rename(path, &aside).map_err(failed("rename", path))?;
+        if let Some(aside) = &aside {
+            fs::rename(path, aside).map_err(failed("rename", path))?;
+        }
+        // Also where there is nothing to put aside any more: from then on the shim tells again.
         self.reopen_log(uid, &container.id).await.map_err(|source| {
-            // Nothing was lost: the shim still writes to the same file.
-            fs::rename(&aside, path).ok();
+            if let Some(aside) = &aside {
+                // Nothing was lost: the shim still writes to the same file.
+                fs::rename(aside, path).ok();
+            }
             RotateError::Reopen { path: path.clone(), source }
         })
     }
@@ -108,7 +139,7 @@ fn prepare(path: &Path, limits: Limits, stamp: &str) -> Result<Option<PathBuf>, 
                 fs::remove_file(&path).map_err(failed("remove", &path))?;
             }
             Step::Compress(name) => compress(&dir.join(name))?,
-            // Twice within a second: the next look will do.
+            // Twice within a second: the next time will do.
             Step::PutAside(name) => aside = Some(dir.join(name)).filter(|path| !path.exists()),
         }
     }

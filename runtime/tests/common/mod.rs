@@ -25,6 +25,7 @@ use orlop_runtime::{
     RuntimeConfig, RuntimeEvent, SandboxSpec,
     ids::IdRange,
     image::{Image, ImageConfig},
+    log::Limits,
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -281,11 +282,15 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
 /// The last one only where this process may raise its own.
 pub const ULIMITS: [&str; 3] = ["nofile=1000:2000", "core=0", "memlock=4096:unlimited"];
 
+/// Small enough to be full soon.
+pub const LOGS: Limits = Limits { max_size: 32 << 10, max_files: 1000 };
+
 async fn open(dir: &Path, shim: &Path, creator: &Path) -> (Runtime, UnboundedReceiver<RuntimeEvent>) {
     let (shim, creator) = (shim.to_owned(), creator.to_owned());
     let (state_dir, run_dir) = (dir.join("state"), dir.join("run"));
     let rlimits = ULIMITS.iter().map(|text| text.parse().unwrap()).collect();
-    let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids: IdRange::for_pods(3), rlimits };
+    let ids = IdRange::for_pods(3);
+    let config = RuntimeConfig { state_dir, run_dir, shim, creator, ids, rlimits, logs: LOGS };
     Runtime::open_with(config, OneLayer(dir.to_owned())).await.unwrap()
 }
 

@@ -66,7 +66,8 @@ impl Server {
         };
         let create::Started { creator, output, stdin, console, status } = started;
         let logs = Logs::new(log, output);
-        let live = Live { bundle, log_path, logs, dirs, oom: None, stdin, stdin_once: stdio.stdin_once };
+        let stdin_once = stdio.stdin_once;
+        let live = Live { bundle, log_path, logs, told_full: false, dirs, oom: None, stdin, stdin_once };
         self.table.begin(id, now);
         self.live.insert(id.to_owned(), live);
         let waiting = vec![(client, number)];
