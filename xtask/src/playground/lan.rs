@@ -2,12 +2,16 @@
 //!
 //! Idempotent: what is there stays. Removing the namespaces removes the links with them.
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+use std::fs::File;
 
-use super::{Layout, NodePlace};
+use anyhow::{Context as _, Result};
+
+use super::{Layout, NodePlace, layout::subnet_of};
 use crate::run::{cmd, output, succeeds};
 
-pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
+/// Namespace, bridge and the host's end, with addresses that nobody else on this machine has.
+pub(super) fn claim(layout: &mut Layout) -> Result<()> {
     let lan = layout.lan();
     if !exists(&lan) {
         ip(&["netns", "add", &lan])?;
@@ -17,6 +21,11 @@ pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
     }
     let host_link = layout.host_link();
     if !succeeds(&mut cmd("ip", ["link", "show", "dev", &host_link])) {
+        // Until the address is there: several may come up at once.
+        let lock = File::create(std::env::temp_dir().join("orlop-playgrounds.lock"))
+            .and_then(|file| file.lock().map(|()| file))
+            .context("lock against other playgrounds")?;
+        layout.move_from(&taken()?)?;
         plug(
             &lan,
             "host",
@@ -24,7 +33,23 @@ pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
         )?;
         ip(&["addr", "add", &format!("{}/27", layout.gateway()), "dev", &host_link])?;
         ip(&["link", "set", &host_link, "up"])?;
+        drop(lock);
     }
+    Ok(())
+}
+
+/// Networks of other playgrounds, by the addresses that the host has.
+fn taken() -> Result<BTreeSet<u16>> {
+    let listed = output(&mut cmd("ip", ["-4", "-j", "addr", "show"]))?;
+    let links: serde_json::Value = serde_json::from_str(&listed).context("read the host's addresses")?;
+    let infos = links.as_array().into_iter().flatten().filter_map(|link| link["addr_info"].as_array());
+    let addresses = infos.flatten().filter_map(|info| info["local"].as_str()?.parse().ok());
+    Ok(addresses.filter_map(subnet_of).collect())
+}
+
+/// Namespaces and wires of the nodes.
+pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
+    let lan = layout.lan();
     for place in places {
         let (Some(netns), Some(address)) = (&place.netns, &place.address) else { continue };
         if exists(netns) {

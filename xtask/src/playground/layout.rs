@@ -1,5 +1,9 @@
-//! Names, paths and addresses of a playground, all derived from its directory: nothing to remember, nothing to lose.
+//! Names, paths and addresses of a playground, derived from its directory. Only where its addresses were taken by another
+//! one, which others it has is remembered there.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +23,22 @@ pub(crate) struct Layout {
     /// Which 32 addresses of 198.18.0.0/15 (RFC 2544: never routed) are the playground's. Of two networks with the same
     /// addresses one cannot be reached, so there have to be many: tests have several playgrounds at once.
     subnet: u16,
+}
+
+/// How many playgrounds' networks there are in 198.18.0.0/15.
+const SUBNETS: u16 = 1 << 12;
+/// File with the network's number, where it is not the one of the directory's hash.
+const SUBNET: &str = "subnet";
+
+/// The playground's network that an address lies in.
+pub(crate) fn subnet_of(address: Ipv4Addr) -> Option<u16> {
+    let [198, second @ 18..=19, third, fourth] = address.octets() else { return None };
+    Some(u16::from(second - 18) << 11 | u16::from(third) << 3 | u16::from(fourth) >> 5)
+}
+
+/// The first that is not taken, from `wanted` on.
+fn free(wanted: u16, taken: &BTreeSet<u16>) -> Option<u16> {
+    (0..SUBNETS).map(|step| (wanted + step) % SUBNETS).find(|subnet| !taken.contains(subnet))
 }
 
 /// One node of a playground.
@@ -47,9 +67,10 @@ impl Layout {
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("resolve {}", dir.display()))?;
         let hash = Sha256::digest(dir.as_os_str().as_encoded_bytes());
+        let moved = fs::read_to_string(dir.join(SUBNET)).ok().and_then(|text| text.trim().parse().ok());
         Ok(Self {
             id: hex::encode(&hash[..3]),
-            subnet: u16::from_be_bytes([hash[3], hash[4]]) & 0xfff,
+            subnet: moved.unwrap_or(u16::from_be_bytes([hash[3], hash[4]])) % SUBNETS,
             dir,
             host,
         })
@@ -81,6 +102,16 @@ impl Layout {
     /// The host's end of the wire to the playground.
     pub(crate) fn host_link(&self) -> String {
         format!("orlop{}", self.id)
+    }
+
+    /// Takes other addresses where another playground has these: one that runs, or one that was left behind.
+    pub(crate) fn move_from(&mut self, taken: &BTreeSet<u16>) -> Result<()> {
+        let free = free(self.subnet, taken).context("every network of 198.18.0.0/15 is taken")?;
+        if free != self.subnet {
+            self.subnet = free;
+            fs::write(self.dir.join(SUBNET), format!("{free}\n")).context("remember the network")?;
+        }
+        Ok(())
     }
 
     /// Address number `last` (1 to 30) of the playground's network.
@@ -141,5 +172,38 @@ impl Layout {
             "gateway": (!self.host).then(|| self.gateway()),
             "nodes": nodes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_networks_belong_together() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for subnet in [0, 7, 2047, 2048, SUBNETS - 1] {
+            fs::write(dir.path().join(SUBNET), format!("{subnet}\n")).expect("a file");
+            let layout = Layout::new(dir.path(), false).expect("a layout");
+            for last in [1, 30] {
+                let address: Ipv4Addr = layout.address(last).parse().expect("an address");
+                assert_eq!(subnet_of(address), Some(subnet), "{address}");
+            }
+        }
+        assert_eq!(subnet_of(Ipv4Addr::new(198, 20, 0, 1)), None);
+    }
+
+    #[test]
+    fn a_taken_network_is_passed_over_and_that_is_remembered() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut layout = Layout::new(dir.path(), false).expect("a layout");
+        let first = layout.subnet;
+        layout.move_from(&BTreeSet::new()).expect("its own");
+        assert_eq!(layout.subnet, first);
+        let next = (first + 1) % SUBNETS;
+        layout.move_from(&BTreeSet::from([first, next])).expect("another");
+        let again = Layout::new(dir.path(), false).expect("a layout");
+        assert_eq!((layout.subnet, again.subnet), ((first + 2) % SUBNETS, (first + 2) % SUBNETS));
+        assert_eq!(free(3, &(0..SUBNETS).collect()), None);
     }
 }

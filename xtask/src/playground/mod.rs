@@ -68,10 +68,13 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
         },
         None => build::build()?,
     };
-    let layout = Layout::new(&args.dir, args.host)?;
+    let mut layout = Layout::new(&args.dir, args.host)?;
     std::fs::create_dir_all(&layout.dir).with_context(|| format!("create {}", layout.dir.display()))?;
     build::install(&built, &layout.bin())?;
 
+    if !args.host {
+        lan::claim(&mut layout)?;
+    }
     let places: Vec<NodePlace> = (1..=args.nodes).map(|number| layout.node(number)).collect();
     if !args.host {
         step("network of the playground", |_| lan::up(&layout, &places))?;
