@@ -4,7 +4,7 @@
 //! by `--config` (camelCase), or the kubelet's KubeletConfiguration. What is said closer to the process wins: flag, environment, file, default.
 //! Not for: what a value must be like; `config` turns these words into a [`crate::config::Config`].
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
@@ -254,6 +254,23 @@ pub struct ModeArgs {
     pub flags: Flags,
 }
 
+/// How a flag's value is written.
+trait Shown {
+    fn shown(&self) -> String;
+}
+
+macro_rules! shown {
+    ($($kind:ty),*) => { $(impl Shown for $kind { fn shown(&self) -> String { self.to_string() } })* };
+}
+
+shown!(String, bool, u8, u16, u32, i64, usize);
+
+impl Shown for PathBuf {
+    fn shown(&self) -> String {
+        self.display().to_string()
+    }
+}
+
 /// Defines the flags once: as command line arguments, as environment variables, as fields of the file.
 macro_rules! flags {
     ($($(#[$meta:meta])* $name:ident: $kind:ty, $env:literal;)*) => {
@@ -270,6 +287,14 @@ macro_rules! flags {
             pub fn or(self, file: Self) -> Self {
                 let Self { $($name),* } = self;
                 Self { $($name: $name.or(file.$name)),* }
+            }
+
+            /// What was said, by the names of the flags.
+            #[must_use]
+            pub fn said(&self) -> BTreeMap<String, String> {
+                let all = [$((stringify!($name), self.$name.as_ref().map(|value| value as &dyn Shown))),*];
+                let said = all.into_iter().filter_map(|(name, value)| Some((name.replace('_', "-"), value?.shown())));
+                said.collect()
             }
         }
     };

@@ -145,12 +145,15 @@ pub struct Config {
     pub kubelet: Kubelet,
     /// Fields of it that change nothing, for the log.
     pub warnings: Vec<String>,
+    /// What flags, environment and files say, by the names of flags.
+    pub said: BTreeMap<String, String>,
 }
 
 impl TryFrom<Flags> for Config {
     type Error = ConfigError;
 
     fn try_from(flags: Flags) -> Result<Self, ConfigError> {
+        let said = flags.said();
         let Flags {
             state_dir,
             run_dir,
@@ -303,6 +306,7 @@ impl TryFrom<Flags> for Config {
             log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
             kubelet: Kubelet::default(),
             warnings: Vec::new(),
+            said,
             state_dir,
             run_dir,
             kubeconfig,

@@ -77,6 +77,19 @@ fn pods_are_evicted_before_the_node_is_out_of_memory() {
     {
         assert!(events.contains(said), "{said}: {events}");
     }
+    let evicted = ["get", "events", "--field-selector", "reason=Evicted,involvedObject.name=hog", "-o"];
+    let annotations =
+        p.kubectl(&[&evicted[..], &["jsonpath={.items[0].metadata.annotations}"]].concat()).text();
+    let annotations: serde_json::Value = serde_json::from_str(&annotations).unwrap();
+    assert_eq!(
+        (&annotations["starved_resource"], &annotations["offending_containers"]),
+        (&"memory".into(), &"c".into())
+    );
+    let metrics = p.kubectl(&["get", "--raw", "/api/v1/nodes/node1/proxy/metrics"]).text();
+    let counted =
+        metrics.lines().filter(|line| line.starts_with("kubelet_evictions{") && line.ends_with(" 1"));
+    assert_eq!(counted.count(), 1, "{metrics}");
+    assert!(metrics.contains("kubelet_eviction_stats_age_seconds_count{eviction_signal="), "{metrics}");
 }
 
 #[test]
@@ -123,6 +136,14 @@ fn pods_are_held_to_their_disk_make_room_and_end_in_order() {
         "Failed Preempting: Preempted in order to admit critical pod"
     );
     assert_eq!(status(&p, "large", "{.status.phase}"), "Running");
+    let metrics = p.kubectl(&["get", "--raw", "/api/v1/nodes/node1/proxy/metrics"]).text();
+    for line in [
+        "kubelet_preemptions{preemption_signal=\"cpu\"} 1\n",
+        "kubelet_evictions{eviction_signal=\"emptydirfs.limit\"} 1\n",
+        "kubelet_evictions{eviction_signal=\"ephemeralpodfs.limit\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
 
     // The machine goes down: the critical pod ends last, and the agent after it.
     let agent = rustix::process::Pid::from_raw(p.agent_pid(1)).unwrap();

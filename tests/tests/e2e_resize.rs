@@ -136,6 +136,15 @@ fn running_pods_get_other_resources() {
         if told["reason"] == "Infeasible" { Ok(()) } else { Err(told.to_string()) }
     });
     assert_eq!(quota(&a), "50000");
+    let metrics = p.kubectl(&["get", "--raw", "/api/v1/nodes/node1/proxy/metrics"]).text();
+    for line in [
+        "kubelet_container_requested_resizes_total{operation=\"increase\",requirement=\"limits\",resource=\"cpu\"} 1\n",
+        "kubelet_pod_infeasible_resizes_total{reason_detail=\"insufficient_node_allocatable\"} 1\n",
+        "kubelet_pod_pending_resizes{reason=\"infeasible\"} 1\n",
+        "kubelet_pod_resize_duration_milliseconds_count{success=\"true\"} ",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
     resize(&p, "a", r#"{"requests":{"cpu":"150m"},"limits":{"cpu":"500m"}}"#).text();
     until("it is taken back", Duration::from_secs(20), || {
         let told = condition(&p, "PodResizePending");

@@ -17,9 +17,11 @@ mod standalone;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use jiff::Timestamp;
 use kube::{
     Client,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 use orlop_runtime::rlimits::{NOFILE, Rlimit};
 use rustix::process::{Resource, Rlimit as Limit, getrlimit, setrlimit};
@@ -29,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use cri::cri;
 pub(crate) use standalone::standalone;
 
-use orlop::{config::Config, memory::Memory};
+use orlop::{config::Config, memory::Memory, server::expiry};
 
 /// `orlop node`.
 ///
@@ -44,10 +46,10 @@ pub(crate) async fn node(config: Config, stop: CancellationToken) -> Result<()> 
             )
         }
         (Some(_), _) => {
-            let Joined { client, ca } = connect(&config).await?;
+            let Joined { client, ca, expires } = connect(&config).await?;
             let memory = Memory::open(config.state_dir.join("memory"))
                 .with_context(|| format!("make {} ready", config.state_dir.join("memory").display()))?;
-            Some(node::ControlPlane { client, ca, memory: Some(memory) })
+            Some(node::ControlPlane { client, ca, expires, memory: Some(memory) })
         }
     };
     node::run(config, control, stop).await
@@ -69,6 +71,8 @@ struct Joined {
     client: Client,
     /// PEM of the cluster's CA, which also signs the clients of the kubelet API.
     ca: Vec<u8>,
+    /// Until when our certificate holds, if the kubeconfig has one.
+    expires: Option<Timestamp>,
 }
 
 async fn connect(config: &Config) -> Result<Joined> {
@@ -77,13 +81,22 @@ async fn connect(config: &Config) -> Result<Joined> {
     let ca = cluster_ca(&kubeconfig, path)?;
     let client_config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     let client_config = client_config.with_context(|| format!("kubeconfig {}", path.display()))?;
+    let expires = expiry(&client_config.auth_info);
     let client = Client::try_from(client_config).context("make a client of the kubeconfig")?;
-    Ok(Joined { client, ca })
+    Ok(Joined { client, ca, expires })
+}
+
+fn expiry(auth: &AuthInfo) -> Option<Timestamp> {
+    let given = auth.client_certificate_data.as_ref();
+    let pem = match given {
+        Some(data) => base64::engine::general_purpose::STANDARD.decode(data).ok()?,
+        None => std::fs::read(auth.client_certificate.as_ref()?).ok()?,
+    };
+    expiry::of_pem(&pem)
 }
 
 /// The CA of the kubeconfig's current cluster.
 fn cluster_ca(kubeconfig: &Kubeconfig, path: &Path) -> Result<Vec<u8>> {
-    use base64::Engine as _;
     let current = kubeconfig.current_context.as_deref();
     let context = kubeconfig.contexts.iter().find(|named| Some(named.name.as_str()) == current);
     let cluster = context.and_then(|named| named.context.as_ref()).map(|context| context.cluster.as_str());

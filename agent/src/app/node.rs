@@ -41,7 +41,7 @@ use orlop::{
     csi::{self, Csi},
     device::{self, Devices, ledger::Counts},
     events::{Recorder, log::EventLog, node::NodeRecorder},
-    evict::Evictor,
+    evict::{self, Evictor},
     exclusive::Exclusive,
     images::{
         collect::{self, Collector, NodeEvents},
@@ -103,6 +103,8 @@ pub(super) struct ControlPlane {
     pub(super) client: Client,
     /// PEM of the CA of the kubelet API's clients.
     pub(super) ca: Vec<u8>,
+    /// Until when the certificate holds that this node shows, if it shows one.
+    pub(super) expires: Option<Timestamp>,
     /// For when it cannot be reached.
     pub(super) memory: Option<Memory>,
 }
@@ -122,6 +124,7 @@ pub(super) async fn run(
         let client = requests::counted(control.client, &registry);
         ControlPlane { client, ..control }
     });
+    let client_expires = control.as_ref().and_then(|control| control.expires);
     let facts = facts::read(&config.state_dir);
     let images = Images::open(config.state_dir.join("images")).context("open the image store")?;
     let (runtime, mut runtime_events) =
@@ -157,7 +160,7 @@ pub(super) async fn run(
         (Arc::new(EventLog), Arc::new(EventLog));
     let network = match &control {
         None => network::alone(&config).await.context("open the pod network")?,
-        Some(ControlPlane { client, ca, memory }) => {
+        Some(ControlPlane { client, ca, memory, expires: _ }) => {
             let source = Arc::new(ContainerLogs {
                 runtime: runtime.clone(),
                 client: client.clone(),
@@ -319,6 +322,9 @@ pub(super) async fn run(
                 cgroup_root: config.cgroup_root.clone(),
             },
             configz: configz(&config),
+            flags: config.said.clone(),
+            system_logs: config.kubelet.system_logs,
+            client_expires,
         };
         tasks.spawn(server.run(sources, stop.clone()));
     }
@@ -353,6 +359,7 @@ pub(super) async fn run(
         pod_events,
         events: Arc::clone(&events),
         clock,
+        metrics: evict::Metrics::new(&registry),
     };
     let desk = manager.desk();
     tasks.spawn(evictor.run());

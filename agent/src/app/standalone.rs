@@ -48,8 +48,12 @@ pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Resul
     let manager = client(&api, masters("system:kube-controller-manager"));
     let agent = client(&api, identity(&format!("system:node:{}", config.node_name), "system:nodes"));
     // It lives and dies with the node: nothing has to be remembered of it.
-    let control_plane =
-        node::ControlPlane { client: agent, ca: api.ca_pem().as_bytes().to_vec(), memory: None };
+    let control_plane = node::ControlPlane {
+        client: agent,
+        ca: api.ca_pem().as_bytes().to_vec(),
+        expires: None,
+        memory: None,
+    };
     // Drained in reverse order: the node first, so that its last statuses find an API server.
     let (serving, controlling) = (CancellationToken::new(), CancellationToken::new());
     let server = {

@@ -22,6 +22,7 @@ pub(super) fn event(event: &PodEvent, node_name: &str, at: Timestamp) -> Event {
         metadata: ObjectMeta {
             name: Some(format!("{name}.{nanos:x}")),
             namespace: pod.namespace.clone(),
+            annotations: (!event.annotations.is_empty()).then(|| event.annotations.clone()),
             ..ObjectMeta::default()
         },
         involved_object: ObjectReference {
@@ -76,10 +77,12 @@ mod tests {
             warning: true,
             reason: "BackOff",
             message: "ä".repeat(600),
+            annotations: [("starved_resource".to_owned(), "memory".to_owned())].into(),
         };
         let object = event(&said, "node-a", Timestamp::from_second(7).unwrap());
         assert_eq!(object.metadata.name.as_deref(), Some("p.1a13b8600"));
         assert_eq!(object.message.unwrap().len(), 1024);
+        assert_eq!(object.metadata.annotations.unwrap()["starved_resource"], "memory");
         assert_eq!(object.type_.as_deref(), Some("Warning"));
         assert_eq!(object.source.unwrap().component.as_deref(), Some("kubelet"));
     }

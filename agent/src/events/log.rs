@@ -11,7 +11,7 @@ use crate::{
 pub struct EventLog;
 
 impl EventSink for EventLog {
-    fn record(&self, PodEvent { pod, field_path, warning, reason, message }: PodEvent) {
+    fn record(&self, PodEvent { pod, field_path, warning, reason, message, annotations: _ }: PodEvent) {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let part = field_path.unwrap_or_default();

@@ -2,7 +2,7 @@
 //!
 //! Source of order and words: kubelet 1.34 (`pkg/kubelet/eviction/helpers.go`). Not for: whether one has to go.
 
-use std::{cmp::Reverse, fmt::Write as _};
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
 
 use orlop_model::quantities::Quantity;
 
@@ -56,8 +56,17 @@ pub(super) fn first(resource: Resource, pods: &[PodUse]) -> Option<&PodUse> {
     })
 }
 
-/// What the pod's status says.
-pub(super) fn message(reached: &Reached, pod: &PodUse) -> String {
+/// What users are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Notice {
+    /// In the pod's status and the event.
+    pub(super) message: String,
+    /// For programs that read the event.
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// Why this pod.
+pub(super) fn notice(reached: &Reached, pod: &PodUse) -> Notice {
     let resource = reached.measure.resource();
     let bytes = matches!(resource, Resource::Memory | Resource::EphemeralStorage);
     let amount = |units: u64| match bytes {
@@ -70,6 +79,7 @@ pub(super) fn message(reached: &Reached, pod: &PodUse) -> String {
         amount(reached.least),
         amount(reached.available)
     );
+    let (mut offending, mut usages) = (Vec::new(), Vec::new());
     for container in &pod.containers {
         let (usage, request) = match resource {
             Resource::Memory => (container.memory, container.memory_request),
@@ -85,9 +95,17 @@ pub(super) fn message(reached: &Reached, pod: &PodUse) -> String {
                 quantity(usage),
                 quantity(request)
             );
+            offending.push(container.name.as_str());
+            usages.push(quantity(usage));
         }
     }
-    text
+    let annotations = [
+        ("starved_resource", name.to_owned()),
+        ("offending_containers", offending.join(",")),
+        ("offending_containers_usage", usages.join(",")),
+    ];
+    let annotations = annotations.map(|(key, value)| (key.to_owned(), value)).into();
+    Notice { message: text, annotations }
 }
 
 /// `100Mi`.
@@ -154,7 +172,7 @@ mod tests {
         assert_eq!(first(Resource::Memory, &[]), None);
     }
 
-    fn said(measure: Measure) -> String {
+    fn said(measure: Measure) -> Notice {
         let container = |name: &str, usage, request| ContainerUse {
             name: name.to_owned(),
             memory: usage,
@@ -164,14 +182,25 @@ mod tests {
         };
         let containers = vec![container("c", 200 << 20, 0), container("d", 5, 5)];
         let reached = Reached { measure, least: 100 << 20, available: 60 << 20, hard: true };
-        message(&reached, &PodUse { containers, ..PodUse::default() })
+        notice(&reached, &PodUse { containers, ..PodUse::default() })
     }
 
     #[test]
     fn words() {
-        expect!["The node was low on resource: memory. Threshold quantity: 100Mi, available: 60Mi. Container c was using 200Mi, request is 0, has larger consumption of memory. "].assert_eq(&said(Measure::PodsMemory));
-        expect!["The node was low on resource: ephemeral-storage. Threshold quantity: 100Mi, available: 60Mi. Container c was using 200Mi, request is 0, has larger consumption of ephemeral-storage. "].assert_eq(&said(Measure::Node(Signal::NodefsAvailable)));
+        expect!["The node was low on resource: memory. Threshold quantity: 100Mi, available: 60Mi. Container c was using 200Mi, request is 0, has larger consumption of memory. "].assert_eq(&said(Measure::PodsMemory).message);
+        expect!["The node was low on resource: ephemeral-storage. Threshold quantity: 100Mi, available: 60Mi. Container c was using 200Mi, request is 0, has larger consumption of ephemeral-storage. "].assert_eq(&said(Measure::Node(Signal::NodefsAvailable)).message);
         expect!["The node was low on resource: pids. Threshold quantity: 104857600, available: 62914560. "]
-            .assert_eq(&said(Measure::Node(Signal::PidAvailable)));
+            .assert_eq(&said(Measure::Node(Signal::PidAvailable)).message);
+    }
+
+    #[test]
+    fn programs_are_told_who_took_how_much_of_what() {
+        let shown = |measure| format!("{:?}", said(measure).annotations);
+        expect![[r#"{"offending_containers": "c", "offending_containers_usage": "200Mi", "starved_resource": "memory"}"#]]
+            .assert_eq(&shown(Measure::PodsMemory));
+        expect![[
+            r#"{"offending_containers": "", "offending_containers_usage": "", "starved_resource": "pids"}"#
+        ]]
+        .assert_eq(&shown(Measure::Node(Signal::PidAvailable)));
     }
 }

@@ -61,6 +61,14 @@ impl Resource {
 }
 
 impl Measure {
+    /// Upstream's name of the signal.
+    pub(super) fn signal(self) -> &'static str {
+        match self {
+            Measure::PodsMemory => "allocatableMemory.available",
+            Measure::Node(signal) => signal.name(),
+        }
+    }
+
     /// What it measures.
     pub(super) fn resource(self) -> Resource {
         match self {

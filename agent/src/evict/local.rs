@@ -25,14 +25,15 @@ pub(super) fn is_limited(spec: &PodSpec) -> bool {
         || containers(spec).any(|(_, limit)| limit > 0)
 }
 
-/// Why the pod has to go.
-pub(super) fn exceeded(spec: &PodSpec, usage: &DiskUse) -> Option<String> {
+/// Why the pod has to go: upstream's name of the limit, and what users are told.
+pub(super) fn exceeded(spec: &PodSpec, usage: &DiskUse) -> Option<(&'static str, String)> {
     let of = |list: &[(String, u64)], name: &str| list.iter().find(|(n, _)| n == name).map_or(0, |(_, u)| *u);
     for volume in spec.volumes.iter().flatten() {
         let Some((limit, shown)) = size_limit(volume) else { continue };
         if of(&usage.volumes, &volume.name) > limit {
             let name = &volume.name;
-            return Some(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{shown}\". "));
+            let text = format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{shown}\". ");
+            return Some(("emptydirfs.limit", text));
         }
     }
     let pod_limit: u64 = containers(spec).map(|(_, limit)| limit).sum();
@@ -45,13 +46,14 @@ pub(super) fn exceeded(spec: &PodSpec, usage: &DiskUse) -> Option<String> {
     let total: u64 = usage.containers.iter().chain(on_disk).map(|(_, usage)| *usage).sum();
     if pod_limit > 0 && total > pod_limit {
         let limit = quantity(pod_limit);
-        return Some(format!(
-            "Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "
-        ));
+        let text =
+            format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ");
+        return Some(("ephemeralpodfs.limit", text));
     }
     let over = containers(spec).find(|(name, limit)| *limit > 0 && of(&usage.containers, name) > *limit)?;
     let (name, limit) = (over.0, quantity(over.1));
-    Some(format!("Container {name} exceeded its local ephemeral storage limit \"{limit}\". "))
+    let text = format!("Container {name} exceeded its local ephemeral storage limit \"{limit}\". ");
+    Some(("ephemeralcontainerfs.limit", text))
 }
 
 /// Regular containers and sidecars with their limits.
@@ -89,7 +91,9 @@ mod tests {
         };
         let (containers, volumes) = usage.split_once('/').unwrap();
         let usage = DiskUse { containers: list(containers), volumes: list(volumes) };
-        expected.assert_eq(&exceeded(&spec, &usage).unwrap_or_default());
+        expected.assert_eq(
+            &exceeded(&spec, &usage).map(|(limit, text)| format!("{limit}: {text}")).unwrap_or_default(),
+        );
     }
 
     #[test]
@@ -103,18 +107,22 @@ mod tests {
         check(
             POD,
             "a=1 b=1 / v=1025",
-            expect![[r#"Usage of EmptyDir volume "v" exceeds the limit "1Gi". "#]],
+            expect![[r#"emptydirfs.limit: Usage of EmptyDir volume "v" exceeds the limit "1Gi". "#]],
         );
         check(
             POD,
             "a=1025 b=1 / v=1",
-            expect![[r#"Container a exceeded its local ephemeral storage limit "1Gi". "#]],
+            expect![[
+                r#"ephemeralcontainerfs.limit: Container a exceeded its local ephemeral storage limit "1Gi". "#
+            ]],
         );
         check(POD, "a=1024 b=1024 / v=1024", expect![""]);
         check(
             POD,
             "a=1024 b=1025 / v=1024",
-            expect!["Pod ephemeral local storage usage exceeds the total limit of containers 3Gi. "],
+            expect![
+                "ephemeralpodfs.limit: Pod ephemeral local storage usage exceeds the total limit of containers 3Gi. "
+            ],
         );
     }
 

@@ -14,6 +14,7 @@ mod choose;
 mod judge;
 mod local;
 mod measure;
+mod metrics;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,8 +24,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+pub use self::metrics::Metrics;
 use self::{
-    choose::PodUse,
+    choose::{Notice, PodUse},
     judge::{History, Reached, Resource, Verdict, judge},
     measure::Places,
 };
@@ -76,6 +78,8 @@ pub struct Evictor {
     pub events: Arc<dyn NodeEvents>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Evictor {
@@ -87,7 +91,7 @@ impl Evictor {
         let mut told = BTreeSet::new();
         loop {
             sleep(if ending.is_some() { SOON } else { PERIOD }).await;
-            let measured = places.clone();
+            let (measured, seen) = (places.clone(), Instant::now());
             let Ok(measures) = tokio::task::spawn_blocking(move || measure::node(&measured)).await else {
                 continue;
             };
@@ -116,7 +120,7 @@ impl Evictor {
             if disk && self.images_helped(&places, &reached).await {
                 continue;
             }
-            ending = self.evict(&reached, &pods, disk).await;
+            ending = self.evict(&reached, &pods, disk, seen).await;
         }
     }
 
@@ -144,8 +148,9 @@ impl Evictor {
         let limited = pods.iter().filter(|pod| self.local_storage && local::is_limited(pod.spec()));
         for pod in limited.filter(|pod| !pod.deleting()) {
             let usage = measure::disk_use(&self.runtime, &self.settings, pod).await;
-            if let Some(message) = local::exceeded(pod.spec(), &usage) {
-                self.end(pod, message, Some(Duration::ZERO)).await;
+            if let Some((limit, message)) = local::exceeded(pod.spec(), &usage) {
+                let notice = Notice { message, ..Notice::default() };
+                self.end(pod, limit, notice, Some(Duration::ZERO)).await;
                 return Some(pod.uid().to_owned());
             }
         }
@@ -160,7 +165,14 @@ impl Evictor {
         measured.get(&reached.measure).is_some_and(|now| now.available >= reached.least)
     }
 
-    async fn evict(&self, reached: &Reached, pods: &[Desired], disk: bool) -> Option<(String, Instant)> {
+    /// `seen` is when it was measured.
+    async fn evict(
+        &self,
+        reached: &Reached,
+        pods: &[Desired],
+        disk: bool,
+        seen: Instant,
+    ) -> Option<(String, Instant)> {
         let candidates = pods.iter().filter(|pod| !is_critical(pod) && !pod.deleting());
         let mut uses: Vec<PodUse> = Vec::new();
         for pod in candidates {
@@ -170,11 +182,15 @@ impl Evictor {
         let pod = pods.iter().find(|pod| pod.uid() == chosen.uid)?;
         let most = Duration::from_secs(self.eviction.max_pod_grace_seconds.try_into().unwrap_or(0));
         let grace = if reached.hard { Duration::ZERO } else { most };
-        self.end(pod, choose::message(reached, chosen), Some(grace)).await;
+        let signal = reached.measure.signal();
+        self.metrics.stats_age.with_label_values(&[signal]).observe(seen.elapsed().as_secs_f64());
+        self.end(pod, signal, choose::notice(reached, chosen), Some(grace)).await;
         Some((chosen.uid.clone(), Instant::now() + pod.grace().min(grace) + PATIENCE))
     }
 
-    async fn end(&self, pod: &Desired, message: String, grace: Option<Duration>) {
+    async fn end(&self, pod: &Desired, signal: &str, notice: Notice, grace: Option<Duration>) {
+        let Notice { message, annotations } = notice;
+        self.metrics.evictions.with_label_values(&[signal]).inc();
         tracing::warn!(uid = pod.uid(), message, "evict a pod");
         let event = PodEvent {
             pod: Arc::clone(&pod.pod),
@@ -182,6 +198,7 @@ impl Evictor {
             warning: true,
             reason: EVICTED,
             message: message.clone(),
+            annotations,
         };
         self.pod_events.record(event);
         let ending = Ending { reason: EVICTED, message, grace };

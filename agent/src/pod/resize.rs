@@ -6,7 +6,13 @@
 //! ```
 //! Not for: taking the steps (`worker::resize`).
 
-use k8s_openapi::api::core::v1::Container;
+use std::cmp::Ordering;
+
+use k8s_openapi::{
+    api::core::v1::{Container, PodSpec},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use orlop_model::quantities::Quantity as Amount;
 
 use super::{
     admission,
@@ -22,21 +28,25 @@ use super::{
 pub struct Pending {
     /// `Deferred` or `Infeasible`.
     pub reason: &'static str,
+    /// Why never, in metrics' words; empty for what may come true.
+    pub detail: &'static str,
     /// Text for users.
     pub message: String,
 }
 
 /// Decides; `others` are the pods of this node, with what they were granted.
 pub fn judge(settings: &Settings, wanted: &Desired, others: &[Desired]) -> Result<(), Pending> {
-    let infeasible = |message: String| Err(Pending { reason: "Infeasible", message });
+    let infeasible = |detail, message: String| Err(Pending { reason: "Infeasible", detail, message });
     if wanted.is_static() {
-        return infeasible("In-place resize of static-pods is not supported".into());
+        return infeasible("static_pod", "In-place resize of static-pods is not supported".into());
     }
     if of_pod_level(wanted.spec()).is_some() {
-        return infeasible("In-place resize of pods with pod-level resources is not supported".into());
+        let text = "In-place resize of pods with pod-level resources is not supported";
+        return infeasible("pod_level_resources", text.into());
     }
     if settings.policy.static_cpus && qos(wanted.spec()) == Qos::Guaranteed {
         return infeasible(
+            "guaranteed_pod_cpu_manager_static_policy",
             "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy".into(),
         );
     }
@@ -45,10 +55,44 @@ pub fn judge(settings: &Settings, wanted: &Desired, others: &[Desired]) -> Resul
     let too_much = [("memory", memory, room.memory), ("cpu", cpu, room.cpu_milli)];
     if let Some((name, asked, there)) = too_much.into_iter().find(|(_, asked, there)| asked > there) {
         let text = format!("Node didn't have enough capacity: {name}, requested: {asked}, capacity: {there}");
-        return infeasible(text);
+        return infeasible("insufficient_node_allocatable", text);
     }
-    admission::room(settings, wanted, others)
-        .map_err(|refused| Pending { reason: "Deferred", message: refused.text })
+    admission::room(settings, wanted, others).map_err(|refused| Pending {
+        reason: "Deferred",
+        detail: "",
+        message: refused.text,
+    })
+}
+
+/// What somebody asks for that was asked for otherwise before: resource, `requests` or `limits`, and what becomes of it.
+pub fn asked(before: &PodSpec, after: &PodSpec) -> Vec<[&'static str; 3]> {
+    let mut asked = Vec::new();
+    for container in containers(after) {
+        let Some(old) = containers(before).find(|old| old.name == container.name) else { continue };
+        let (old, new) = (Granted::of(old), Granted::of(container));
+        for resource in old.changed(&new) {
+            let amounts = old.amounts(resource).into_iter().zip(new.amounts(resource));
+            for (requirement, (old, new)) in ["requests", "limits"].into_iter().zip(amounts) {
+                let read = |amount: Option<&Quantity>| amount.and_then(|q| Amount::parse(&q.0).ok());
+                let operation = match (read(old), read(new)) {
+                    (None, None) => continue,
+                    (None, Some(_)) => "add",
+                    (Some(_), None) => "remove",
+                    (Some(old), Some(new)) => match new.cmp(&old) {
+                        Ordering::Equal => continue,
+                        Ordering::Greater => "increase",
+                        Ordering::Less => "decrease",
+                    },
+                };
+                asked.push([resource, requirement, operation]);
+            }
+        }
+    }
+    asked
+}
+
+fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.containers.iter().chain(spec.init_containers.iter().flatten())
 }
 
 /// Which of several that wait is judged first: upstream's order of priority and class.
@@ -204,6 +248,21 @@ mod tests {
             "{requests: {cpu: 2001m, memory: 5Gi}}",
             "{}",
             "Infeasible: Node didn't have enough capacity: memory, requested: 5368709120, capacity: 4294967296",
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_anew_has_a_word() {
+        let check = |before: &str, after: &str, expected: &str| {
+            let asked = asked(pod(before).spec(), pod(after).spec());
+            let shown: Vec<_> = asked.iter().map(|words| words.join(" ")).collect();
+            assert_eq!(shown.join(", "), expected, "{before} {after}");
+        };
+        check("{requests: {cpu: 1}}", "{requests: {cpu: 1000m}}", "");
+        check(
+            "{requests: {cpu: 100m, memory: 64Mi}, limits: {memory: 128Mi}}",
+            "{requests: {cpu: 200m}, limits: {memory: 64Mi, cpu: 1}}",
+            "cpu requests increase, cpu limits add, memory requests remove, memory limits decrease",
         );
     }
 

@@ -2,10 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use jiff::Timestamp;
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 
-use super::access::Identity;
+use super::{access::Identity, expiry};
+
+/// What serves, and until when its certificate holds.
+pub(super) type Tls = (ServerConfig, Option<Timestamp>);
 
 /// TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -25,14 +29,14 @@ pub enum TlsError {
 }
 
 /// A self-signed serving certificate (the kubelet's default too) and verification of clients against `client_ca`.
-pub(super) fn server_config(node: &str, address: IpAddr, client_ca: &[u8]) -> Result<ServerConfig, TlsError> {
+pub(super) fn server_config(node: &str, address: IpAddr, client_ca: &[u8]) -> Result<Tls, TlsError> {
     let own = rcgen::generate_simple_self_signed([node.to_owned(), address.to_string()])?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
     with(vec![own.cert.der().clone()], key, client_ca)
 }
 
 /// With a certificate and a key that were given, PEM.
-pub(super) fn given(certificate: &[u8], key: &[u8], client_ca: &[u8]) -> Result<ServerConfig, TlsError> {
+pub(super) fn given(certificate: &[u8], key: &[u8], client_ca: &[u8]) -> Result<Tls, TlsError> {
     let wrong = |error: rustls_pki_types::pem::Error| TlsError::Given(error.to_string());
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
     let key = PrivateKeyDer::from_pem_slice(key).map_err(wrong)?;
@@ -43,7 +47,8 @@ fn with(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     client_ca: &[u8],
-) -> Result<ServerConfig, TlsError> {
+) -> Result<Tls, TlsError> {
+    let expires = chain.first().and_then(expiry::of);
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(client_ca) {
         let certificate = certificate.map_err(|error| TlsError::ClientCa(error.to_string()))?;
@@ -56,7 +61,7 @@ fn with(
     let config = ServerConfig::builder().with_client_cert_verifier(verifier);
     let mut config = config.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok((config, expires))
 }
 
 /// The identity in a client's certificate: CN is the user, O are the groups.

@@ -14,7 +14,9 @@ use orlop_runtime::{Container, ContainerState, Depth, Sandbox, Usage as Tree, im
 use serde_json::Value;
 
 use super::{
-    Parts, cadvisor, node_metrics, resource_metrics,
+    Parts, cadvisor,
+    expiry::seconds_left,
+    node_metrics, resource_metrics,
     summary::{Disk, Node, Pod, Volume, summary},
     volumes::{Found, claim, has_claims, volumes},
 };
@@ -223,6 +225,7 @@ impl Parts {
             claims: &claims,
             own,
             files: usage::own_files(),
+            certificates: self.expires.map(|end| seconds_left(end, Timestamp::now())),
         };
         node_metrics::text(&seen)
     }

@@ -5,22 +5,59 @@ use std::convert::Infallible;
 use http::{Method, Request, Response, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use prometheus::{IntCounterVec, IntGaugeVec, Registry, core::Collector};
 use tokio::net::TcpListener;
 
 use super::{Body, text};
-use crate::worker::Desk;
+use crate::{
+    metrics::{counters, gauges, register},
+    worker::Desk,
+};
 
 /// All checks, in the order in which they are told.
 const CHECKS: [&str; 3] = ["ping", "log", "syncloop"];
 
-/// The answer to one check, or to all. `ping` and `log` say that there is an answer.
-pub(super) async fn answer(desk: &Desk, check: &str, verbose: bool) -> Response<Body> {
-    let lives = match check {
-        "" | "syncloop" => desk.pods().await.is_some(),
-        _ => true,
-    };
-    let (status, words) = words(check, lives, verbose);
-    text(status, &words)
+/// The checks, and what came of them.
+#[derive(Clone)]
+pub(super) struct Checks {
+    desk: Desk,
+    /// For `/metrics/slis`, whoever asked.
+    pub(super) results: Registry,
+    last: IntGaugeVec,
+    all: IntCounterVec,
+}
+
+impl Checks {
+    pub(super) fn new(desk: Desk) -> Checks {
+        let last = gauges(
+            "kubernetes_healthcheck",
+            "Whether a check of this component's health passed when it was made last",
+            &["name", "type"],
+        );
+        let all = counters(
+            "kubernetes_healthchecks_total",
+            "Checks of this component's health by what came of them",
+            &["name", "status", "type"],
+        );
+        let results = Registry::new();
+        let both: [Box<dyn Collector>; 2] = [Box::new(last.clone()), Box::new(all.clone())];
+        register(&results, both);
+        Checks { desk, results, last, all }
+    }
+
+    /// The answer to one check, or to all. `ping` and `log` say that there is an answer.
+    pub(super) async fn answer(&self, check: &str, verbose: bool) -> Response<Body> {
+        let mut lives = true;
+        for name in CHECKS.into_iter().filter(|name| check.is_empty() || *name == check) {
+            let passed = name != "syncloop" || self.desk.pods().await.is_some();
+            let status = if passed { "success" } else { "error" };
+            self.last.with_label_values(&[name, "healthz"]).set(i64::from(passed));
+            self.all.with_label_values(&[name, status, "healthz"]).inc();
+            lives &= passed;
+        }
+        let (status, words) = words(check, lives, verbose);
+        text(status, &words)
+    }
 }
 
 /// Whether a query asks for every check by name, whatever the value.
@@ -48,18 +85,18 @@ fn words(check: &str, lives: bool, verbose: bool) -> (StatusCode, String) {
 }
 
 /// Serves `/healthz` alone, to whoever can connect, for ever.
-pub(super) async fn serve(listener: TcpListener, desk: Desk) {
+pub(super) async fn serve(listener: TcpListener, checks: Checks) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of file descriptors, most likely: let some close.
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
-        let desk = desk.clone();
+        let checks = checks.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let desk = desk.clone();
-                async move { Ok::<_, Infallible>(plain(&desk, &request).await) }
+                let checks = checks.clone();
+                async move { Ok::<_, Infallible>(plain(&checks, &request).await) }
             });
             let builder = hyper::server::conn::http1::Builder::new();
             if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
@@ -69,7 +106,7 @@ pub(super) async fn serve(listener: TcpListener, desk: Desk) {
     }
 }
 
-async fn plain(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
+async fn plain(checks: &Checks, request: &Request<Incoming>) -> Response<Body> {
     let verbose = verbose(request.uri().query().unwrap_or_default());
     let check = match request.uri().path() {
         "/healthz" => "",
@@ -79,7 +116,7 @@ async fn plain(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         _ => return text(StatusCode::NOT_FOUND, "404 page not found"),
     };
     match *request.method() {
-        Method::GET => answer(desk, check, verbose).await,
+        Method::GET => checks.answer(check, verbose).await,
         _ => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
     }
 }

@@ -160,7 +160,7 @@ fn parse(query: &str, now: Timestamp) -> Result<Wanted, String> {
 }
 
 /// `%41` and nothing else: `+` is a plus in the values used here (time zone offsets).
-fn percent_decode(text: &str) -> String {
+pub(super) fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

@@ -14,9 +14,11 @@ mod access;
 mod auth;
 mod cadvisor;
 mod configz;
+pub mod expiry;
 mod gather;
 mod health;
 mod logs;
+mod node_logs;
 mod node_metrics;
 mod parts;
 mod pods;
@@ -27,14 +29,19 @@ mod summary;
 mod targets;
 mod text;
 mod volumes;
+mod zpages;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION},
+};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +54,8 @@ pub use logs::{LogFile, LogSource, Logs};
 use parts::Parts;
 pub use parts::Sources;
 use route::Route;
+
+use crate::node::report::KUBELET_VERSION;
 
 /// The server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +82,8 @@ pub struct Server {
     listener: TcpListener,
     health: Option<TcpListener>,
     tls: TlsAcceptor,
+    /// Until when its certificate holds.
+    expires: Option<Timestamp>,
 }
 
 impl Server {
@@ -86,7 +97,7 @@ impl Server {
         node: &str,
         client_ca: &[u8],
     ) -> Result<Self, ServerError> {
-        let tls = auth::server_config(node, address.ip(), client_ca)?;
+        let (tls, expires) = auth::server_config(node, address.ip(), client_ca)?;
         let bind = async |address: SocketAddr| {
             TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
         };
@@ -94,7 +105,7 @@ impl Server {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        Ok(Self { listener: bind(address).await?, health, tls: TlsAcceptor::from(Arc::new(tls)) })
+        Ok(Self { listener: bind(address).await?, health, tls: TlsAcceptor::from(Arc::new(tls)), expires })
     }
 
     /// The same with a certificate (and what leads to its authority) and key of the operator's, PEM.
@@ -107,15 +118,16 @@ impl Server {
         key: &[u8],
         client_ca: &[u8],
     ) -> Result<Self, ServerError> {
-        let tls = auth::given(certificate, key, client_ca)?;
-        Ok(Self { tls: TlsAcceptor::from(Arc::new(tls)), ..self })
+        let (tls, expires) = auth::given(certificate, key, client_ca)?;
+        Ok(Self { tls: TlsAcceptor::from(Arc::new(tls)), expires, ..self })
     }
 
     /// Serves until told to stop.
     pub async fn run(self, sources: Sources, stop: CancellationToken) {
-        let Self { listener, health, tls } = self;
-        let checks = health.map(|listener| tokio::spawn(health::serve(listener, sources.desk.clone())));
-        serve(listener, tls, Arc::new(Parts::new(sources)), stop).await;
+        let Self { listener, health, tls, expires } = self;
+        let parts = Parts::new(sources, expires);
+        let checks = health.map(|listener| tokio::spawn(health::serve(listener, parts.checks.clone())));
+        serve(listener, tls, Arc::new(parts), stop).await;
         if let Some(checks) = checks {
             checks.abort();
         }
@@ -170,6 +182,8 @@ async fn answer(identity: Option<&Identity>, parts: &Parts, request: Request<Inc
     };
     let Some(identity) = identity else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
     let uri = request.uri().clone();
+    let accept = request.headers().get(ACCEPT).map(|value| value.to_str().unwrap_or_default());
+    let plain = zpages::acceptable(accept);
     let path = parts_of(uri.path());
     let route = Route::of(&path);
     let judged = route::judged(route, request.method());
@@ -186,7 +200,7 @@ async fn answer(identity: Option<&Identity>, parts: &Parts, request: Request<Inc
     match route {
         Route::Stream(wanted) => targets::answer(&parts.runtime, request, wanted).await,
         Route::Logs([namespace, pod, container]) => parts.logs.answer(namespace, pod, container, query).await,
-        Route::Health(check) => health::answer(&parts.desk, check, health::verbose(query)).await,
+        Route::Health(check) => parts.checks.answer(check, health::verbose(query)).await,
         Route::Pods => match parts.desk.pods().await {
             Some(known) => {
                 let here: Vec<_> = known.into_iter().filter(|one| !one.gone).map(|one| one.pod).collect();
@@ -203,7 +217,21 @@ async fn answer(identity: Option<&Identity>, parts: &Parts, request: Request<Inc
         Route::Cadvisor => metrics(parts.cadvisor().await),
         Route::Resource => metrics(parts.resource_metrics().await),
         Route::Probes => metrics(crate::metrics::text(&parts.probes)),
+        Route::Slis => metrics(crate::metrics::text(&parts.checks.results)),
         Route::Configz => json(parts.configz.clone()),
+        Route::Flagz | Route::Statusz if !plain => {
+            text(StatusCode::NOT_ACCEPTABLE, "only text/plain is acceptable")
+        }
+        Route::Flagz => text(StatusCode::OK, zpages::flagz(&parts.flags).trim_end_matches('\n')),
+        Route::Statusz => {
+            let now = Timestamp::now();
+            let page = zpages::statusz(parts.started, now, KUBELET_VERSION);
+            text(StatusCode::OK, page.trim_end_matches('\n'))
+        }
+        Route::NodeLogs if !parts.system_logs => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.")
+        }
+        Route::NodeLogs => node_logs::answer(node_logs::DIRECTORY, uri.path()).await,
         Route::Checkpoint => text(StatusCode::NOT_FOUND, "this node cannot checkpoint containers"),
         Route::Unknown => text(StatusCode::NOT_FOUND, "404 page not found"),
     }

@@ -25,6 +25,8 @@ pub(super) struct Seen<'a> {
     pub(super) own: Option<(Process, u64)>,
     /// Open files of it, and how many there may be.
     pub(super) files: (u64, Option<u64>),
+    /// Seconds until the certificates end, the client's and the server's.
+    pub(super) certificates: [f64; 2],
 }
 
 pub(super) fn text(seen: &Seen<'_>) -> String {
@@ -33,6 +35,7 @@ pub(super) fn text(seen: &Seen<'_>) -> String {
     page.sample("kubelet_node_name", [("node", seen.node)], Value::Count(1), None);
     if let Some(known) = seen.known {
         pods(&mut page, known);
+        resizes(&mut page, known);
     }
     let runs = |pod: &&Sandbox| pod.shim_alive;
     page.family("kubelet_running_pods", "Number of pods that have a running pod sandbox", "gauge");
@@ -62,6 +65,11 @@ pub(super) fn text(seen: &Seen<'_>) -> String {
             ("container", container),
         ];
         page.sample(name, labels, Value::Count(used.bytes), None);
+    }
+    for (whose, seconds) in ["client", "server"].into_iter().zip(seen.certificates) {
+        let name = format!("kubelet_certificate_manager_{whose}_ttl_seconds");
+        page.family(&name, "Seconds until a certificate ends; endless where there is none", "gauge");
+        page.number(&name, seconds);
     }
     claims(&mut page, seen.claims);
     process(&mut page, seen);
@@ -118,6 +126,22 @@ fn claims(page: &mut Page, claims: &BTreeMap<(String, String), Disk>) {
             page.sample(&name, labels, Value::Count(value(disk)), None);
         }
     }
+}
+
+fn resizes(page: &mut Page, known: &[Known]) {
+    let active = || known.iter().filter(|one| !one.ended);
+    page.family("kubelet_pod_pending_resizes", "Number of resizes that wait, or can never be", "gauge");
+    for (label, reason) in [("deferred", "Deferred"), ("infeasible", "Infeasible")] {
+        let waits = |one: &&Known| one.desired.pending.as_ref().is_some_and(|why| why.reason == reason);
+        let number = active().filter(waits).count();
+        page.sample("kubelet_pod_pending_resizes", [("reason", label)], count(number), None);
+    }
+    page.family("kubelet_pod_in_progress_resizes", "Number of resizes that are being carried out", "gauge");
+    let under_way = |one: &&Known| {
+        let conditions = one.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|condition| condition.type_ == "PodResizeInProgress")
+    };
+    page.sample("kubelet_pod_in_progress_resizes", [], count(active().filter(under_way).count()), None);
 }
 
 fn config_of(known: &Known) -> &'static str {
@@ -215,6 +239,7 @@ mod tests {
             claims: &claims,
             own: None,
             files: (7, None),
+            certificates: [f64::INFINITY, -1.5],
         };
         let text = text(&seen);
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
@@ -230,6 +255,8 @@ mod tests {
             kubelet_working_pods{config="desired",lifecycle="terminated",static=""} 1
             kubelet_working_pods{config="orphan",lifecycle="terminating",static=""} 1
             kubelet_working_pods{config="desired",lifecycle="sync",static="true"} 1
+            kubelet_certificate_manager_client_ttl_seconds +Inf
+            kubelet_certificate_manager_server_ttl_seconds -1.5
             kubelet_volume_stats_available_bytes{namespace="ns",persistentvolumeclaim="data"} 60
             kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="data"} 100
             kubelet_volume_stats_inodes{namespace="ns",persistentvolumeclaim="data"} 10

@@ -1,9 +1,10 @@
 //! What the kubelet API is made of, and how often and how long it is asked. Not for: the answers.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use orlop_runtime::{Runtime, image::Images};
 use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry, core::Collector};
 use tokio::time::Instant;
@@ -11,7 +12,9 @@ use tokio::time::Instant;
 use super::{
     Body, Logs, Places, Reviews,
     access::{Access, Identity},
-    answer, cadvisor, parts_of,
+    answer, cadvisor,
+    health::Checks,
+    parts_of,
     route::Route,
 };
 use crate::{
@@ -47,6 +50,12 @@ pub struct Sources {
     pub places: Places,
     /// The answer of `/configz`.
     pub configz: serde_json::Value,
+    /// That of `/flagz`.
+    pub flags: BTreeMap<String, String>,
+    /// Whether the machine's log directory is served.
+    pub system_logs: bool,
+    /// Until when the certificate holds that the API server knows this node by, if there is one.
+    pub client_expires: Option<Timestamp>,
 }
 
 /// The same, with what it keeps itself.
@@ -63,13 +72,19 @@ pub(super) struct Parts {
     pub(super) names: cadvisor::Names,
     pub(super) places: Places,
     pub(super) configz: String,
+    pub(super) flags: BTreeMap<String, String>,
+    pub(super) system_logs: bool,
+    /// Until when the certificates hold, the client's and the server's.
+    pub(super) expires: [Option<Timestamp>; 2],
+    pub(super) checks: Checks,
+    pub(super) started: Timestamp,
     requests: IntCounterVec,
     inflight: IntGaugeVec,
     durations: HistogramVec,
 }
 
 impl Parts {
-    pub(super) fn new(sources: Sources) -> Parts {
+    pub(super) fn new(sources: Sources, server_expires: Option<Timestamp>) -> Parts {
         let Sources {
             logs,
             runtime,
@@ -83,6 +98,9 @@ impl Parts {
             facts,
             places,
             configz,
+            flags,
+            system_logs,
+            client_expires,
         } = sources;
         let labels = &["long_running", "method", "path", "server_type"];
         let requests =
@@ -105,6 +123,7 @@ impl Parts {
             cpus: facts.cpus,
         };
         let (access, configz) = (Access::new(reviews), configz.to_string());
+        let checks = Checks::new(desk.clone());
         Parts {
             access,
             logs,
@@ -118,6 +137,11 @@ impl Parts {
             names,
             places,
             configz,
+            flags,
+            system_logs,
+            expires: [client_expires, server_expires],
+            checks,
+            started: Timestamp::now(),
             requests,
             inflight,
             durations,

@@ -56,6 +56,12 @@ impl Page {
         self.0.push('\n');
     }
 
+    /// A sample without labels that may be anything.
+    pub(super) fn number(&mut self, name: &str, value: f64) {
+        let shown = if value == f64::INFINITY { "+Inf".to_owned() } else { value.to_string() };
+        self.0.push_str(&format!("{name} {shown}\n"));
+    }
+
     /// All that was written.
     pub(super) fn finish(self) -> String {
         self.0

@@ -222,7 +222,7 @@ impl Manager {
                     Some(change) => {
                         self.change(change).await;
                         self.admit_waiting();
-                        self.settle();
+                        self.settle("pod_updated");
                         self.tell_needed();
                     }
                     None => return,
@@ -232,13 +232,13 @@ impl Manager {
                 Some(ended) = self.tasks.join_next_with_id() => {
                     self.ended(ended).await;
                     self.admit_waiting();
-                    self.settle();
+                    self.settle("pods_removed");
                     self.tell_needed();
                 }
                 Some(answer) = self.answers.join_next() => {
                     if let Ok((uid, seen, admitted)) = answer {
                         self.answered(&uid, seen, admitted);
-                        self.settle();
+                        self.settle("pods_added");
                     }
                     self.tell_needed();
                 }
@@ -310,6 +310,9 @@ impl Manager {
             let news = handle.wanted.metadata.resource_version != pod.metadata.resource_version
                 || pod.metadata.resource_version.is_none();
             if news {
+                for words in asked(&handle.wanted, &pod) {
+                    self.shared.metrics.resizes_asked.with_label_values(&words).inc();
+                }
                 handle.wanted = pod;
                 handle.asks = handle.granted.differs(&handle.wanted);
                 // What asks for other resources is judged first (`settle`), unless it goes.
@@ -407,14 +410,16 @@ impl Manager {
             return BTreeSet::new();
         }
         let others = self.others();
-        match admission::admit(&self.shared.settings, &self.state, &desired, &others) {
-            Err(refused) if refused.is_for_room() => {}
+        let short = match admission::admit(&self.shared.settings, &self.state, &desired, &others) {
+            Err(refused) if refused.is_for_room() => refused.reason,
             _ => return BTreeSet::new(),
-        }
+        };
+        let short = short.trim_start_matches("OutOf");
         let victims = preempt::victims(&self.shared.settings, &desired, &others);
         for victim in &victims {
             let message = "Preempted in order to admit critical pod".to_owned();
             self.shared.tell(victim, true, "Preempting", message.clone());
+            self.shared.metrics.preemptions.with_label_values(&[short]).inc();
             let ending = Ending { reason: "Preempting", message, grace: None };
             self.send(victim.uid(), Event::End(Box::new(ending)).into());
         }
@@ -458,12 +463,15 @@ impl Manager {
 
     /// Judges what asks for other resources than it was granted, those with the best right first. What has to wait is
     /// judged again at every news, and when another one gave something back: there may be more room.
-    fn settle(&mut self) {
-        while self.judge_all() {}
+    /// `trigger` is the news, as upstream's metrics call it.
+    fn settle(&mut self, mut trigger: &'static str) {
+        while self.judge_all(trigger) {
+            trigger = "pod_resized";
+        }
     }
 
     /// True if something was granted: that may be less than before.
-    fn judge_all(&mut self) -> bool {
+    fn judge_all(&mut self, trigger: &str) -> bool {
         let asks = |handle: &Handle| handle.asks && handle.wanted.metadata.deletion_timestamp.is_none();
         let asking = self.workers.iter().filter(|(_, handle)| asks(handle));
         let rank = |handle: &Handle| resize::rank(&Desired::new(Arc::clone(&handle.wanted)));
@@ -477,9 +485,20 @@ impl Manager {
             let wanted = Desired::new(Arc::clone(&handle.wanted));
             let verdict = resize::judge(&self.shared.settings, &wanted, &others);
             // What has to wait says so in a condition; upstream has no event for it before 1.35.
-            if verdict.is_ok() {
-                (handle.granted, handle.asks) = (Allocation::of(wanted.spec()), false);
-                granted = true;
+            let before = handle.desired.borrow().pending.clone();
+            let metrics = &self.shared.metrics;
+            match &verdict {
+                Ok(()) => {
+                    (handle.granted, handle.asks) = (Allocation::of(wanted.spec()), false);
+                    granted = true;
+                    if before.is_some_and(|before| before.reason == "Deferred") {
+                        metrics.resizes_granted_late.with_label_values(&[trigger]).inc();
+                    }
+                }
+                Err(pending) if !pending.detail.is_empty() && before.as_ref() != Some(pending) => {
+                    metrics.resizes_infeasible.with_label_values(&[pending.detail]).inc();
+                }
+                Err(_) => {}
             }
             handle.send(verdict.err());
         }
@@ -631,6 +650,12 @@ async fn remove_leftover(shared: Shared, pod: PodRef) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(60));
     }
+}
+
+/// What a changed pod asks for otherwise.
+fn asked(before: &Pod, after: &Pod) -> Vec<[&'static str; 3]> {
+    let both = before.spec.as_ref().zip(after.spec.as_ref());
+    both.map(|(before, after)| resize::asked(before, after)).unwrap_or_default()
 }
 
 fn uid(pod: &Arc<Pod>) -> Option<&str> {

@@ -13,6 +13,10 @@ const START_BUCKETS: [f64; 25] = [
     480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
 ];
 
+/// For resizes, in milliseconds: here they take less than ten.
+const RESIZE_BUCKETS: [f64; 12] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0, 10_240.0, 40_960.0];
+
 /// Counters of all workers together. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -28,6 +32,11 @@ pub(crate) struct Metrics {
     pub(crate) pod_start: Histogram,
     pub(crate) pod_start_sli: Histogram,
     pub(crate) pod_start_total: Histogram,
+    pub(crate) preemptions: IntCounterVec,
+    pub(crate) resizes_asked: IntCounterVec,
+    pub(crate) resizes_infeasible: IntCounterVec,
+    pub(crate) resizes_granted_late: IntCounterVec,
+    pub(crate) resize_duration: HistogramVec,
     pub(crate) probes: IntCounterVec,
     pub(crate) probe_duration: HistogramVec,
 }
@@ -88,6 +97,32 @@ impl Metrics {
                 "kubelet_pod_start_total_duration_seconds",
                 "Time from the creation of a pod until its start was told, with pulls of images, in seconds",
             ),
+            preemptions: counters(
+                "kubelet_preemptions",
+                "Cumulative number of pods that made room for critical ones, by the resource that was short",
+                &["preemption_signal"],
+            ),
+            resizes_asked: counters(
+                "kubelet_container_requested_resizes_total",
+                "Cumulative number of changes of resources that were asked for, of each container and resource",
+                &["resource", "requirement", "operation"],
+            ),
+            resizes_infeasible: counters(
+                "kubelet_pod_infeasible_resizes_total",
+                "Cumulative number of resizes that this node can never do",
+                &["reason_detail"],
+            ),
+            resizes_granted_late: counters(
+                "kubelet_pod_deferred_accepted_resizes_total",
+                "Cumulative number of resizes that were granted after they had to wait, by what made room",
+                &["retry_trigger"],
+            ),
+            resize_duration: histograms(
+                "kubelet_pod_resize_duration_milliseconds",
+                "Time from the beginning of a resize until it is in the kernel, in milliseconds",
+                &["success"],
+                RESIZE_BUCKETS.to_vec(),
+            ),
             probes: counters(
                 "prober_probe_total",
                 "Cumulative number of probes of a container by result",
@@ -103,7 +138,7 @@ impl Metrics {
     }
 
     pub(super) fn register(&self, kubelet: &Registry, probes: &Registry) {
-        let all: [Box<dyn Collector>; 12] = [
+        let all: [Box<dyn Collector>; 17] = [
             Box::new(self.started_pods.clone()),
             Box::new(self.started_pods_errors.clone()),
             Box::new(self.started_containers.clone()),
@@ -116,6 +151,11 @@ impl Metrics {
             Box::new(self.pod_start.clone()),
             Box::new(self.pod_start_sli.clone()),
             Box::new(self.pod_start_total.clone()),
+            Box::new(self.preemptions.clone()),
+            Box::new(self.resizes_asked.clone()),
+            Box::new(self.resizes_infeasible.clone()),
+            Box::new(self.resizes_granted_late.clone()),
+            Box::new(self.resize_duration.clone()),
         ];
         register(kubelet, all);
         let all: [Box<dyn Collector>; 2] =

@@ -27,8 +27,9 @@ mod start;
 mod tests;
 pub mod traces;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
 pub use self::desk::{Desk, Known};
@@ -84,7 +85,7 @@ impl Shared {
     /// Tells users something about a pod.
     pub(crate) fn tell(&self, desired: &Desired, warning: bool, reason: &'static str, message: String) {
         let pod = Arc::clone(&desired.pod);
-        self.ports.events.record(PodEvent { pod, field_path: None, warning, reason, message });
+        self.record(pod, None, warning, reason, message);
     }
 
     /// Tells users something about a container.
@@ -99,6 +100,18 @@ impl Shared {
         let kind = desired.container(container).map_or(Kind::Regular, |(kind, _)| kind);
         let pod = Arc::clone(&desired.pod);
         let field_path = Some(field_path(kind, container));
-        self.ports.events.record(PodEvent { pod, field_path, warning, reason, message });
+        self.record(pod, field_path, warning, reason, message);
+    }
+
+    fn record(
+        &self,
+        pod: Arc<Pod>,
+        field_path: Option<String>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
+        let annotations = BTreeMap::new();
+        self.ports.events.record(PodEvent { pod, field_path, warning, reason, message, annotations });
     }
 }

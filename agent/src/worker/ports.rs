@@ -346,6 +346,8 @@ pub struct PodEvent {
     pub reason: &'static str,
     /// Text for users.
     pub message: String,
+    /// For programs that read it.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// All doors together, as every worker holds them.

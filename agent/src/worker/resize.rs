@@ -3,7 +3,7 @@
 //!
 //! Asked again, it writes what is not right yet. Not for: which order is safe (`pod::resize`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{executor::Job, ports::Failure};
 use crate::pod::{
@@ -52,7 +52,11 @@ pub(super) fn targets(job: &Job, observed: &Observed) -> Vec<Target> {
 /// The one action behind `Action::Resize`.
 pub(super) async fn resize(job: &Job, targets: Vec<Target>, before: Option<Allocation>) -> Event {
     let allocation = Allocation::of(job.desired.spec());
+    let begun = Instant::now();
     let result = carry_out(job, &targets, before.as_ref(), &allocation).await.map_err(|failure| failure.0);
+    let success = if result.is_ok() { "true" } else { "false" };
+    let took = begun.elapsed().as_secs_f64() * 1000.0;
+    job.shared.metrics.resize_duration.with_label_values(&[success]).observe(took);
     let mut seen = BTreeMap::new();
     for target in &targets {
         if let Ok(mut limits) = job.shared.ports.runtime.limits(job.desired.uid(), Some(&target.id)).await {

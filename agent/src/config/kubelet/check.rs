@@ -51,6 +51,7 @@ fn kubelet(fields: &Fields, notes: &mut Vec<Note>) -> Result<Kubelet, Wrong> {
         unsafe_sysctls: unsafe_sysctls(fields)?,
         longest_restart: longest_restart(fields, defaults.longest_restart)?,
         throttling: throttling(fields, defaults.throttling)?,
+        system_logs: fields.enable_system_log_handler.unwrap_or(true),
         events: Rate::new(fields.event_record_qps.unwrap_or(50), not_zero(fields.event_burst).unwrap_or(100)),
     })
 }

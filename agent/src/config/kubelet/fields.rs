@@ -85,8 +85,7 @@ pub(super) const UNSUPPORTED: Unsupported = &[
     ("enableDebuggingHandlers", "true", "they cannot be switched off"),
     ("enableProfilingHandler", "true", GO),
     ("enableServer", "true", "it cannot be switched off"),
-    ("enableSystemLogHandler", "", "there is no such endpoint"),
-    ("enableSystemLogQuery", "", "there is no such endpoint"),
+    ("enableSystemLogQuery", "", "journals are not read"),
     ("failCgroupV1", "", "cgroup v1 is supported"),
     ("failSwapOn", "", "swap is no reason not to start"),
     ("featureGates", "", "features are on or off as docs say, there are no gates"),
@@ -156,6 +155,7 @@ object! {
         "cpuManagerPolicyOptions" cpu_manager_policy_options: BTreeMap<String, String>, Acts;
         "cpuManagerReconcilePeriod" cpu_manager_reconcile_period: Duration, Acts;
         "crashLoopBackOff" crash_loop_back_off: CrashLoopBackOff, Acts;
+        "enableSystemLogHandler" enable_system_log_handler: bool, Acts;
         "enforceNodeAllocatable" enforce_node_allocatable: Vec<String>, Acts;
         "eventBurst" event_burst: u32, Acts;
         "eventRecordQPS" event_record_qps: u32, Acts;

@@ -84,6 +84,8 @@ pub struct Kubelet {
     pub throttling: u32,
     /// Events per second.
     pub events: Option<Rate>,
+    /// The machine's log directory is served.
+    pub system_logs: bool,
 }
 
 /// How containers get processors for themselves.
@@ -158,6 +160,7 @@ impl Default for Kubelet {
             longest_restart: Duration::from_secs(300),
             throttling: 900,
             events: Rate::new(50, 100),
+            system_logs: true,
         }
     }
 }

@@ -269,7 +269,7 @@ impl Story {
             }
             ["pending", reason] => {
                 let reason = if reason == "Deferred" { "Deferred" } else { "Infeasible" };
-                self.desired.pending = Some(Pending { reason, message: "no room".into() });
+                self.desired.pending = Some(Pending { reason, detail: "", message: "no room".into() });
                 return;
             }
             ["granted-pending"] => {
