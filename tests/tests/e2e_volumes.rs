@@ -358,6 +358,7 @@ fn a_driver_mounts_for_pods_through_crashes_and_boots() {
     ))
     .text();
     p.apply("{apiVersion: v1, kind: Secret, metadata: {name: key}, stringData: {user: root}}").text();
+    p.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: words}, data: {a: b}}").text();
     let secret =
         "nodeStageSecretRef: {name: key, namespace: default}, fsType: ext4, volumeAttributes: {a: b}";
     p.apply(&csi_volume("files", "mountOptions: [noatime],", secret)).text();
@@ -369,8 +370,9 @@ fn a_driver_mounts_for_pods_through_crashes_and_boots() {
     let script = "id -G >> /f/log; printf raw | dd of=/dev/disk conv=notrunc 2> /dev/null; sync; echo tmp > /t/x; exec sleep 4321";
     p.apply(&format!(
         "{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{terminationGracePeriodSeconds: 1, securityContext: {{fsGroup: 4242}}, \
-         containers: [{{name: c, image: '{IMAGE}', command: [sh, -c, '{script}'], volumeMounts: [{{name: f, mountPath: /f}}, {{name: t, mountPath: /t}}], \
+         containers: [{{name: c, image: '{IMAGE}', command: [sh, -c, '{script}'], volumeMounts: [{{name: f, mountPath: /f}}, {{name: t, mountPath: /t}}, {{name: m, mountPath: /m}}], \
          volumeDevices: [{{name: d, devicePath: /dev/disk}}]}}], volumes: [{{name: f, persistentVolumeClaim: {{claimName: files}}}}, \
+         {{name: m, configMap: {{name: words}}}}, \
          {{name: d, persistentVolumeClaim: {{claimName: disk}}}}, {{name: t, csi: {{driver: {NAME}, volumeAttributes: {{size: small}}}}}}]}}}}"
     ))
     .text();
@@ -402,6 +404,16 @@ fn a_driver_mounts_for_pods_through_crashes_and_boots() {
     let uid = p.kubectl(&["get", "pod", "p", "-o", "jsonpath={.metadata.uid}"]).text();
     let record = p.dir.join(format!("state/pods/{uid}/volumes/kubernetes.io~csi/files/vol_data.json"));
     assert_eq!(fs::metadata(&record).unwrap().mode() & 0o777, 0o600);
+
+    // It has grown, as an external resizer tells; the node sees that when it looks at the pod's volumes again.
+    let larger = r#"{"spec":{"capacity":{"storage":"7Gi"}}}"#;
+    p.kubectl(&["patch", "pv", "files", "--type=merge", "-p", larger]).text();
+    p.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: words}, data: {a: c}}").text();
+    p.wait_for(&["get", "pvc", "files", "-ojsonpath={.status.capacity.storage}"], |size| size == "7Gi");
+    let grown = driver.calls("expand files-handle");
+    assert!(grown.len() == 1 && grown[0].ends_with(&format!(" {}", 7_u64 << 30)), "{grown:?}");
+    let told = "MountVolume.NodeExpandVolume succeeded for volume \"files\" node1";
+    p.wait_for(&["describe", "pod", "p"], |text| text.contains(told));
 
     // A new agent finds all of it.
     p.kill_agent(1);

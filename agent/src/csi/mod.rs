@@ -30,7 +30,7 @@ use std::{
 
 use tokio::sync::watch;
 
-pub use publish::{CsiFailure, Published, Request};
+pub use publish::{CsiFailure, LIVE_GROWTH, Published, Request};
 pub use registry::run;
 pub use room::Room;
 pub use take_back::left_in_use;

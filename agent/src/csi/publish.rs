@@ -8,13 +8,14 @@ use k8s_openapi::api::{
 };
 use orlop_cri_api::csi::{
     CapacityRange, NodeExpandVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
-    node_service_capability::rpc::Type as Rpc,
+    VolumeCapability, node_service_capability::rpc::Type as Rpc,
 };
 
 use serde_json::json;
 
 use super::{
     Csi,
+    driver::Driver,
     places::{keep, make_dir, text},
     words::{self, Source, Use, VolData},
 };
@@ -56,6 +57,9 @@ pub struct Published {
     /// The driver wants to hear of it again and again.
     pub again: bool,
 }
+
+/// The step at which a volume that pods use gets larger.
+pub const LIVE_GROWTH: &str = "NodeExpandVolume.NodeExpandVolume";
 
 /// At which step it went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +107,8 @@ impl Csi {
         let places = self.places(uid, request.name, name, handle, request.block);
         published.path.clone_from(&places.target);
         published.fresh = !is_mount_root(&places.target).unwrap_or_default();
-        if !published.fresh && !published.again {
+        let grow_to = request.grow_to.filter(|_| !request.read_only);
+        if !published.fresh && !published.again && grow_to.is_none() {
             return Ok(published);
         }
         let client_failed = |error: String| match ephemeral {
@@ -154,11 +159,21 @@ impl Csi {
             make_dir(&places.staging).map_err(failed(mount_device))?;
             driver.stage(stage).await.map_err(failed(mount_device))?;
         }
+        let staged = if stages { text(&places.staging) } else { String::new() };
+        if let Some(bytes) = grow_to.filter(|_| !published.fresh && driver.can(Rpc::ExpandVolume)) {
+            let path = text(&places.target);
+            let grown = self.grow(&driver, &request, path, staged.clone(), capability.clone(), bytes).await;
+            grown.map_err(failed(LIVE_GROWTH))?;
+            published.grown = true;
+        }
+        if !published.fresh && !published.again {
+            return Ok(published);
+        }
         let secrets = self.secrets(request.source.publish_secret.as_ref()).await;
         let publish = NodePublishVolumeRequest {
             volume_id: handle.clone(),
             publish_context,
-            staging_target_path: if stages { text(&places.staging) } else { String::new() },
+            staging_target_path: staged.clone(),
             target_path: text(&places.target),
             volume_capability: Some(capability.clone()),
             readonly: request.read_only || request.source.read_only,
@@ -167,23 +182,39 @@ impl Csi {
         };
         make_dir(places.target.parent().unwrap_or(&places.target)).map_err(failed(set_up))?;
         driver.publish(publish).await.map_err(failed(set_up))?;
-        let grows = request
-            .grow_to
-            .filter(|_| published.fresh && driver.can(Rpc::ExpandVolume) && !request.read_only);
-        if let Some(bytes) = grows {
-            let secrets = self.secrets(request.source.expand_secret.as_ref()).await;
-            let expand = NodeExpandVolumeRequest {
-                volume_id: handle.clone(),
-                volume_path: text(&places.target),
-                capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
-                staging_target_path: if stages { text(&places.staging) } else { String::new() },
-                volume_capability: Some(capability),
-                secrets: secrets.map_err(failed("MountVolume.Resize"))?,
-            };
-            driver.expand(expand).await.map_err(failed("MountVolume.Resize"))?;
+        if let Some(bytes) = grow_to.filter(|_| published.fresh && driver.can(Rpc::ExpandVolume)) {
+            let path = text(&places.target);
+            let grown = self.grow(&driver, &request, path, staged, capability, bytes).await;
+            grown.map_err(failed("MountVolume.Resize"))?;
             published.grown = true;
         }
         Ok(published)
+    }
+
+    /// Whether a driver can make use of what a volume has grown by while pods use it.
+    #[must_use]
+    pub fn can_grow(&self, driver: &str) -> bool {
+        self.driver(driver).is_ok_and(|driver| driver.can(Rpc::ExpandVolume))
+    }
+
+    async fn grow(
+        &self,
+        driver: &Driver,
+        request: &Request<'_>,
+        volume_path: String,
+        staging_target_path: String,
+        capability: VolumeCapability,
+        bytes: i64,
+    ) -> Result<(), String> {
+        let expand = NodeExpandVolumeRequest {
+            volume_id: request.source.handle.clone(),
+            volume_path,
+            capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+            staging_target_path,
+            volume_capability: Some(capability),
+            secrets: self.secrets(request.source.expand_secret.as_ref()).await?,
+        };
+        driver.expand(expand).await
     }
 
     /// What the driver is told, with the tokens that it asks for.

@@ -147,6 +147,8 @@ pub struct Volumes {
     pub gids: BTreeSet<i64>,
     /// When their content has to be looked at again (token rotation).
     pub refresh_at: Option<Timestamp>,
+    /// Persistent volumes that use what they have grown by, since this time.
+    pub grown: Vec<String>,
 }
 
 /// A volume without a file system.

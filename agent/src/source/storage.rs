@@ -66,7 +66,9 @@ impl StorageObjects for ApiStorage {
     ) -> BoxFuture<'a, Result<(), ObjectFailure>> {
         async move {
             // The conditions of a resize are over with it.
-            let patch = json!({ "status": { "capacity": { "storage": size }, "conditions": null } });
+            let patch = json!({ "status": {
+                "capacity": { "storage": size }, "conditions": null, "allocatedResourceStatuses": null,
+            } });
             let api = Api::<PersistentVolumeClaim>::namespaced(self.client()?, namespace);
             let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
             written.map(drop).map_err(|error| failure(&error, "persistentvolumeclaims", name))

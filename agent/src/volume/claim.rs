@@ -90,6 +90,16 @@ impl Resolved {
         self.annotation("pv.beta.kubernetes.io/gid")?.parse().ok()
     }
 
+    /// With other sizes, of the claim and of the volume; the volume is the same.
+    pub(super) fn sized(mut self, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Resolved {
+        if volume.metadata.uid == self.volume.metadata.uid {
+            self.told = told(claim);
+            let capacity = volume.spec.as_ref().and_then(|spec| spec.capacity.clone());
+            self.volume.spec.get_or_insert_default().capacity = capacity;
+        }
+        self
+    }
+
     /// What the volume holds, where that is more than the claim knows.
     pub(super) fn grown_to(&self) -> Option<Quantity> {
         let given = self.volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?;
@@ -106,6 +116,11 @@ impl Resolved {
             required.node_selector_terms.iter().any(|term| admission::term_fits(settings, term))
         })
     }
+}
+
+/// Size that a claim was told of.
+pub(super) fn told(claim: &PersistentVolumeClaim) -> Option<Quantity> {
+    claim.status.as_ref()?.capacity.as_ref()?.get("storage").cloned()
 }
 
 /// The name of the claim's volume, once a pod may start with it.

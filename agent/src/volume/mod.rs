@@ -75,13 +75,13 @@ struct Made {
     /// A group that may use it.
     gid: Option<i64>,
     refresh_at: Option<Timestamp>,
-    /// It uses what it has grown by.
-    grown: bool,
+    /// It uses what it has grown by since: its name for users.
+    grown: Option<String>,
 }
 
 impl Made {
     fn at(place: Place) -> Made {
-        Made { place, read_only: false, gid: None, refresh_at: None, grown: false }
+        Made { place, read_only: false, gid: None, refresh_at: None, grown: None }
     }
 }
 
@@ -261,7 +261,8 @@ impl PodFiles for Disk {
 }
 
 fn take(volumes: &mut Volumes, name: &str, made: Made) {
-    let Made { place, read_only, gid, refresh_at, grown: _ } = made;
+    let Made { place, read_only, gid, refresh_at, grown } = made;
+    volumes.grown.extend(grown);
     match place {
         Place::Directory(path) => {
             volumes.paths.insert(name.to_owned(), path);

@@ -19,11 +19,13 @@ use super::{
     sub_path::is_mount_root,
 };
 use crate::{
-    csi::{CsiFailure, Request, Source},
+    csi::{CsiFailure, LIVE_GROWTH, Request, Source},
     pod::desired::pod_ref,
     worker::ports::VolumeFailure,
 };
 
+/// How often it is asked whether a volume that can grow has: about as often as a kubelet syncs a pod.
+const GROWTH: Duration = Duration::from_secs(60);
 /// How often a driver that wants it hears of its volumes again: about as often as a kubelet syncs a pod.
 const REPUBLISH: Duration = Duration::from_secs(60);
 
@@ -44,14 +46,32 @@ impl Disk {
             );
             VolumeFailure { reason: "FailedMount", text, error }
         })?;
-        let made = self.set_up(pod, &volume.name, &resolved).await?;
-        if let Some(size) = resolved.grown_to().filter(|_| made.grown) {
+        let can_grow = !resolved.read_only
+            && matches!(resolved.backing(), Some(Backing::Csi(source)) if self.csi.can_grow(&source.driver));
+        let resolved = if can_grow { self.sized_anew(pod, wanted, resolved).await } else { resolved };
+        let mut made = self.set_up(pod, &volume.name, &resolved).await?;
+        if can_grow {
+            let again = self.clock.now().checked_add(GROWTH).ok();
+            made.refresh_at = made.refresh_at.into_iter().chain(again).min();
+        }
+        if let Some(size) = resolved.grown_to().filter(|_| made.grown.is_some()) {
             let namespace = pod_ref(pod).namespace;
             if let Err(error) = self.storage.resized(&namespace, &wanted.claim, size).await {
                 tracing::warn!(claim = wanted.claim, %error, "a claim does not know that its volume has grown");
             }
         }
         Ok(Made { read_only: made.read_only || resolved.read_only, gid: resolved.gid(), ..made })
+    }
+
+    /// With the sizes of now; those that are known where the API server cannot be asked.
+    async fn sized_anew(&self, pod: &Pod, wanted: &Wanted, known: Resolved) -> Resolved {
+        let namespace = pod_ref(pod).namespace;
+        let (claim, volume) =
+            tokio::join!(self.storage.claim(&namespace, &wanted.claim), self.storage.volume(known.name()));
+        match (claim, volume) {
+            (Ok(claim), Ok(volume)) => known.sized(&claim, &volume),
+            _ => known,
+        }
     }
 
     async fn resolve(&self, pod: &Pod, volume: &Volume, wanted: &Wanted) -> Result<Resolved, String> {
@@ -68,8 +88,7 @@ impl Disk {
         claim::check_volume(&found, claim.metadata.uid.as_deref())?;
         let mut found = (*found).clone();
         found.metadata.managed_fields = None;
-        let status = claim.status.as_ref();
-        let told = status.and_then(|status| status.capacity.as_ref()?.get("storage").cloned());
+        let told = claim::told(&claim);
         let resolved = Resolved { volume: found, read_only: wanted.read_only, told };
         claim::check_use(pod, &volume.name, resolved.is_block())?;
         if resolved.backing().is_none() {
@@ -160,6 +179,9 @@ impl Disk {
         let read_only = request.read_only || request.source.read_only;
         let published = self.csi.publish(request).await;
         let published = published.map_err(|CsiFailure { step, error }| match block {
+            _ if step == LIVE_GROWTH => {
+                VolumeFailure { reason: "VolumeResizeFailed", ..failure(step, name, error) }
+            }
             true => block_failure(step, name, error),
             false => failure(step, name, error),
         })?;
@@ -171,7 +193,8 @@ impl Disk {
         }
         let refresh_at = published.again.then(|| self.clock.now().checked_add(REPUBLISH).ok()).flatten();
         let place = if block { Place::Device(published.path) } else { Place::Directory(published.path) };
-        Ok(Made { read_only, refresh_at, grown: published.grown, ..Made::at(place) })
+        let grown = published.grown.then(|| name.to_owned());
+        Ok(Made { read_only, refresh_at, grown, ..Made::at(place) })
     }
 
     async fn local(

@@ -160,7 +160,14 @@ struct Stop {
 impl Job {
     async fn make_volumes(&self) -> Event {
         match self.shared.ports.files.make_volumes(Arc::clone(&self.desired.pod)).await {
-            Ok(volumes) => Event::VolumesMade(Ok(Arc::new(volumes))),
+            Ok(mut volumes) => {
+                for name in volumes.grown.drain(..) {
+                    let node = &self.shared.settings.node_name;
+                    let text = format!("MountVolume.NodeExpandVolume succeeded for volume \"{name}\" {node}");
+                    self.shared.tell(&self.desired, false, "FileSystemResizeSuccessful", text);
+                }
+                Event::VolumesMade(Ok(Arc::new(volumes)))
+            }
             Err(failures) => {
                 let mut first = None;
                 for VolumeFailure { reason, text, error } in failures {
