@@ -96,12 +96,12 @@ fn family(page: &mut Page, row: &Row, lines: &[Line<'_>]) {
     let mut begun = false;
     for Line { labels, seen, has } in lines.iter().filter(|line| (line.has)(row.name)) {
         let _ = has;
-        for (own, value) in (row.values)(seen) {
+        for (own, value) in row.values(seen) {
             if !std::mem::replace(&mut begun, true) {
                 page.family(row.name, row.help, kind);
             }
             let common = LABELS.into_iter().zip(labels.iter().map(String::as_str));
-            let own = row.labels.iter().copied().zip(own.iter().map(String::as_str));
+            let own = row.labels().iter().copied().zip(own.iter().map(String::as_str));
             page.sample(row.name, common.chain(own), value, Some(seen.at));
         }
     }

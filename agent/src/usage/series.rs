@@ -7,8 +7,10 @@
 use jiff::Timestamp;
 use orlop_runtime::{
     Counted, Counters, Resources, Usage,
-    cgroup::{DiskUse, Pressure, Stats},
+    cgroup::{DiskUse, Pressure, Pressures, Stats},
 };
+
+use self::Shows::{By, Limit, Nanos, OfFiles, One, PerDisk, PerInterface, Stalled};
 
 /// Labels of all series.
 pub(crate) const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
@@ -116,32 +118,55 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
     pub(crate) kind: Kind,
+    shows: Shows,
+}
+
+/// What a series shows of what is known, and by which labels of its own.
+enum Shows {
+    One(fn(&Measured) -> u64),
+    /// No limit is 0.
+    Limit(fn(&Measured) -> Option<i64>),
+    Nanos(fn(&Measured) -> u64),
+    PerDisk(fn(&DiskUse) -> u64),
+    PerInterface(fn(&Interface) -> u64),
+    OfFiles(fn(&Files) -> u64),
+    /// Of all tasks rather than of some.
+    Stalled(fn(&Pressures) -> Option<Pressure>, bool),
+    By(&'static [&'static str], fn(&Measured) -> Values),
+}
+
+impl Row {
     /// Its own labels, besides [`LABELS`].
-    pub(crate) labels: &'static [&'static str],
+    pub(crate) fn labels(&self) -> &'static [&'static str] {
+        match self.shows {
+            PerDisk(_) | OfFiles(_) => &["device"],
+            PerInterface(_) => &["interface"],
+            By(labels, _) => labels,
+            One(_) | Limit(_) | Nanos(_) | Stalled(..) => &[],
+        }
+    }
+
     /// Empty where it is not known.
-    pub(crate) values: fn(&Measured) -> Values,
-}
-
-fn one(value: u64) -> Values {
-    vec![(Vec::new(), Value::Count(value))]
-}
-
-/// No limit is 0.
-fn limit(limit: Option<i64>) -> Values {
-    one(limit.and_then(|limit| u64::try_from(limit).ok()).unwrap_or(0))
-}
-
-fn seconds(nanoseconds: u64) -> Values {
-    vec![(Vec::new(), Value::Nanos(nanoseconds))]
-}
-
-fn stalled(of: Option<Pressure>, full: bool) -> Values {
-    let total = |of: Pressure| if full { of.full.total_us } else { of.some.total_us };
-    of.map(|of| (Vec::new(), Value::Nanos(total(of).saturating_mul(1000)))).into_iter().collect()
-}
-
-fn per_disk(seen: &Measured, value: fn(&DiskUse) -> u64) -> Values {
-    seen.disks.iter().map(|(name, disk)| (vec![name.clone()], Value::Count(value(disk)))).collect()
+    pub(crate) fn values(&self, seen: &Measured) -> Values {
+        let of = |name: &String, value| (vec![name.clone()], Value::Count(value));
+        match self.shows {
+            One(value) => vec![(Vec::new(), Value::Count(value(seen)))],
+            Limit(value) => {
+                let limit = value(seen).and_then(|limit| u64::try_from(limit).ok());
+                vec![(Vec::new(), Value::Count(limit.unwrap_or(0)))]
+            }
+            Nanos(value) => vec![(Vec::new(), Value::Nanos(value(seen)))],
+            PerDisk(value) => seen.disks.iter().map(|(name, disk)| of(name, value(disk))).collect(),
+            PerInterface(value) => seen.interfaces.iter().map(|one| of(&one.name, value(one))).collect(),
+            OfFiles(value) => seen.files.iter().map(|files| of(&files.device, value(files))).collect(),
+            Stalled(value, full) => {
+                let total = |of: Pressure| if full { of.full.total_us } else { of.some.total_us };
+                let nanos = |of| (Vec::new(), Value::Nanos(total(of).saturating_mul(1000)));
+                value(&seen.stats.pressure).map(nanos).into_iter().collect()
+            }
+            By(_, values) => values(seen),
+        }
+    }
 }
 
 fn per_operation(seen: &Measured) -> Values {
@@ -153,17 +178,6 @@ fn per_operation(seen: &Measured) -> Values {
             .map(|(operation, bytes)| (labels(operation), Value::Count(bytes)))
     };
     seen.disks.iter().flat_map(both).collect()
-}
-
-fn per_interface(seen: &Measured, value: fn(&Interface) -> u64) -> Values {
-    seen.interfaces
-        .iter()
-        .map(|interface| (vec![interface.name.clone()], Value::Count(value(interface))))
-        .collect()
-}
-
-fn of_files(seen: &Measured, value: fn(&Files) -> u64) -> Values {
-    seen.files.iter().map(|files| (vec![files.device.clone()], Value::Count(value(files)))).collect()
 }
 
 fn faults(seen: &Measured) -> Values {
@@ -181,273 +195,256 @@ fn open_files(seen: &Measured) -> Values {
     most.map(|most| (vec!["max_open_files".to_owned()], Value::Count(most))).into_iter().collect()
 }
 
-const fn counter(name: &'static str, help: &'static str, values: fn(&Measured) -> Values) -> Row {
-    Row { name, help, kind: Kind::Counter, labels: &[], values }
+const fn counter(name: &'static str, help: &'static str, shows: Shows) -> Row {
+    Row { name, help, kind: Kind::Counter, shows }
 }
 
-const fn gauge(name: &'static str, help: &'static str, values: fn(&Measured) -> Values) -> Row {
-    Row { name, help, kind: Kind::Gauge, labels: &[], values }
+const fn gauge(name: &'static str, help: &'static str, shows: Shows) -> Row {
+    Row { name, help, kind: Kind::Gauge, shows }
 }
-
-const fn by(labels: &'static [&'static str], row: Row) -> Row {
-    Row { labels, ..row }
-}
-
-const DEVICE: &[&str] = &["device"];
-const INTERFACE: &[&str] = &["interface"];
 
 /// All series there may be.
 pub(crate) const METRICS: &[Row] = &[
-    by(
-        &["device", "major", "minor", "operation"],
-        counter(
-            "container_blkio_device_usage_total",
-            "Bytes that went to and from block devices",
-            per_operation,
-        ),
+    counter(
+        "container_blkio_device_usage_total",
+        "Bytes that went to and from block devices",
+        By(&["device", "major", "minor", "operation"], per_operation),
     ),
-    counter("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", |seen| {
-        one(seen.counted.details.periods)
-    }),
-    counter("container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", |seen| {
-        one(seen.counted.details.throttled_periods)
-    }),
+    counter(
+        "container_cpu_cfs_periods_total",
+        "Number of elapsed enforcement period intervals.",
+        One(|seen| seen.counted.details.periods),
+    ),
+    counter(
+        "container_cpu_cfs_throttled_periods_total",
+        "Number of throttled period intervals.",
+        One(|seen| seen.counted.details.throttled_periods),
+    ),
     counter(
         "container_cpu_cfs_throttled_seconds_total",
         "Total time duration the container has been throttled.",
-        |seen| seconds(seen.counted.details.throttled_ns),
+        Nanos(|seen| seen.counted.details.throttled_ns),
     ),
     counter(
         "container_cpu_system_seconds_total",
         "Cumulative system cpu time consumed in seconds.",
-        |seen| seconds(seen.counted.details.cpu_system_ns),
+        Nanos(|seen| seen.counted.details.cpu_system_ns),
     ),
-    by(
-        &["cpu"],
-        counter("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", |seen| {
-            vec![(vec!["total".to_owned()], Value::Nanos(seen.stats.cpu_ns))]
-        }),
+    counter(
+        "container_cpu_usage_seconds_total",
+        "Cumulative cpu time consumed in seconds.",
+        By(&["cpu"], |seen| vec![(vec!["total".to_owned()], Value::Nanos(seen.stats.cpu_ns))]),
     ),
-    counter("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", |seen| {
-        seconds(seen.counted.details.cpu_user_ns)
-    }),
-    gauge("container_file_descriptors", "Number of open file descriptors.", |seen| {
-        one(seen.counted.processes.descriptors)
-    }),
-    by(
-        DEVICE,
-        gauge("container_fs_inodes_free", "Number of available inodes", |seen| {
-            of_files(seen, |files| files.system.free_inodes)
-        }),
+    counter(
+        "container_cpu_user_seconds_total",
+        "Cumulative user cpu time consumed in seconds.",
+        Nanos(|seen| seen.counted.details.cpu_user_ns),
     ),
-    by(
-        DEVICE,
-        gauge("container_fs_inodes_total", "Number of inodes", |seen| {
-            of_files(seen, |files| files.system.inodes)
-        }),
+    gauge(
+        "container_file_descriptors",
+        "Number of open file descriptors.",
+        One(|seen| seen.counted.processes.descriptors),
     ),
-    by(
-        DEVICE,
-        gauge(
-            "container_fs_limit_bytes",
-            "Bytes that can be consumed by the container on its file system.",
-            |seen| of_files(seen, |files| files.system.size),
-        ),
+    gauge(
+        "container_fs_inodes_free",
+        "Number of available inodes",
+        OfFiles(|files| files.system.free_inodes),
     ),
-    by(
-        DEVICE,
-        counter("container_fs_reads_bytes_total", "Cumulative count of bytes read", |seen| {
-            per_disk(seen, |disk| disk.read_bytes)
-        }),
+    gauge("container_fs_inodes_total", "Number of inodes", OfFiles(|files| files.system.inodes)),
+    gauge(
+        "container_fs_limit_bytes",
+        "Bytes that can be consumed by the container on its file system.",
+        OfFiles(|files| files.system.size),
     ),
-    by(
-        DEVICE,
-        counter("container_fs_reads_total", "Cumulative count of reads completed", |seen| {
-            per_disk(seen, |disk| disk.reads)
-        }),
+    counter(
+        "container_fs_reads_bytes_total",
+        "Cumulative count of bytes read",
+        PerDisk(|disk| disk.read_bytes),
     ),
-    by(
-        DEVICE,
-        gauge(
-            "container_fs_usage_bytes",
-            "Bytes that the container has written besides its image.",
-            |seen| of_files(seen, |files| files.written.bytes),
-        ),
+    counter("container_fs_reads_total", "Cumulative count of reads completed", PerDisk(|disk| disk.reads)),
+    gauge(
+        "container_fs_usage_bytes",
+        "Bytes that the container has written besides its image.",
+        OfFiles(|files| files.written.bytes),
     ),
-    by(
-        DEVICE,
-        counter("container_fs_writes_bytes_total", "Cumulative count of bytes written", |seen| {
-            per_disk(seen, |disk| disk.written_bytes)
-        }),
+    counter(
+        "container_fs_writes_bytes_total",
+        "Cumulative count of bytes written",
+        PerDisk(|disk| disk.written_bytes),
     ),
-    by(
-        DEVICE,
-        counter("container_fs_writes_total", "Cumulative count of writes completed", |seen| {
-            per_disk(seen, |disk| disk.writes)
-        }),
-    ),
+    counter("container_fs_writes_total", "Cumulative count of writes completed", PerDisk(|disk| disk.writes)),
     gauge(
         "container_last_seen",
         "Last time the container was seen by the runtime, in seconds since the epoch",
-        |seen| one(u64::try_from(seen.at.as_second()).unwrap_or(0)),
+        One(|seen| u64::try_from(seen.at.as_second()).unwrap_or(0)),
     ),
-    gauge("container_memory_cache", "Number of bytes of page cache memory.", |seen| {
-        one(seen.counted.details.cache)
-    }),
-    counter("container_memory_failcnt", "Number of memory usage hits limits", |seen| {
-        one(seen.counted.details.limit_hits)
-    }),
-    by(
-        &["failure_type", "scope"],
-        counter("container_memory_failures_total", "Cumulative count of memory allocation failures.", faults),
+    gauge(
+        "container_memory_cache",
+        "Number of bytes of page cache memory.",
+        One(|seen| seen.counted.details.cache),
     ),
-    gauge("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", |seen| {
-        one(seen.counted.details.kernel)
-    }),
-    gauge("container_memory_mapped_file", "Size of memory mapped files in bytes.", |seen| {
-        one(seen.counted.details.mapped_file)
-    }),
-    gauge("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes", |seen| {
-        one(seen.counted.details.peak)
-    }),
-    gauge("container_memory_rss", "Size of RSS in bytes.", |seen| one(seen.stats.memory_rss)),
-    gauge("container_memory_swap", "Container swap usage in bytes.", |seen| one(seen.counted.details.swap)),
+    counter(
+        "container_memory_failcnt",
+        "Number of memory usage hits limits",
+        One(|seen| seen.counted.details.limit_hits),
+    ),
+    counter(
+        "container_memory_failures_total",
+        "Cumulative count of memory allocation failures.",
+        By(&["failure_type", "scope"], faults),
+    ),
+    gauge(
+        "container_memory_kernel_usage",
+        "Size of kernel memory allocated in bytes.",
+        One(|seen| seen.counted.details.kernel),
+    ),
+    gauge(
+        "container_memory_mapped_file",
+        "Size of memory mapped files in bytes.",
+        One(|seen| seen.counted.details.mapped_file),
+    ),
+    gauge(
+        "container_memory_max_usage_bytes",
+        "Maximum memory usage recorded in bytes",
+        One(|seen| seen.counted.details.peak),
+    ),
+    gauge("container_memory_rss", "Size of RSS in bytes.", One(|seen| seen.stats.memory_rss)),
+    gauge("container_memory_swap", "Container swap usage in bytes.", One(|seen| seen.counted.details.swap)),
     gauge(
         "container_memory_usage_bytes",
         "Current memory usage in bytes, including all memory regardless of when it was accessed",
-        |seen| one(seen.stats.memory_usage),
+        One(|seen| seen.stats.memory_usage),
     ),
-    gauge("container_memory_working_set_bytes", "Current working set in bytes.", |seen| {
-        one(seen.stats.memory_working_set)
-    }),
-    by(
-        INTERFACE,
-        counter("container_network_receive_bytes_total", "Cumulative count of bytes received", |seen| {
-            per_interface(seen, |interface| interface.bytes[0])
-        }),
+    gauge(
+        "container_memory_working_set_bytes",
+        "Current working set in bytes.",
+        One(|seen| seen.stats.memory_working_set),
     ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_receive_errors_total",
-            "Cumulative count of errors encountered while receiving",
-            |seen| per_interface(seen, |interface| interface.errors[0]),
-        ),
+    counter(
+        "container_network_receive_bytes_total",
+        "Cumulative count of bytes received",
+        PerInterface(|interface| interface.bytes[0]),
     ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_receive_packets_dropped_total",
-            "Cumulative count of packets dropped while receiving",
-            |seen| per_interface(seen, |interface| interface.dropped[0]),
-        ),
+    counter(
+        "container_network_receive_errors_total",
+        "Cumulative count of errors encountered while receiving",
+        PerInterface(|interface| interface.errors[0]),
     ),
-    by(
-        INTERFACE,
-        counter("container_network_receive_packets_total", "Cumulative count of packets received", |seen| {
-            per_interface(seen, |interface| interface.packets[0])
-        }),
+    counter(
+        "container_network_receive_packets_dropped_total",
+        "Cumulative count of packets dropped while receiving",
+        PerInterface(|interface| interface.dropped[0]),
     ),
-    by(
-        INTERFACE,
-        counter("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |seen| {
-            per_interface(seen, |interface| interface.bytes[1])
-        }),
+    counter(
+        "container_network_receive_packets_total",
+        "Cumulative count of packets received",
+        PerInterface(|interface| interface.packets[0]),
     ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_transmit_errors_total",
-            "Cumulative count of errors encountered while transmitting",
-            |seen| per_interface(seen, |interface| interface.errors[1]),
-        ),
+    counter(
+        "container_network_transmit_bytes_total",
+        "Cumulative count of bytes transmitted",
+        PerInterface(|interface| interface.bytes[1]),
     ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_transmit_packets_dropped_total",
-            "Cumulative count of packets dropped while transmitting",
-            |seen| per_interface(seen, |interface| interface.dropped[1]),
-        ),
+    counter(
+        "container_network_transmit_errors_total",
+        "Cumulative count of errors encountered while transmitting",
+        PerInterface(|interface| interface.errors[1]),
     ),
-    by(
-        INTERFACE,
-        counter(
-            "container_network_transmit_packets_total",
-            "Cumulative count of packets transmitted",
-            |seen| per_interface(seen, |interface| interface.packets[1]),
-        ),
+    counter(
+        "container_network_transmit_packets_dropped_total",
+        "Cumulative count of packets dropped while transmitting",
+        PerInterface(|interface| interface.dropped[1]),
+    ),
+    counter(
+        "container_network_transmit_packets_total",
+        "Cumulative count of packets transmitted",
+        PerInterface(|interface| interface.packets[1]),
     ),
     counter(
         "container_oom_events_total",
         "Count of out of memory events observed for the container",
-        |seen| one(seen.counted.details.oom_kills),
+        One(|seen| seen.counted.details.oom_kills),
     ),
     counter(
         "container_pressure_cpu_stalled_seconds_total",
         "Total time duration no tasks in the container could make progress due to CPU congestion.",
-        |seen| stalled(seen.stats.pressure.cpu, true),
+        Stalled(|pressure| pressure.cpu, true),
     ),
     counter(
         "container_pressure_cpu_waiting_seconds_total",
         "Total time duration tasks in the container have waited due to CPU congestion.",
-        |seen| stalled(seen.stats.pressure.cpu, false),
+        Stalled(|pressure| pressure.cpu, false),
     ),
     counter(
         "container_pressure_io_stalled_seconds_total",
         "Total time duration no tasks in the container could make progress due to IO congestion.",
-        |seen| stalled(seen.stats.pressure.io, true),
+        Stalled(|pressure| pressure.io, true),
     ),
     counter(
         "container_pressure_io_waiting_seconds_total",
         "Total time duration tasks in the container have waited due to IO congestion.",
-        |seen| stalled(seen.stats.pressure.io, false),
+        Stalled(|pressure| pressure.io, false),
     ),
     counter(
         "container_pressure_memory_stalled_seconds_total",
         "Total time duration no tasks in the container could make progress due to memory congestion.",
-        |seen| stalled(seen.stats.pressure.memory, true),
+        Stalled(|pressure| pressure.memory, true),
     ),
     counter(
         "container_pressure_memory_waiting_seconds_total",
         "Total time duration tasks in the container have waited due to memory congestion.",
-        |seen| stalled(seen.stats.pressure.memory, false),
+        Stalled(|pressure| pressure.memory, false),
     ),
-    gauge("container_processes", "Number of processes running inside the container.", |seen| {
-        one(seen.counted.processes.count)
-    }),
-    gauge("container_sockets", "Number of open sockets for the container.", |seen| {
-        one(seen.counted.processes.sockets)
-    }),
-    gauge("container_spec_cpu_period", "CPU period of the container.", |seen| {
-        one(seen.limits.cpu_period_us.unwrap_or(0))
-    }),
-    gauge("container_spec_cpu_quota", "CPU quota of the container.", |seen| limit(seen.limits.cpu_quota_us)),
-    gauge("container_spec_cpu_shares", "CPU share of the container.", |seen| {
-        one(seen.limits.cpu_shares.unwrap_or(0))
-    }),
-    gauge("container_spec_memory_limit_bytes", "Memory limit for the container.", |seen| {
-        limit(seen.limits.memory_limit)
-    }),
-    gauge("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", |seen| {
-        limit(seen.limits.memory_swap)
-    }),
+    gauge(
+        "container_processes",
+        "Number of processes running inside the container.",
+        One(|seen| seen.counted.processes.count),
+    ),
+    gauge(
+        "container_sockets",
+        "Number of open sockets for the container.",
+        One(|seen| seen.counted.processes.sockets),
+    ),
+    gauge(
+        "container_spec_cpu_period",
+        "CPU period of the container.",
+        One(|seen| seen.limits.cpu_period_us.unwrap_or(0)),
+    ),
+    gauge("container_spec_cpu_quota", "CPU quota of the container.", Limit(|seen| seen.limits.cpu_quota_us)),
+    gauge(
+        "container_spec_cpu_shares",
+        "CPU share of the container.",
+        One(|seen| seen.limits.cpu_shares.unwrap_or(0)),
+    ),
+    gauge(
+        "container_spec_memory_limit_bytes",
+        "Memory limit for the container.",
+        Limit(|seen| seen.limits.memory_limit),
+    ),
+    gauge(
+        "container_spec_memory_swap_limit_bytes",
+        "Memory swap limit for the container.",
+        Limit(|seen| seen.limits.memory_swap),
+    ),
     gauge(
         "container_start_time_seconds",
         "Start time of the container since unix epoch in seconds.",
-        |seen| one(u64::try_from(seen.started.as_second()).unwrap_or(0)),
+        One(|seen| u64::try_from(seen.started.as_second()).unwrap_or(0)),
     ),
-    gauge("container_threads", "Number of threads running inside the container", |seen| {
-        one(seen.counted.details.tasks)
-    }),
+    gauge(
+        "container_threads",
+        "Number of threads running inside the container",
+        One(|seen| seen.counted.details.tasks),
+    ),
     gauge(
         "container_threads_max",
         "Maximum number of threads allowed inside the container, zero if unlimited",
-        |seen| one(seen.counted.details.max_tasks),
+        One(|seen| seen.counted.details.max_tasks),
     ),
-    by(
-        &["ulimit"],
-        gauge("container_ulimits_soft", "Soft ulimit values for the container root process.", open_files),
+    gauge(
+        "container_ulimits_soft",
+        "Soft ulimit values for the container root process.",
+        By(&["ulimit"], open_files),
     ),
 ];
 
@@ -476,7 +473,7 @@ impl Whose<'_> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use orlop_runtime::cgroup::{Details, Pressures, Stall};
+    use orlop_runtime::cgroup::{Details, Stall};
 
     use super::*;
 
@@ -508,8 +505,8 @@ mod tests {
     fn shown(seen: &Measured) -> BTreeMap<&'static str, Vec<String>> {
         let mut all: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
         for row in METRICS {
-            for (own, value) in (row.values)(seen) {
-                assert_eq!(own.len(), row.labels.len(), "{}", row.name);
+            for (own, value) in row.values(seen) {
+                assert_eq!(own.len(), row.labels().len(), "{}", row.name);
                 let shown = match value {
                     Value::Count(count) => format!("{} {count}", own.join(" ")),
                     Value::Nanos(nanos) => format!("{} {nanos}ns", own.join(" ")),

@@ -10,7 +10,7 @@ pub(in crate::cri) fn descriptors() -> Vec<MetricDescriptor> {
     let descriptor = |row: &Row| MetricDescriptor {
         name: row.name.to_owned(),
         help: row.help.to_owned(),
-        label_keys: LABELS.iter().chain(row.labels).map(|label| (*label).to_owned()).collect(),
+        label_keys: LABELS.iter().chain(row.labels()).map(|label| (*label).to_owned()).collect(),
     };
     METRICS.iter().map(descriptor).collect()
 }
@@ -18,8 +18,7 @@ pub(in crate::cri) fn descriptors() -> Vec<MetricDescriptor> {
 /// The series of a pod or a container.
 pub(in crate::cri) fn metrics(whose: &Whose<'_>, seen: &Measured) -> Vec<Metric> {
     let labels = whose.labels(seen);
-    let series =
-        |row: &'static Row| (row.values)(seen).into_iter().map(move |(own, value)| (row, own, value));
+    let series = |row: &'static Row| row.values(seen).into_iter().map(move |(own, value)| (row, own, value));
     METRICS
         .iter()
         .flat_map(series)
