@@ -8,7 +8,7 @@ use crate::{
     error::{AttachError, CheckError, DetachError, chain},
     execute::{Failed, Links, execute},
     ipam::Owner,
-    names::{self, LinkName, Mac, POD_INTERFACE},
+    names::{self, LinkName, Mac},
     netlink::{self, Route, RouteSocket, VethPair},
     netns::Netns,
     network::{Attached, Attachment, Inner},
@@ -39,9 +39,10 @@ pub enum LinkError {
 }
 
 pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached, AttachError> {
-    let Attachment { uid, namespace, name, netns } = attachment;
+    let Attachment { uid, namespace, name, netns, .. } = attachment;
     let owner = Owner { uid: uid.clone(), pod: format!("{namespace}/{name}") };
-    if !names::valid_uid(uid) || owner.pod.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    let ours = names::is_of(inner.config.name.as_deref(), uid);
+    if !names::valid_uid(uid) || !ours || owner.pod.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(AttachError::Name(owner.pod));
     }
     let netns = Netns::open(netns)?;
@@ -51,9 +52,9 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
 
     let (assigned, log) = {
         let mut ledger = inner.ledger();
-        (ledger.assign(&owner)?, ledger.log())
+        (ledger.assign(&owner, attachment.address)?, ledger.log())
     };
-    let want = PodLink::new(uid, assigned.address, inner.config.mtu);
+    let want = wanted(inner, attachment, assigned.address);
     let synced = match assigned.new {
         true => log.sync_data().map_err(|source| inner.ledger().fault("sync", source).into()),
         false => Ok(()),
@@ -65,7 +66,8 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
     match linked {
         Ok(()) => {
             inner.put_back(host);
-            Ok(Attached { address: want.address, interface: POD_INTERFACE.to_owned(), mtu: want.mtu })
+            let mac = want.mac();
+            Ok(Attached { address: want.address, interface: want.interface, mac, mtu: want.mtu })
         }
         Err(error) => {
             let may_be_in_use = matches!(&error, AttachError::Step { left, .. } if !left.is_empty());
@@ -84,6 +86,16 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
     }
 }
 
+/// The links that the pod should have.
+fn wanted(inner: &Inner, attachment: &Attachment, address: Ipv4Addr) -> PodLink {
+    PodLink {
+        interface: attachment.interface.clone(),
+        mac: attachment.mac,
+        only: (!attachment.default_route).then_some(inner.config.cluster_cidr),
+        ..PodLink::new(&attachment.uid, address, inner.config.mtu)
+    }
+}
+
 /// Attaching again would change nothing.
 pub(crate) fn check(inner: &Inner, attachment: &Attachment, expected: Ipv4Addr) -> Result<(), CheckError> {
     let netns = Netns::open(&attachment.netns).map_err(AttachError::Netns)?;
@@ -94,11 +106,11 @@ pub(crate) fn check(inner: &Inner, attachment: &Attachment, expected: Ipv4Addr) 
     }
     let mut pod = enter(&netns)?;
     let mut host = inner.socket().map_err(|e| AttachError::Socket("node", e))?;
-    let want = PodLink::new(&attachment.uid, expected, inner.config.mtu);
+    let want = wanted(inner, attachment, expected);
     let state = netlink::observe(&want, &mut host, &mut pod).map_err(AttachError::Observe)?;
     inner.put_back(host);
     let missing: Vec<_> =
-        plan(&want, &state).map_err(AttachError::Plan)?.iter().map(ToString::to_string).collect();
+        plan(&want, &state).map_err(AttachError::Plan)?.iter().map(|op| want.words(op)).collect();
     if missing.is_empty() { Ok(()) } else { Err(CheckError::Missing { missing }) }
 }
 
@@ -149,10 +161,12 @@ fn link(
 ) -> Result<(), AttachError> {
     let state = netlink::observe(want, host, pod).map_err(AttachError::Observe)?;
     let ops = plan(want, &state)?;
-    let mut links = KernelLinks { host, pod, netns: netns.file(), host_index: None, pod_index: None };
+    let interface = want.interface.as_str();
+    let mut links =
+        KernelLinks { host, pod, netns: netns.file(), interface, host_index: None, pod_index: None };
     execute(&ops, &mut links).map_err(|Failed { op, source, left }| {
-        let left = left.iter().map(|(op, error)| format!("{op}: {}", chain(error))).collect();
-        AttachError::Step { op: op.to_string(), source, left }
+        let left = left.iter().map(|(op, error)| format!("{}: {}", want.words(op), chain(error))).collect();
+        AttachError::Step { op: want.words(&op), source, left }
     })
 }
 
@@ -161,6 +175,7 @@ pub(crate) struct KernelLinks<'a> {
     pub host: &'a mut RouteSocket,
     pub pod: &'a mut RouteSocket,
     pub netns: &'a File,
+    pub interface: &'a str,
     pub host_index: Option<u32>,
     pub pod_index: Option<u32>,
 }
@@ -171,7 +186,7 @@ impl KernelLinks<'_> {
     }
 
     fn pod_index(&mut self) -> Result<u32, LinkError> {
-        index(&mut self.pod_index, self.pod, POD_INTERFACE)
+        index(&mut self.pod_index, self.pod, self.interface)
     }
 
     fn loopback(&mut self, up: bool) -> Result<(), LinkError> {
@@ -190,7 +205,7 @@ impl KernelLinks<'_> {
     /// Linux from 6.8 on finishes its pending work before it answers, so that one question per side suffices.
     fn await_carrier(&mut self, host: &LinkName) -> Result<(), LinkError> {
         for _ in 0..CARRIER_ATTEMPTS {
-            let sides = [self.host.link(host.as_str())?, self.pod.link(POD_INTERFACE)?];
+            let sides = [self.host.link(host.as_str())?, self.pod.link(self.interface)?];
             if sides.iter().all(|side| side.as_ref().is_some_and(|link| link.running)) {
                 return Ok(());
             }
@@ -209,7 +224,7 @@ impl KernelLinks<'_> {
         let pair = VethPair {
             name: host.as_str(),
             mac: host_mac,
-            peer_name: POD_INTERFACE,
+            peer_name: self.interface,
             peer_mac: pod_mac,
             peer_netns: self.netns,
             mtu,
@@ -260,6 +275,10 @@ impl Links for KernelLinks<'_> {
                 let index = self.pod_index()?;
                 self.pod.add_route(&Route::default_via(*gateway, index))?;
             }
+            LinkOp::PodRouteTo { to, gateway } => {
+                let index = self.pod_index()?;
+                self.pod.add_route(&Route::on_link(*to, *gateway, index))?;
+            }
             LinkOp::Carrier { host } => self.await_carrier(host)?,
             LinkOp::HostNeighbour { host, address, mac } => {
                 let index = self.host_index(host)?;
@@ -297,6 +316,10 @@ impl Links for KernelLinks<'_> {
             LinkOp::PodRoute { gateway } => {
                 let index = self.pod_index()?;
                 self.pod.delete_route(&Route::default_via(*gateway, index))?;
+            }
+            LinkOp::PodRouteTo { to, gateway } => {
+                let index = self.pod_index()?;
+                self.pod.delete_route(&Route::on_link(*to, *gateway, index))?;
             }
             LinkOp::HostNeighbour { host, address, .. } => {
                 let index = self.host_index(host)?;

@@ -19,7 +19,7 @@ const PREFIX: &str = "orl";
 const HEX: usize = 10;
 const ALIAS: &str = "pod:";
 /// The kernel keeps 255 bytes of alias; an uid of Kubernetes has 36.
-const UID_MAX: usize = 128;
+const UID_MAX: usize = 250;
 
 /// Name of the host side of a pod's veth pair: `orl` and ten hex digits of the uid's hash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,10 +86,19 @@ pub(crate) fn uid_of_alias(alias: &str) -> Option<&str> {
     alias.strip_prefix(ALIAS)
 }
 
-/// Whether a uid can be written into the ledger and the link's alias.
+/// Whether a uid can be written into the ledger and the link's alias. A network with a name puts it, and a slash, in
+/// front of its uids.
 pub(crate) fn valid_uid(uid: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
     !uid.is_empty() && uid.len() <= UID_MAX && uid.bytes().all(plain)
+}
+
+/// Whether a uid is one of the network with this name; of the one without a name are all without a slash.
+pub(crate) fn is_of(network: Option<&str>, uid: &str) -> bool {
+    match network {
+        None => !uid.contains('/'),
+        Some(name) => uid.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')),
+    }
 }
 
 pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
@@ -130,9 +139,15 @@ mod tests {
 
     #[test]
     fn uids_that_could_break_a_ledger_line_are_refused() {
-        for uid in ["", "a b", "a\nb", "ü", &"x".repeat(129)] {
+        for uid in ["", "a b", "a\nb", "ü", &"x".repeat(251)] {
             assert!(!valid_uid(uid), "{uid:?}");
         }
         assert!(valid_uid("0c2d5c7e-6c2a-4a5e-9f3c-1b1c9d1f0a11"));
+    }
+
+    #[test]
+    fn networks_tell_their_pods_apart() {
+        assert!(is_of(None, "u1") && !is_of(Some("u1"), "u1") && !is_of(None, "a/u1"));
+        assert!(is_of(Some("a"), "a/u1") && !is_of(Some("a"), "ab/u1") && !is_of(Some("ab"), "a/u1"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,7 +13,7 @@ use crate::{
     attach,
     error::{AttachError, CheckError, DetachError, OpenError, RouteError, RoutesError, UninstallError},
     ipam::Ledger,
-    names::fnv1a64,
+    names::{Mac, POD_INTERFACE, fnv1a64},
     netlink::{self, RouteSocket},
     node,
     reap::Reaper,
@@ -28,6 +28,9 @@ const IDLE_SOCKETS: usize = 2;
 /// What a node's network is made from.
 #[derive(Clone, Debug)]
 pub struct NetworkConfig {
+    /// Tells this network's pods from those of others on the node: their uids begin with it and a slash. Only the
+    /// node's own network has none.
+    pub name: Option<String>,
     /// Directory of the address ledger, made if there is none.
     pub state_dir: PathBuf,
     /// Addresses of this node's pods.
@@ -49,6 +52,30 @@ pub struct Attachment {
     pub name: String,
     /// A path to its network namespace.
     pub netns: PathBuf,
+    /// What its interface is called; `eth0` for pods of Kubernetes.
+    pub interface: String,
+    /// The address it has to have.
+    pub address: Option<Ipv4Addr>,
+    /// The hardware address it has to have.
+    pub mac: Option<Mac>,
+    /// Its default route leads through this interface; else only the cluster is reached there.
+    pub default_route: bool,
+}
+
+impl Attachment {
+    /// A pod of Kubernetes: `eth0`, and any address.
+    pub fn of_pod(uid: &str, namespace: &str, name: &str, netns: &Path) -> Self {
+        Self {
+            uid: uid.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            netns: netns.to_owned(),
+            interface: POD_INTERFACE.to_owned(),
+            address: None,
+            mac: None,
+            default_route: true,
+        }
+    }
 }
 
 /// What the pod got.
@@ -58,6 +85,8 @@ pub struct Attached {
     pub address: Ipv4Addr,
     /// The interface that has it.
     pub interface: String,
+    /// That interface's hardware address.
+    pub mac: Mac,
     /// That interface's MTU.
     pub mtu: u32,
 }
@@ -167,7 +196,7 @@ impl Network {
         blocking(set).await.map_err(|failures| RoutesError { failures })
     }
 
-    /// Removes everything of ours from this network namespace, pods' links included. Forwarding stays on: others
+    /// Removes everything of the node's own network from this network namespace, pods' links included. Forwarding stays on: others
     /// may rely on it by now. For when no configuration is at hand; no `Network` may be open here.
     ///
     /// # Errors
@@ -234,7 +263,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn validate(config: &NetworkConfig) -> Result<(), OpenError> {
-    let NetworkConfig { state_dir: _, pod_cidr, cluster_cidr, mtu } = config;
+    let NetworkConfig { name: _, state_dir: _, pod_cidr, cluster_cidr, mtu } = config;
     let link_local = Ipv4Net::new(Ipv4Addr::new(169, 254, 0, 0), 16);
     let fault = |text: String| Err(OpenError::Config(text));
     if !(8..=30).contains(&pod_cidr.prefix()) {
@@ -261,6 +290,7 @@ mod tests {
 
     fn check(pod_cidr: &str, mtu: u32, expected: Result<(), &str>) {
         let config = NetworkConfig {
+            name: None,
             state_dir: PathBuf::new(),
             pod_cidr: pod_cidr.parse().unwrap(),
             cluster_cidr: "10.244.0.0/16".parse().unwrap(),

@@ -1,6 +1,8 @@
 //! What the whole node needs: forwarding, masquerade, an end for packets to addresses without a pod, and the
 //! repair of what an earlier run left half done.
 
+use std::{borrow::Cow, collections::BTreeSet};
+
 use orlop_model::net::Ipv4Net;
 
 use crate::{
@@ -17,15 +19,17 @@ use crate::{
 };
 
 /// All that we ever put into nf_tables is in this one.
-const TABLE: Table = Table { name: "orlop", chain: "postrouting", rules: Vec::new() };
+const TABLE: Table = Table { name: Cow::Borrowed("orlop"), chain: "postrouting", rules: Vec::new() };
 
 /// Puts up everything node-wide; what is there already stays as it is.
 pub(crate) fn install(config: &NetworkConfig, ledger: &mut Ledger) -> Result<(), OpenError> {
     let mut socket = RouteSocket::open().map_err(OpenError::Adopt)?;
-    adopt(ledger, &mut socket)?;
+    adopt(config.name.as_deref(), ledger, &mut socket)?;
     sysctl::set("ipv4/ip_forward", "1").map_err(OpenError::Forward)?;
-    table(config.pod_cidr, config.cluster_cidr).apply().map_err(OpenError::Masquerade)?;
-    unreachable(config.pod_cidr, &mut socket)
+    let table =
+        Table { name: table_name(config.name.as_deref()), ..table(config.pod_cidr, config.cluster_cidr) };
+    table.apply().map_err(OpenError::Masquerade)?;
+    unreachable(config.pod_cidr, config.cluster_cidr, &mut socket)
         .map_err(|source| OpenError::PodCidrRoute { pod_cidr: config.pod_cidr, source })
 }
 
@@ -39,7 +43,7 @@ pub(crate) fn uninstall(inner: &Inner) -> Result<(), UninstallError> {
     if failures.is_empty() { Ok(()) } else { Err(UninstallError { failures }) }
 }
 
-/// Removes everything of ours from this namespace, as far as it goes.
+/// Removes everything of the node's own network from this namespace, as far as it goes.
 pub(crate) fn sweep() -> Result<(), UninstallError> {
     let mut failures = Vec::new();
     let mut note = |what: &str, result: Result<(), netlink::Error>| {
@@ -57,14 +61,28 @@ pub(crate) fn sweep() -> Result<(), UninstallError> {
 }
 
 fn delete_links(socket: &mut RouteSocket) -> Result<(), netlink::Error> {
-    for link in socket.links()?.iter().filter(|link| ours(link).is_some()) {
+    for link in socket.links()?.iter().filter(|link| ours(link).is_some() && !is_named(link)) {
         socket.set_group(link.index, DOOMED)?;
     }
     socket.delete_group(DOOMED)
 }
 
 fn delete_routes(socket: &mut RouteSocket) -> Result<(), netlink::Error> {
-    socket.routes()?.iter().try_for_each(|route| socket.delete_route(route))
+    let kept: Vec<_> = socket.links()?.iter().filter(|link| is_named(link)).map(|link| link.index).collect();
+    let to_named = |route: &Route| matches!(route.kind, Kind::Link(index) if kept.contains(&index));
+    let routes = socket.routes()?;
+    routes.iter().filter(|route| !to_named(route)).try_for_each(|route| socket.delete_route(route))
+}
+
+/// Whether a link is one of another network on this node.
+fn is_named(link: &Link) -> bool {
+    let uid = link.alias.as_deref().and_then(names::uid_of_alias);
+    uid.is_some_and(|uid| !names::is_of(None, uid))
+}
+
+/// One for each network of this node.
+fn table_name(network: Option<&str>) -> Cow<'static, str> {
+    network.map_or(TABLE.name, |name| format!("{}-{name}", TABLE.name).into())
 }
 
 /// Packets from pods of this node to outside the cluster leave with the node's address.
@@ -78,10 +96,16 @@ fn table(pod_cidr: Ipv4Net, cluster_cidr: Ipv4Net) -> Table {
 }
 
 /// Without it, packets to an address that has no pod follow the default route: out, and perhaps back again.
-fn unreachable(pod_cidr: Ipv4Net, socket: &mut RouteSocket) -> Result<(), netlink::Error> {
+/// One of an earlier run with another pod CIDR is known by lying in the same cluster.
+fn unreachable(
+    pod_cidr: Ipv4Net,
+    cluster_cidr: Ipv4Net,
+    socket: &mut RouteSocket,
+) -> Result<(), netlink::Error> {
     let wanted = Route { to: pod_cidr, kind: Kind::Unreachable };
     let present = socket.routes()?;
-    for stale in present.iter().filter(|r| r.kind == Kind::Unreachable && **r != wanted) {
+    let earlier = |r: &&Route| r.kind == Kind::Unreachable && **r != wanted && cluster_cidr.overlaps(&r.to);
+    for stale in present.iter().filter(earlier) {
         socket.delete_route(stale)?;
     }
     match present.contains(&wanted) {
@@ -91,17 +115,23 @@ fn unreachable(pod_cidr: Ipv4Net, socket: &mut RouteSocket) -> Result<(), netlin
 }
 
 /// Learns addresses from links whose ledger line is lost, and removes links that were cut off half-made.
-fn adopt(ledger: &mut Ledger, socket: &mut RouteSocket) -> Result<(), OpenError> {
+fn adopt(network: Option<&str>, ledger: &mut Ledger, socket: &mut RouteSocket) -> Result<(), OpenError> {
+    let known: BTreeSet<_> =
+        ledger.allocator().assignments().map(|(_, owner)| LinkName::for_pod(&owner.uid)).collect();
     let routes = socket.routes().map_err(OpenError::Adopt)?;
     for link in socket.links().map_err(OpenError::Adopt)? {
         let Some(name) = ours(&link) else { continue };
         let Some(uid) = link.alias.as_deref().and_then(names::uid_of_alias) else {
+            // Another network of this node may be about to finish what this one does not know.
+            if !known.contains(&name) {
+                continue;
+            }
             tracing::info!(link = %name, "removing a link that was never finished");
             socket.delete_link(link.index).map_err(OpenError::Adopt)?;
             continue;
         };
         let route = routes.iter().find(|r| r.to.prefix() == 32 && r.kind == Kind::Link(link.index));
-        if ledger.allocator().address(uid).is_some() {
+        if !names::is_of(network, uid) || ledger.allocator().address(uid).is_some() {
             continue;
         }
         let Some(address) = route.map(|r| r.to.network()) else { continue };

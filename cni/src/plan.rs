@@ -7,6 +7,8 @@
 
 use std::{fmt, net::Ipv4Addr};
 
+use orlop_model::net::Ipv4Net;
+
 use crate::names::{GATEWAY, HOST_MAC, LinkName, Mac, POD_INTERFACE, PROTOCOL};
 
 /// What a pod's links should be.
@@ -16,21 +18,43 @@ pub struct PodLink {
     pub uid: String,
     /// Host side's name.
     pub host: LinkName,
+    /// The pod side's name.
+    pub interface: String,
     /// The pod's address.
     pub address: Ipv4Addr,
     /// MTU of both sides.
     pub mtu: u32,
+    /// The pod side's hardware address, where it does not follow from the address.
+    pub mac: Option<Mac>,
+    /// Instead of a default route, one to here.
+    pub only: Option<Ipv4Net>,
 }
 
 impl PodLink {
     /// Everything else follows from uid and address.
     pub fn new(uid: &str, address: Ipv4Addr, mtu: u32) -> Self {
-        Self { uid: uid.to_owned(), host: LinkName::for_pod(uid), address, mtu }
+        let interface = POD_INTERFACE.to_owned();
+        Self {
+            uid: uid.to_owned(),
+            host: LinkName::for_pod(uid),
+            interface,
+            address,
+            mtu,
+            mac: None,
+            only: None,
+        }
     }
 
     /// Hardware address of the pod side.
     pub fn mac(&self) -> Mac {
-        Mac::for_address(self.address)
+        self.mac.unwrap_or_else(|| Mac::for_address(self.address))
+    }
+
+    /// A step as the `ip` command that would do it here. (Steps do not know the interface's name: for all but some
+    /// clients of the plugin it is `eth0`.)
+    pub fn words(&self, op: &LinkOp) -> String {
+        let named = |word| if word == POD_INTERFACE { self.interface.as_str() } else { word };
+        op.to_string().split(' ').map(named).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -39,7 +63,7 @@ impl PodLink {
 pub struct LinkState {
     /// The link that has the pod's host name.
     pub host: Option<HostSide>,
-    /// The link that is called `eth0` in the pod.
+    /// The pod side, found by its name.
     pub pod: Option<PodSide>,
     /// `lo` in the pod is up.
     pub loopback_up: bool,
@@ -77,7 +101,7 @@ pub struct PodSide {
     pub mac: Option<[u8; 6]>,
     /// All IPv4 addresses.
     pub addresses: Vec<Ipv4Addr>,
-    /// The default route through the gateway is there.
+    /// The route through the gateway is there.
     pub route: bool,
     /// The permanent neighbour entry for the gateway is there.
     pub neighbour: bool,
@@ -105,6 +129,8 @@ pub enum LinkOp {
     PodNeighbour { gateway: Ipv4Addr, mac: Mac },
     /// The pod's default route.
     PodRoute { gateway: Ipv4Addr },
+    /// The pod's route through an interface that is not its first.
+    PodRouteTo { to: Ipv4Net, gateway: Ipv4Addr },
     /// Both sides really send: after a link is up, the kernel drops what it should send until a worker of its
     /// own has seen the carrier. A lost first packet costs TCP a second.
     Carrier { host: LinkName },
@@ -118,8 +144,8 @@ pub enum LinkOp {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// The pod's namespace has an `eth0` that is not the other end of ours.
-    #[error("the pod already has an interface {POD_INTERFACE} that is not from here")]
-    Occupied,
+    #[error("the pod already has an interface {0} that is not from here")]
+    Occupied(String),
     /// The host side's name belongs to another pod.
     #[error("interface {host} belongs to pod {uid}")]
     NameTaken {
@@ -146,7 +172,7 @@ pub fn plan(want: &PodLink, state: &LinkState) -> Result<Vec<LinkOp>, PlanError>
             true => repair(want, there, pod),
             false => [vec![LinkOp::DeletePair { host }], build(want)].concat(),
         },
-        (_, Some(_)) => return Err(PlanError::Occupied),
+        (_, Some(_)) => return Err(PlanError::Occupied(want.interface.clone())),
         (Some(_), None) => [vec![LinkOp::DeletePair { host }], build(want)].concat(),
         (None, None) => build(want),
     };
@@ -185,7 +211,7 @@ fn build(want: &PodLink) -> Vec<LinkOp> {
 }
 
 fn repair(want: &PodLink, there: &HostSide, pod: &PodSide) -> Vec<LinkOp> {
-    let PodLink { uid, host, address, mtu: _ } = want.clone();
+    let PodLink { uid, host, address, only, .. } = want.clone();
     let mac = want.mac();
     let host_up = there.up && there.uid.is_some();
     let has_address = pod.addresses.contains(&address);
@@ -196,7 +222,10 @@ fn repair(want: &PodLink, there: &HostSide, pod: &PodSide) -> Vec<LinkOp> {
         (!has_address).then_some(LinkOp::PodAddress { address }),
         (!pod.up).then_some(LinkOp::PodUp),
         (!pod.neighbour).then_some(LinkOp::PodNeighbour { gateway: GATEWAY, mac: HOST_MAC }),
-        (!pod.route).then_some(LinkOp::PodRoute { gateway: GATEWAY }),
+        (!pod.route).then_some(match only {
+            None => LinkOp::PodRoute { gateway: GATEWAY },
+            Some(to) => LinkOp::PodRouteTo { to, gateway: GATEWAY },
+        }),
         (!there.neighbour).then(|| LinkOp::HostNeighbour { host: host.clone(), address, mac }),
         (!host_up || !pod.up).then(|| LinkOp::Carrier { host: host.clone() }),
         (!there.route).then_some(LinkOp::HostRoute { host, address }),
@@ -225,6 +254,9 @@ impl fmt::Display for LinkOp {
             }
             Self::PodRoute { gateway } => {
                 write!(f, "POD route add default via {gateway} dev {POD_INTERFACE} proto {PROTOCOL} onlink")
+            }
+            Self::PodRouteTo { to, gateway } => {
+                write!(f, "POD route add {to} via {gateway} dev {POD_INTERFACE} proto {PROTOCOL} onlink")
             }
             Self::Carrier { host } => write!(f, "link show {host} up"),
             Self::HostNeighbour { host, address, mac } => {

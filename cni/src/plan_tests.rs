@@ -259,3 +259,22 @@ fn undo_of_a_repair_reverts_its_steps_in_reverse() {
     let reversed: Vec<_> = ops.iter().rev().cloned().collect();
     assert_eq!(undo(&ops), reversed);
 }
+
+#[test]
+fn a_second_interface_has_its_own_name_address_and_way() {
+    let want = PodLink {
+        interface: "net1".into(),
+        mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+        only: Some("10.244.0.0/16".parse().unwrap()),
+        ..want()
+    };
+    let ops = plan(&want, &LinkState::default()).unwrap();
+    let words: Vec<_> = ops.iter().map(|op| want.words(op)).filter(|words| words.contains("net1")).collect();
+    expect![[r#"
+        link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name net1 address 02:00:00:00:00:01 mtu 1450 netns POD
+        POD addr add 10.244.0.2/32 dev net1
+        POD link set net1 up
+        POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev net1 nud permanent
+        POD route add 10.244.0.0/16 via 169.254.1.1 dev net1 proto 111 onlink"#]]
+    .assert_eq(&words.join("\n"));
+}

@@ -127,12 +127,9 @@ impl Environment {
             let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
             pairs.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value.to_owned())
         };
-        Ok(Attachment {
-            namespace: arg("K8S_POD_NAMESPACE").unwrap_or_else(|| "container".into()),
-            name: arg("K8S_POD_NAME").unwrap_or_else(|| id.clone()),
-            uid: id,
-            netns: self.required("CNI_NETNS")?.into(),
-        })
+        let namespace = arg("K8S_POD_NAMESPACE").unwrap_or_else(|| "container".into());
+        let name = arg("K8S_POD_NAME").unwrap_or_else(|| id.clone());
+        Ok(Attachment::of_pod(&id, &namespace, &name, self.required("CNI_NETNS")?.as_ref()))
     }
 
     fn container(&self) -> Result<String, Fault> {
@@ -171,6 +168,7 @@ impl Config {
     /// The library's words for it.
     pub(crate) fn network(&self) -> NetworkConfig {
         NetworkConfig {
+            name: None,
             state_dir: self.state_dir.clone().unwrap_or_else(|| "/var/lib/orlop/cni".into()),
             pod_cidr: self.pod_cidr,
             cluster_cidr: self.cluster_cidr.unwrap_or(self.pod_cidr),
@@ -265,16 +263,12 @@ mod tests {
         check(
             &format!("COMMAND=ADD {args}"),
             GOOD,
-            expect![[
-                r#"Add(Attachment { uid: "c1", namespace: "ns", name: "web", netns: "/run/netns/x" })"#
-            ]],
+            expect![[r#"Add(Attachment { uid: "c1", namespace: "ns", name: "web", netns: "/run/netns/x", interface: "eth0", address: None, mac: None, default_route: true })"#]],
         );
         check(
             &format!("COMMAND=CHECK {args}"),
             GOOD,
-            expect![[
-                r#"Check(Attachment { uid: "c1", namespace: "ns", name: "web", netns: "/run/netns/x" }, 10.244.1.2)"#
-            ]],
+            expect![[r#"Check(Attachment { uid: "c1", namespace: "ns", name: "web", netns: "/run/netns/x", interface: "eth0", address: None, mac: None, default_route: true }, 10.244.1.2)"#]],
         );
         check("COMMAND=DEL CONTAINERID=c1 IFNAME=eth0", GOOD, expect![[r#"Del { id: "c1" }"#]]);
         check("COMMAND=GC", GOOD, expect![[r#"Gc { keep: ["c1"] }"#]]);
@@ -292,7 +286,7 @@ mod tests {
         check(
             "COMMAND=ADD CONTAINERID=../x IFNAME=eth0 NETNS=/x",
             GOOD,
-            expect![[r#"4: CNI_CONTAINERID "../x" is malformed ()"#]],
+            expect![[r#"Add(Attachment { uid: "../x", namespace: "container", name: "../x", netns: "/x", interface: "eth0", address: None, mac: None, default_route: true })"#]],
         );
         check("COMMAND=FLY", GOOD, expect!["4: CNI_COMMAND FLY is unknown ()"]);
         check("", GOOD, expect!["4: CNI_COMMAND is not set ()"]);
@@ -327,13 +321,9 @@ mod tests {
 
     #[test]
     fn results_have_the_form_of_the_runtimes_version() {
-        let attachment = Attachment {
-            uid: "c1".into(),
-            namespace: "ns".into(),
-            name: "web".into(),
-            netns: "/run/netns/x".into(),
-        };
-        let attached = Attached { address: [10, 244, 1, 2].into(), interface: "eth0".into(), mtu: 1450 };
+        let attachment = Attachment::of_pod("c1", "ns", "web", "/run/netns/x".as_ref());
+        let mac = Mac::for_address([10, 244, 1, 2].into());
+        let attached = Attached { address: [10, 244, 1, 2].into(), interface: "eth0".into(), mac, mtu: 1450 };
         let text = |version| serde_json::to_string_pretty(&result(version, &attachment, &attached)).unwrap();
         expect![[r#"
             {

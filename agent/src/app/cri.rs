@@ -87,6 +87,7 @@ impl OwnNetwork {
         // Its ledger is for one at a time.
         *opened = None;
         let network = Network::open(NetworkConfig {
+            name: None,
             state_dir: self.config.state_dir.join("network"),
             pod_cidr,
             cluster_cidr: self.config.cluster_cidr,

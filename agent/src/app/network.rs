@@ -170,6 +170,7 @@ fn place(node: &Node) -> Place {
 
 async fn open(config: &Config, pod_cidr: Ipv4Net) -> Result<Network, orlop_cni::OpenError> {
     Network::open(NetworkConfig {
+        name: None,
         state_dir: config.state_dir.join("network"),
         pod_cidr,
         cluster_cidr: config.cluster_cidr,
@@ -180,12 +181,7 @@ async fn open(config: &Config, pod_cidr: Ipv4Net) -> Result<Network, orlop_cni::
 
 /// The network's words for the port's.
 pub(super) async fn attach(network: &Network, pod: &PodRef, netns: &Path) -> Result<Attached, Failure> {
-    let attachment = Attachment {
-        uid: pod.uid.clone(),
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        netns: netns.to_owned(),
-    };
+    let attachment = Attachment::of_pod(&pod.uid, &pod.namespace, &pod.name, netns);
     let attached = network.attach(&attachment).await.map_err(|error| Failure(chain(&error)))?;
     Ok(Attached { address: attached.address.into() })
 }

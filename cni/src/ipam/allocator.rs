@@ -28,6 +28,35 @@ pub struct Full {
     pub size: usize,
 }
 
+/// A certain address that is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is no pod's address.
+    #[error("address {address} is none for pods of {range}")]
+    Outside {
+        /// What was asked for.
+        address: Ipv4Addr,
+        /// The pod CIDR.
+        range: Ipv4Net,
+    },
+    /// Another pod has it.
+    #[error("address {address} belongs to {pod}")]
+    Taken {
+        /// What was asked for.
+        address: Ipv4Addr,
+        /// Who has it.
+        pod: String,
+    },
+    /// The pod has another one.
+    #[error("the pod has address {has}, and not {address}")]
+    Another {
+        /// What was asked for.
+        address: Ipv4Addr,
+        /// What it has.
+        has: Ipv4Addr,
+    },
+}
+
 /// Who has what.
 #[derive(Clone, Debug)]
 pub(crate) struct Allocator {
@@ -51,6 +80,26 @@ impl Allocator {
         }
         let address = self.next_free().ok_or_else(|| Full { range: self.range, size: self.size() })?;
         self.insert(address, owner.clone());
+        Ok(Assigned { address, new: true })
+    }
+
+    /// This very address. What is given to others next does not change with it.
+    pub(crate) fn claim(&mut self, owner: &Owner, address: Ipv4Addr) -> Result<Assigned, Refused> {
+        match self.by_uid.get(&owner.uid) {
+            Some(has) if *has == address => return Ok(Assigned { address, new: false }),
+            Some(has) => return Err(Refused::Another { address, has: *has }),
+            None => {}
+        }
+        let (first, last) = self.bounds();
+        if !(first - 1..=last).contains(&u32::from(address)) {
+            return Err(Refused::Outside { address, range: self.range });
+        }
+        if let Some(other) = self.by_address.get(&address) {
+            return Err(Refused::Taken { address, pod: other.pod.clone() });
+        }
+        let last_given = self.last;
+        self.insert(address, owner.clone());
+        self.last = last_given;
         Ok(Assigned { address, new: true })
     }
 
@@ -157,6 +206,22 @@ mod tests {
         let mut a = range("10.0.1.0/24");
         assert!(a.insert([10, 0, 0, 9].into(), owner("old")));
         assert_eq!(last_octets(&mut a, &["new", "old"]), [2, 9]);
+    }
+
+    #[test]
+    fn a_certain_address_is_given_once_and_only_from_the_range() {
+        let mut a = range("10.0.0.0/29");
+        let mut claim = |uid: &str, last| {
+            let claimed = a.claim(&owner(uid), [10, 0, 0, last].into());
+            claimed.map(|assigned| assigned.new).map_err(|refused| refused.to_string())
+        };
+        assert_eq!(claim("a", 5), Ok(true));
+        assert_eq!(claim("a", 5), Ok(false));
+        assert_eq!(claim("a", 6), Err("the pod has address 10.0.0.5, and not 10.0.0.6".into()));
+        assert_eq!(claim("b", 5), Err("address 10.0.0.5 belongs to default/p".into()));
+        assert_eq!(claim("b", 7), Err("address 10.0.0.7 is none for pods of 10.0.0.0/29".into()));
+        assert_eq!(claim("b", 0), Err("address 10.0.0.0 is none for pods of 10.0.0.0/29".into()));
+        assert_eq!(last_octets(&mut a, &["c", "d", "e", "f"]), [2, 3, 4, 6]);
     }
 
     proptest! {

@@ -60,9 +60,13 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The owner's address; see [`Allocator::assign`]. Durable once [`Ledger::log`] has been synced.
-    pub(crate) fn assign(&mut self, owner: &Owner) -> Result<Assigned, IpamError> {
-        let assigned = self.allocator.assign(owner)?;
+    /// The owner's address, or the one that is wished for; see [`Allocator::assign`]. Durable once [`Ledger::log`] has
+    /// been synced.
+    pub(crate) fn assign(&mut self, owner: &Owner, wish: Option<Ipv4Addr>) -> Result<Assigned, IpamError> {
+        let assigned = match wish {
+            None => self.allocator.assign(owner)?,
+            Some(address) => self.allocator.claim(owner, address)?,
+        };
         if assigned.new
             && let Err(error) = self.append(&Record::Assign(assigned.address, owner.clone()))
         {
@@ -223,13 +227,13 @@ mod tests {
     fn assignments_and_position_survive_a_restart() {
         let dir = TempDir::new().unwrap();
         let mut ledger = open(&dir).unwrap();
-        ledger.assign(&owner("a")).unwrap();
-        ledger.assign(&owner("b")).unwrap();
+        ledger.assign(&owner("a"), None).unwrap();
+        ledger.assign(&owner("b"), None).unwrap();
         ledger.release("b").unwrap();
         drop(ledger);
         let mut ledger = open(&dir).unwrap();
         assert_eq!(held(&ledger), [([10, 0, 0, 2].into(), "a".into())]);
-        assert_eq!(ledger.assign(&owner("c")).unwrap().address, Ipv4Addr::new(10, 0, 0, 4));
+        assert_eq!(ledger.assign(&owner("c"), None).unwrap().address, Ipv4Addr::new(10, 0, 0, 4));
     }
 
     #[test]
@@ -244,7 +248,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let mut ledger = open(&dir).unwrap();
         for uid in ["a", "b", "c"] {
-            ledger.assign(&owner(uid)).unwrap();
+            ledger.assign(&owner(uid), None).unwrap();
         }
         let path = ledger.path.clone();
         drop(ledger);
@@ -257,9 +261,9 @@ mod tests {
     fn history_is_dropped_and_the_position_kept() {
         let dir = TempDir::new().unwrap();
         let mut ledger = open(&dir).unwrap();
-        ledger.assign(&owner("stays")).unwrap();
+        ledger.assign(&owner("stays"), None).unwrap();
         for round in 0..SLACK {
-            ledger.assign(&owner(round)).unwrap();
+            ledger.assign(&owner(round), None).unwrap();
             ledger.release(&round.to_string()).unwrap();
         }
         let last = ledger.allocator().last();
@@ -267,7 +271,7 @@ mod tests {
         let mut ledger = open(&dir).unwrap();
         assert!(ledger.lines < SLACK + 4, "{} lines", ledger.lines);
         assert_eq!(held(&ledger), [([10, 0, 0, 2].into(), "stays".into())]);
-        assert!(Some(ledger.assign(&owner("next")).unwrap().address) > last);
+        assert!(Some(ledger.assign(&owner("next"), None).unwrap().address) > last);
     }
 
     proptest! {
@@ -278,7 +282,7 @@ mod tests {
             let mut ledger = open(&dir).unwrap();
             let mut history = vec![held(&ledger)];
             for step in 0..8 {
-                ledger.assign(&owner(step)).unwrap();
+                ledger.assign(&owner(step), None).unwrap();
                 history.push(held(&ledger));
                 if step % 3 == 0 {
                     ledger.release(&step.to_string()).unwrap();
@@ -291,7 +295,7 @@ mod tests {
             fs::write(&path, &text[..cut.min(text.len())]).unwrap();
             let mut ledger = open(&dir).unwrap();
             prop_assert!(history.contains(&held(&ledger)));
-            ledger.assign(&owner("after")).unwrap();
+            ledger.assign(&owner("after"), None).unwrap();
             let after = held(&ledger);
             drop(ledger);
             prop_assert_eq!(held(&open(&dir).unwrap()), after);

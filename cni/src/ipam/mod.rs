@@ -13,7 +13,7 @@ mod record;
 
 use std::{io, net::Ipv4Addr, path::PathBuf};
 
-pub(crate) use allocator::{Allocator, Full, Owner};
+pub(crate) use allocator::{Allocator, Full, Owner, Refused};
 pub(crate) use ledger::Ledger;
 
 /// An address could not be given, taken back or remembered.
@@ -22,6 +22,9 @@ pub enum IpamError {
     /// All addresses are in use.
     #[error(transparent)]
     Full(#[from] Full),
+    /// The address that was asked for cannot be had.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// Another process uses the same ledger.
     #[error("address ledger {} is used by another process", path.display())]
     Locked {

@@ -5,7 +5,7 @@
 
 mod encode;
 
-use std::{fmt, io, net::Ipv4Addr};
+use std::{borrow::Cow, fmt, io, net::Ipv4Addr};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use orlop_model::net::Ipv4Net;
@@ -20,7 +20,7 @@ use super::{Error, direct::connect};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     /// Table name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Chain name.
     pub chain: &'static str,
     /// The chain's rules.

@@ -2,7 +2,7 @@
 
 use super::{Error, Link, Route, RouteSocket};
 use crate::{
-    names::{self, GATEWAY, HOST_MAC, POD_INTERFACE},
+    names::{self, GATEWAY, HOST_MAC},
     plan::{HostSide, LinkState, PodLink, PodSide},
     reap::DOOMED,
 };
@@ -15,7 +15,7 @@ pub(crate) fn observe(
 ) -> Result<LinkState, Error> {
     Ok(LinkState {
         host: host.link(want.host.as_str())?.map(|link| host_side(want, link, host)).transpose()?,
-        pod: pod.link(POD_INTERFACE)?.map(|link| pod_side(link, pod)).transpose()?,
+        pod: pod.link(&want.interface)?.map(|link| pod_side(want, link, pod)).transpose()?,
         loopback_up: pod.link("lo")?.is_some_and(|lo| lo.up),
     })
 }
@@ -33,14 +33,18 @@ fn host_side(want: &PodLink, link: Link, host: &mut RouteSocket) -> Result<HostS
     })
 }
 
-fn pod_side(link: Link, pod: &mut RouteSocket) -> Result<PodSide, Error> {
+fn pod_side(want: &PodLink, link: Link, pod: &mut RouteSocket) -> Result<PodSide, Error> {
+    let route = match want.only {
+        None => Route::default_via(GATEWAY, link.index),
+        Some(to) => Route::on_link(to, GATEWAY, link.index),
+    };
     Ok(PodSide {
         peer: link.peer.filter(|_| link.veth),
         up: link.up,
         mtu: link.mtu,
         mac: link.mac,
         addresses: pod.addresses(link.index)?,
-        route: pod.routes()?.contains(&Route::default_via(GATEWAY, link.index)),
+        route: pod.routes()?.contains(&route),
         neighbour: pod.has_neighbour(link.index, GATEWAY, HOST_MAC)?,
     })
 }

@@ -44,6 +44,11 @@ impl Route {
         Self { to: net(address, 32), kind: Kind::Link(link) }
     }
 
+    /// From a pod to some network.
+    pub(crate) fn on_link(to: Ipv4Net, gateway: Ipv4Addr, link: u32) -> Self {
+        Self { to, kind: Kind::OnLink(gateway, link) }
+    }
+
     /// From a pod to everywhere.
     pub(crate) fn default_via(gateway: Ipv4Addr, link: u32) -> Self {
         Self { to: net(Ipv4Addr::UNSPECIFIED, 0), kind: Kind::OnLink(gateway, link) }

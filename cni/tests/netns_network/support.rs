@@ -144,6 +144,7 @@ impl Node {
 
     pub(crate) fn config(&self) -> NetworkConfig {
         NetworkConfig {
+            name: None,
             state_dir: self.dir.path().to_owned(),
             pod_cidr: self.pod_cidr.parse().unwrap(),
             cluster_cidr: "10.244.0.0/16".parse().unwrap(),
@@ -189,7 +190,7 @@ fn way(route: &Value) -> &str {
 }
 
 pub(crate) fn attachment(uid: &str, pod: &Ns) -> Attachment {
-    Attachment { uid: uid.into(), namespace: "default".into(), name: format!("pod-{uid}"), netns: pod.path() }
+    Attachment::of_pod(uid, "default", &format!("pod-{uid}"), &pod.path())
 }
 
 /// A cable between two namespaces, with an address at either end. Asking for a link that was just set up makes

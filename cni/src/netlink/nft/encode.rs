@@ -51,7 +51,7 @@ mod attr {
 pub(super) fn replace(table: &Table) -> Vec<u8> {
     // "add" before "delete", because deleting what is not there fails.
     let chain = message(NEW_CHAIN, CREATE, |b| {
-        b.text(attr::CHAIN_TABLE, table.name);
+        b.text(attr::CHAIN_TABLE, &table.name);
         b.text(attr::CHAIN_NAME, table.chain);
         b.nested(attr::CHAIN_HOOK, |hook| {
             hook.number(attr::HOOK_NUMBER, HOOK_POSTROUTING);
@@ -71,16 +71,16 @@ pub(super) fn remove(table: &Table) -> Vec<u8> {
 }
 
 fn new_table(table: &Table) -> Vec<u8> {
-    message(NEW_TABLE, CREATE, |b| b.text(attr::TABLE_NAME, table.name))
+    message(NEW_TABLE, CREATE, |b| b.text(attr::TABLE_NAME, &table.name))
 }
 
 fn del_table(table: &Table) -> Vec<u8> {
-    message(DEL_TABLE, 0, |b| b.text(attr::TABLE_NAME, table.name))
+    message(DEL_TABLE, 0, |b| b.text(attr::TABLE_NAME, &table.name))
 }
 
 fn rule_message(table: &Table, rule: &Rule) -> Vec<u8> {
     message(NEW_RULE, CREATE | APPEND, |b| {
-        b.text(attr::RULE_TABLE, table.name);
+        b.text(attr::RULE_TABLE, &table.name);
         b.text(attr::RULE_CHAIN, table.chain);
         b.nested(attr::RULE_EXPRESSIONS, |list| {
             rule.matches.iter().for_each(|m| match_address(list, m));
@@ -193,7 +193,7 @@ mod tests {
             Match { field: Field::Source, inside: true, net },
             Match { field: Field::Destination, inside: false, net },
         ];
-        Table { name: "t", chain: "c", rules: vec![Rule { comment: "why", matches }] }
+        Table { name: "t".into(), chain: "c", rules: vec![Rule { comment: "why", matches }] }
     }
 
     /// Lengths of the messages in a batch, and their types.
