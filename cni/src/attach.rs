@@ -67,7 +67,8 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
         Ok(()) => {
             inner.put_back(host);
             let mac = want.mac();
-            Ok(Attached { address: want.address, interface: want.interface, mac, mtu: want.mtu })
+            let PodLink { address, interface, mtu, only, .. } = want;
+            Ok(Attached { address, interface, mac, mtu, only })
         }
         Err(error) => {
             let may_be_in_use = matches!(&error, AttachError::Step { left, .. } if !left.is_empty());
@@ -96,8 +97,13 @@ fn wanted(inner: &Inner, attachment: &Attachment, address: Ipv4Addr) -> PodLink 
     }
 }
 
-/// Attaching again would change nothing.
-pub(crate) fn check(inner: &Inner, attachment: &Attachment, expected: Ipv4Addr) -> Result<(), CheckError> {
+/// Attaching again would change nothing, but perhaps the pod's route.
+pub(crate) fn check(
+    inner: &Inner,
+    attachment: &Attachment,
+    expected: Ipv4Addr,
+    routed: bool,
+) -> Result<(), CheckError> {
     let netns = Netns::open(&attachment.netns).map_err(AttachError::Netns)?;
     let _turn = inner.turn(&attachment.uid);
     let known = inner.ledger().allocator().address(&attachment.uid);
@@ -107,8 +113,13 @@ pub(crate) fn check(inner: &Inner, attachment: &Attachment, expected: Ipv4Addr) 
     let mut pod = enter(&netns)?;
     let mut host = inner.socket().map_err(|e| AttachError::Socket("node", e))?;
     let want = wanted(inner, attachment, expected);
-    let state = netlink::observe(&want, &mut host, &mut pod).map_err(AttachError::Observe)?;
+    let mut state = netlink::observe(&want, &mut host, &mut pod).map_err(AttachError::Observe)?;
     inner.put_back(host);
+    // A later plugin of a chain may have tuned these.
+    if let Some(pod) = &mut state.pod {
+        pod.mtu = want.mtu;
+        pod.route |= !routed;
+    }
     let missing: Vec<_> =
         plan(&want, &state).map_err(AttachError::Plan)?.iter().map(|op| want.words(op)).collect();
     if missing.is_empty() { Ok(()) } else { Err(CheckError::Missing { missing }) }

@@ -9,6 +9,8 @@
 //!                                                                      └─ on failure: undo [p] of the done prefix
 //! ```
 //!
+//! Or other people's plugins do all that, and [`runtime`] calls them.
+//!
 //! Not in here: Services (the dataplane), pod sandboxes (the runtime makes the namespaces), and any API client.
 //! The kernel is asked through netlink sockets only; no other program is run.
 #![forbid(unsafe_code)]
@@ -26,6 +28,7 @@ pub mod plan;
 pub mod plugin;
 mod reap;
 mod route;
+pub mod runtime;
 mod spec;
 mod sysctl;
 

@@ -61,6 +61,22 @@ impl Mac {
         let [a, b, c, d] = address.octets();
         Self([0x0a, 0x58, a, b, c, d])
     }
+
+    /// Reads `0a:58:0a:f4:00:07`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2)?;
+            *byte = u8::from_str_radix(part, 16).ok().filter(|_| !part.starts_with('+'))?;
+        }
+        parts.next().is_none().then_some(Self(bytes))
+    }
+
+    /// An interface can have it: neither a group's nor nobody's.
+    pub(crate) fn is_of_one_station(&self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
 }
 
 impl fmt::Display for Mac {
@@ -130,6 +146,18 @@ mod tests {
     fn hash_is_fnv1a() {
         assert_eq!(fnv1a64(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a64(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn hardware_addresses_read_back_and_nothing_else_is_one() {
+        let mac = Mac([0x0a, 0x58, 0x0a, 0xf4, 0, 7]);
+        assert_eq!(Mac::parse(&mac.to_string()), Some(mac));
+        assert_eq!(Mac::parse("0A-58-0A-F4-00-07"), Some(mac));
+        for wrong in ["", "0a:58:0a:f4:00", "0a:58:0a:f4:00:07:08", "0a:58:0a:f4:00:+7", "a:58:0a:f4:00:07"] {
+            assert_eq!(Mac::parse(wrong), None, "{wrong}");
+        }
+        assert!(mac.is_of_one_station());
+        assert!(!Mac([1, 0, 0, 0, 0, 0]).is_of_one_station() && !Mac([0; 6]).is_of_one_station());
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub struct Attached {
     pub mac: Mac,
     /// That interface's MTU.
     pub mtu: u32,
+    /// What is reached through it, if not everything.
+    pub only: Option<Ipv4Net>,
 }
 
 /// The pod network of the node whose network namespace this process runs in. Cheap to clone.
@@ -162,13 +164,19 @@ impl Network {
         blocking(move || attach::detach(&inner, &uid)).await
     }
 
-    /// Whether the pod is attached with this address, and nothing about it would have to be repaired.
+    /// Whether the pod is attached with this address, and nothing about it would have to be repaired. What others may
+    /// have changed on purpose is no fault: the MTU, and the route unless it is `routed` still.
     ///
     /// # Errors
     /// What is not so.
-    pub async fn check(&self, attachment: &Attachment, address: Ipv4Addr) -> Result<(), CheckError> {
+    pub async fn check(
+        &self,
+        attachment: &Attachment,
+        address: Ipv4Addr,
+        routed: bool,
+    ) -> Result<(), CheckError> {
         let (inner, attachment) = (Arc::clone(&self.0), attachment.clone());
-        blocking(move || attach::check(&inner, &attachment, address)).await
+        blocking(move || attach::check(&inner, &attachment, address, routed)).await
     }
 
     /// All pods that hold an address, by address.

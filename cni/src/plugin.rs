@@ -3,7 +3,7 @@
 //! State is in the ledger and the kernel only, so that requests of different processes see each other's work.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     process::ExitCode,
     time::Duration,
 };
@@ -11,20 +11,23 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    error::{AttachError, OpenError, chain},
+    error::{AttachError, CheckError, OpenError, chain},
     ipam::IpamError,
+    netns::NetnsError,
     network::Network,
     spec::{self, Code, Config, Environment, Fault, Request},
 };
 
 /// A kubelet asks for many pods at once, each by a process of its own: they take turns at the ledger.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// More than any configuration has.
+const STDIN_MAX: u64 = 16 << 20;
 
 /// Answers the request in the environment and on standard input.
 pub fn main() -> ExitCode {
     let environment = Environment(std::env::vars().filter(|(name, _)| name.starts_with("CNI_")).collect());
     let mut stdin = Vec::new();
-    let read = std::io::stdin().read_to_end(&mut stdin);
+    let read = std::io::stdin().take(STDIN_MAX).read_to_end(&mut stdin);
     let answer = read
         .map_err(|error| Fault::new(Code::IoFailure, "read standard input", error))
         .and_then(|_| answer(&environment, &stdin));
@@ -41,7 +44,7 @@ pub fn main() -> ExitCode {
 
 fn answer(environment: &Environment, stdin: &[u8]) -> Result<Option<Value>, Fault> {
     if environment.command()? == "VERSION" {
-        return Ok(Some(spec::versions()));
+        return Ok(Some(spec::versions(stdin)));
     }
     let config = spec::config(stdin)?;
     let in_its_version = |fault| Fault { cni_version: config.cni_version.clone(), ..fault };
@@ -57,14 +60,14 @@ async fn serve(config: &Config, request: Request) -> Result<Option<Value>, Fault
     match request {
         Request::Add(attachment) => {
             let attached = network.attach(&attachment).await.map_err(|error| attach_fault(&error))?;
-            Ok(Some(spec::result(&config.cni_version, &attachment, &attached)))
+            let previous = config.prev_result.as_ref();
+            spec::add_result(config.version(), &attachment, &attached, config.dns.as_ref(), previous)
+                .map(Some)
         }
-        Request::Del { id } => detach(&network, &id).await.map(|()| None),
-        Request::Check(attachment, address) => {
-            let state = network.check(&attachment, address).await;
-            state.map(|()| None).map_err(|error| {
-                Fault::new(Code::IoFailure, "the pod is not attached as it was", chain(&error))
-            })
+        Request::Del { uid } => detach(&network, &uid).await.map(|()| None),
+        Request::Check { attachment, address, routed } => {
+            let state = network.check(&attachment, address, routed).await;
+            state.map(|()| None).map_err(|error| check_fault(&error))
         }
         Request::Gc { keep } => {
             let gone =
@@ -86,6 +89,15 @@ async fn detach(network: &Network, uid: &str) -> Result<(), Fault> {
     detached.map_err(|error| Fault::new(Code::IoFailure, format!("detach {uid}"), chain(&error)))
 }
 
+fn check_fault(error: &CheckError) -> Fault {
+    let code = match error {
+        CheckError::Address { known: None, .. } => Code::UnknownContainer,
+        CheckError::Look(error) => return attach_fault(error),
+        _ => Code::IoFailure,
+    };
+    Fault::new(code, "the pod is not attached as it was", chain(error))
+}
+
 fn open_fault(request: &Request, error: &OpenError) -> Fault {
     let code = match error {
         OpenError::Config(_) => Code::InvalidConfig,
@@ -98,8 +110,12 @@ fn open_fault(request: &Request, error: &OpenError) -> Fault {
 
 fn attach_fault(error: &AttachError) -> Fault {
     let code = match error {
+        AttachError::Netns(NetnsError::Open { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Code::UnknownContainer
+        }
         AttachError::Name(_) | AttachError::Netns(_) => Code::InvalidEnvironment,
         AttachError::Address(IpamError::Full(_)) => Code::TryAgainLater,
+        AttachError::Address(IpamError::Refused(_)) => Code::InvalidConfig,
         _ => Code::IoFailure,
     };
     Fault::new(code, "the pod cannot be attached", chain(error))

@@ -1,0 +1,322 @@
+//! What a plugin is asked, read from its environment and its standard input. Pure.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+use orlop_model::net::Ipv4Net;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{
+    Code, Fault, VERSIONS, Version,
+    args::Args,
+    result::{Expected, previous_in},
+};
+use crate::{
+    names::{Mac, POD_INTERFACE},
+    network::{Attachment, NetworkConfig},
+};
+
+const DEFAULT_MTU: u32 = 1500;
+/// The kernel's names of interfaces are shorter than this.
+const INTERFACE_MAX: usize = 16;
+
+/// What a plugin is asked to do. Containers are named by the uids of [`crate::Network`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Request {
+    /// Give a container an interface.
+    Add(Attachment),
+    /// Take it away; the container may be gone.
+    Del {
+        /// Uid.
+        uid: String,
+    },
+    /// Is it still as the result said?
+    Check {
+        /// The container.
+        attachment: Attachment,
+        /// Its address.
+        address: Ipv4Addr,
+        /// Our route is still among the result's.
+        routed: bool,
+    },
+    /// Take away all interfaces but these.
+    Gc {
+        /// Uids.
+        keep: Vec<String>,
+    },
+    /// Can `Add` work?
+    Status,
+}
+
+/// The parameters that come as environment variables.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment(pub(crate) BTreeMap<String, String>);
+
+/// The network configuration on standard input.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Config {
+    /// Version of the specification that the runtime speaks.
+    pub(crate) cni_version: String,
+    name: String,
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Ipv4Net,
+    #[serde(rename = "clusterCIDR")]
+    cluster_cidr: Option<Ipv4Net>,
+    state_dir: Option<PathBuf>,
+    mtu: Option<u32>,
+    is_default_gateway: Option<bool>,
+    ip_masq: Option<bool>,
+    ipam: Option<Value>,
+    /// Goes into the result as it is.
+    pub(crate) dns: Option<Map<String, Value>>,
+    #[serde(default)]
+    runtime_config: Wishes,
+    #[serde(default)]
+    args: ConfigArgs,
+    /// The result of the plugins before this one, or of all of them.
+    pub(crate) prev_result: Option<Value>,
+    #[serde(rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<ValidAttachment>>,
+    /// Its name in drafts of the specification; runtimes send both.
+    #[serde(rename = "cni.dev/attachments")]
+    attachments: Option<Vec<ValidAttachment>>,
+}
+
+/// What a runtime or a user wishes for one container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Wishes {
+    ips: Vec<String>,
+    mac: Option<String>,
+    port_mappings: Vec<Value>,
+    bandwidth: Option<Value>,
+}
+
+/// The configuration's own place for wishes, older than `runtimeConfig`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ConfigArgs {
+    cni: Wishes,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct ValidAttachment {
+    #[serde(rename = "containerID")]
+    container_id: String,
+    ifname: String,
+}
+
+impl Environment {
+    pub(crate) fn command(&self) -> Result<&str, Fault> {
+        self.required("CNI_COMMAND")
+    }
+
+    fn optional(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn required(&self, name: &str) -> Result<&str, Fault> {
+        let missing = || Fault::new(Code::InvalidEnvironment, format!("{name} is not set"), "");
+        self.optional(name).ok_or_else(missing)
+    }
+
+    fn valid(&self, name: &str, valid: impl FnOnce(&str) -> bool) -> Result<&str, Fault> {
+        let value = self.required(name)?;
+        let fault = || Fault::new(Code::InvalidEnvironment, format!("{name} {value:?} is malformed"), "");
+        if valid(value) { Ok(value) } else { Err(fault()) }
+    }
+
+    fn container(&self) -> Result<&str, Fault> {
+        self.valid("CNI_CONTAINERID", valid_name)
+    }
+
+    fn interface(&self) -> Result<&str, Fault> {
+        self.valid("CNI_IFNAME", valid_interface)
+    }
+}
+
+/// Names of networks and ids of containers: a letter or digit, then those, `_`, `.` and `-`.
+pub(crate) fn valid_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && name.bytes().all(plain)
+}
+
+/// Names that the kernel takes for an interface.
+fn valid_interface(name: &str) -> bool {
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    !name.is_empty() && name.len() < INTERFACE_MAX && name != "." && name != ".." && !name.contains(forbidden)
+}
+
+/// Reads the configuration.
+pub(crate) fn config(stdin: &[u8]) -> Result<Config, Fault> {
+    let value: Value = serde_json::from_slice(stdin)
+        .map_err(|error| Fault::new(Code::DecodeFailure, "the network configuration is no JSON", error))?;
+    let Value::Object(mut object) = value else {
+        return Err(Fault::new(Code::DecodeFailure, "the network configuration is no JSON object", ""));
+    };
+    // The specification's first version had no field for it.
+    let version = object.get("cniVersion").and_then(Value::as_str).unwrap_or("0.1.0").to_owned();
+    if !VERSIONS.contains(&version.as_str()) {
+        let text = format!("cniVersion {version} is not supported");
+        let supported = format!("supported: {}", VERSIONS.join(", "));
+        return Err(Fault::new(Code::IncompatibleVersion, text, supported));
+    }
+    object.insert("cniVersion".to_owned(), version.clone().into());
+    let in_its_version = |fault| Fault { cni_version: version.clone(), ..fault };
+    let config: Config = serde_json::from_value(Value::Object(object)).map_err(|error| {
+        in_its_version(Fault::new(Code::InvalidConfig, "the network configuration is not valid", error))
+    })?;
+    config.validate().map_err(in_its_version)?;
+    Ok(config)
+}
+
+impl Config {
+    fn validate(&self) -> Result<(), Fault> {
+        let unsupported = |text: &str, why: &str| Err(Fault::new(Code::UnsupportedField, text, why));
+        if !valid_name(&self.name) {
+            return Err(Fault::new(Code::InvalidConfig, format!("name {:?} is malformed", self.name), ""));
+        }
+        if self.ip_masq == Some(false) {
+            return unsupported("ipMasq false", "what leaves clusterCIDR is always masqueraded");
+        }
+        let own_ipam = match &self.ipam {
+            None | Some(Value::Null) => true,
+            Some(ipam) => ipam.as_object().is_some_and(Map::is_empty),
+        };
+        if !own_ipam {
+            return unsupported("ipam", "addresses are from podCIDR, in a ledger of this plugin's own");
+        }
+        let wishes = [&self.runtime_config, &self.args.cni];
+        if wishes.iter().any(|wishes| !wishes.port_mappings.is_empty()) {
+            return unsupported("portMappings", "put the plugin portmap behind this one");
+        }
+        if wishes.iter().any(|wishes| wishes.bandwidth.is_some()) {
+            return unsupported("bandwidth", "put the plugin bandwidth behind this one");
+        }
+        Ok(())
+    }
+
+    /// The library's words for it.
+    pub(crate) fn network(&self) -> NetworkConfig {
+        let state_dir = || PathBuf::from("/var/lib/orlop/cni").join(&self.name);
+        NetworkConfig {
+            name: Some(self.name.clone()),
+            state_dir: self.state_dir.clone().unwrap_or_else(state_dir),
+            pod_cidr: self.pod_cidr,
+            cluster_cidr: self.cluster_cidr.unwrap_or(self.pod_cidr),
+            mtu: self.mtu.unwrap_or(DEFAULT_MTU),
+        }
+    }
+
+    /// The version the runtime speaks.
+    pub(crate) fn version(&self) -> Version {
+        self.cni_version.parse().unwrap_or(Version::GC)
+    }
+
+    /// What is asked.
+    pub(crate) fn request(&self, environment: &Environment) -> Result<Request, Fault> {
+        let missing = |what: &str| Fault::new(Code::InvalidConfig, format!("{what} is missing"), "");
+        let command = environment.command()?;
+        let since = |version: Version| match self.version() >= version {
+            true => Ok(()),
+            false => {
+                let text = format!("cniVersion {} has no {command}", self.cni_version);
+                Err(Fault::new(Code::IncompatibleVersion, text, format!("it came with {version}")))
+            }
+        };
+        match command {
+            "ADD" => Ok(Request::Add(self.attachment(environment)?)),
+            "DEL" => Ok(Request::Del { uid: self.uid(environment.container()?, environment.interface()?) }),
+            "CHECK" => {
+                since(Version::CHECK)?;
+                let attachment = self.attachment(environment)?;
+                let previous = self.prev_result.as_ref().ok_or_else(|| missing("prevResult"))?;
+                let Expected { addresses, mac, routes } = previous_in(previous, &attachment.interface)?;
+                let ours = |address: &IpAddr| match address {
+                    IpAddr::V4(address) => Some(*address),
+                    IpAddr::V6(_) => None,
+                };
+                let address = addresses.iter().find_map(ours).ok_or_else(|| missing("prevResult.ips"))?;
+                let cluster = self.network().cluster_cidr.to_string();
+                let ours = if attachment.default_route { "0.0.0.0/0" } else { &cluster };
+                let routed = routes.iter().any(|route| route == ours);
+                Ok(Request::Check { attachment: Attachment { mac, ..attachment }, address, routed })
+            }
+            "GC" => {
+                since(Version::GC)?;
+                let valid = self.valid_attachments.as_ref().or(self.attachments.as_ref());
+                let valid = valid.ok_or_else(|| missing("cni.dev/valid-attachments"))?;
+                Ok(Request::Gc { keep: valid.iter().map(|v| self.uid(&v.container_id, &v.ifname)).collect() })
+            }
+            "STATUS" => since(Version::GC).map(|()| Request::Status),
+            other => Err(Fault::new(Code::InvalidEnvironment, format!("CNI_COMMAND {other} is unknown"), "")),
+        }
+    }
+
+    /// The specification's key of an attachment.
+    fn uid(&self, container: &str, interface: &str) -> String {
+        format!("{}/{container}/{interface}", self.name)
+    }
+
+    /// The pod, from `CNI_ARGS` as kubelets' runtimes fill it; the container id where they do not.
+    fn attachment(&self, environment: &Environment) -> Result<Attachment, Fault> {
+        let (container, interface) = (environment.container()?, environment.interface()?);
+        let args = Args::parse(environment.optional("CNI_ARGS").unwrap_or_default())?;
+        let netns = environment.required("CNI_NETNS")?;
+        let uid = self.uid(container, interface);
+        let namespace = args.get("K8S_POD_NAMESPACE").unwrap_or("container");
+        let name = args.get("K8S_POD_NAME").unwrap_or(container);
+        Ok(Attachment {
+            interface: interface.to_owned(),
+            address: self.address(&args)?,
+            mac: self.mac(&args)?,
+            default_route: self.is_default_gateway.unwrap_or(interface == POD_INTERFACE),
+            ..Attachment::of_pod(&uid, namespace, name, netns.as_ref())
+        })
+    }
+
+    /// The address that is wished for: by the runtime, by the configuration, by the user.
+    fn address(&self, args: &Args<'_>) -> Result<Option<Ipv4Addr>, Fault> {
+        let wishes = [&self.runtime_config.ips, &self.args.cni.ips];
+        let wished = wishes.into_iter().find(|ips| !ips.is_empty());
+        let (text, code) = match wished.map(Vec::as_slice) {
+            None => match args.get("IP") {
+                None => return Ok(None),
+                Some(text) => (text, Code::InvalidEnvironment),
+            },
+            Some([one]) => (one.as_str(), Code::InvalidConfig),
+            Some(several) => {
+                let text = format!("ips {several:?}");
+                return Err(Fault::new(Code::UnsupportedField, text, "an interface has one address"));
+            }
+        };
+        // With or without the length of a prefix, which is always 32 here.
+        let address = text.split_once('/').map_or(text, |(address, _)| address).parse();
+        let fault =
+            |error| Fault::new(code, format!("the address {text:?} that is asked for is no IPv4"), error);
+        address.map(Some).map_err(fault)
+    }
+
+    fn mac(&self, args: &Args<'_>) -> Result<Option<Mac>, Fault> {
+        let wished = self.runtime_config.mac.as_deref().or(self.args.cni.mac.as_deref());
+        let wished = wished.filter(|mac| !mac.is_empty());
+        let (text, code) = match (wished, args.get("MAC")) {
+            (Some(text), _) => (text, Code::InvalidConfig),
+            (None, Some(text)) => (text, Code::InvalidEnvironment),
+            (None, None) => return Ok(None),
+        };
+        let mac = Mac::parse(text).filter(Mac::is_of_one_station);
+        let fault =
+            || Fault::new(code, format!("the hardware address {text:?} that is asked for cannot be one"), "");
+        mac.map(Some).ok_or_else(fault)
+    }
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;
