@@ -76,6 +76,7 @@ pub(crate) fn setup(what: For) -> Result<()> {
     bpf_linker()?;
     if what == For::Tests {
         apt(TESTS)?;
+        cni_plugins()?;
         old_kubectl()?;
         python_client()?;
     }
@@ -184,6 +185,14 @@ fn bpf_linker() -> Result<()> {
         let args = ["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--quiet", "--root"];
         output(cargo(args).arg(&root).env_remove("CARGO_TARGET_DIR")).map(drop)
     })
+}
+
+/// Debian's network plugins: the others that ours is measured against, and that the agent can call.
+pub(crate) fn cni_plugins() -> Result<()> {
+    if Path::new("/usr/lib/cni/bridge").is_file() {
+        return Ok(());
+    }
+    install(&["containernetworking-plugins"])
 }
 
 fn old_kubectl() -> Result<()> {

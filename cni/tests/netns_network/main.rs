@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a failed unwrap is the report")]
 
 mod attach;
+mod chain;
 mod crash;
 mod node;
 mod plugin;
