@@ -1,11 +1,12 @@
-//! The multi-call entry: `orlop create` before any thread exists, everything else through the arguments.
+//! The multi-call entry: the CNI plugin by the name it is called by, `orlop create` before any thread exists, everything
+//! else through the arguments.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod app;
 mod cli;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use orlop::{
@@ -16,7 +17,12 @@ use orlop::{
 
 fn main() -> ExitCode {
     // The creator forks by raw clone3 and then allocates in the child: it must run with one thread (docs/runtime.md).
-    let mut words = std::env::args_os().skip(1);
+    let mut words = std::env::args_os();
+    // A plugin is a program of this name in a directory of container runtimes' plugins.
+    let called = words.next().unwrap_or_default();
+    if Path::new(&called).file_name().is_some_and(|name| name == "orlop-cni") {
+        return orlop_cni::plugin::main();
+    }
     if words.next().is_some_and(|word| word == "create") {
         let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
         orlop_runtime::create::create_main(&words);

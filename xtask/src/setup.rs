@@ -59,6 +59,8 @@ const TESTS: &[Needed] = &[
     needed("dpkg-deb", "dpkg"),
     needed("debootstrap", "debootstrap"),
     needed("strace", "strace"),
+    needed("podman", "podman"),
+    needed("conmon", "conmon"),
 ];
 
 /// Brings the machine up to `what`; quick when nothing is missing.
@@ -77,6 +79,7 @@ pub(crate) fn setup(what: For) -> Result<()> {
     if what == For::Tests {
         apt(TESTS)?;
         cni_plugins()?;
+        containerd()?;
         old_kubectl()?;
         python_client()?;
     }
@@ -199,9 +202,14 @@ fn old_kubectl() -> Result<()> {
     unpack_beside("kubernetes-client", OLD_KUBECTL, &old_kubectl_path())
 }
 
-/// What only measuring needs; the directory of containerd's programs. Its package would start a service.
+/// What only measuring needs; the directory of containerd's programs.
 pub(crate) fn bench_tools() -> Result<PathBuf> {
     apt(&[needed("umoci", "umoci")])?;
+    containerd()
+}
+
+/// The directory of containerd's programs. Its package would start a service.
+pub(crate) fn containerd() -> Result<PathBuf> {
     let programs = tools().join("containerd/usr/bin");
     unpack_beside("containerd", "containerd", &programs.join("containerd"))?;
     Ok(programs)

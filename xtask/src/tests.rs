@@ -68,7 +68,8 @@ fn run_tier(tier: Tier, filter: Option<&str>) -> Result<Counts> {
     };
     let mut envs = Vec::new();
     match tier {
-        Tier::Unit | Tier::Netns => {}
+        Tier::Unit => {}
+        Tier::Netns => envs.push(("ORLOP_CONTAINERD", setup::containerd()?)),
         Tier::Root => {
             // The runtime's tests start the real shim and creator.
             crate::run::run(&mut cargo(["build", "--locked", "--workspace", "--bins", "--examples"]))?;

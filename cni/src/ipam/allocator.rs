@@ -83,7 +83,7 @@ impl Allocator {
         Ok(Assigned { address, new: true })
     }
 
-    /// This very address. What is given to others next does not change with it.
+    /// This very address.
     pub(crate) fn claim(&mut self, owner: &Owner, address: Ipv4Addr) -> Result<Assigned, Refused> {
         match self.by_uid.get(&owner.uid) {
             Some(has) if *has == address => return Ok(Assigned { address, new: false }),
@@ -97,9 +97,7 @@ impl Allocator {
         if let Some(other) = self.by_address.get(&address) {
             return Err(Refused::Taken { address, pod: other.pod.clone() });
         }
-        let last_given = self.last;
         self.insert(address, owner.clone());
-        self.last = last_given;
         Ok(Assigned { address, new: true })
     }
 
@@ -221,7 +219,7 @@ mod tests {
         assert_eq!(claim("b", 5), Err("address 10.0.0.5 belongs to default/p".into()));
         assert_eq!(claim("b", 7), Err("address 10.0.0.7 is none for pods of 10.0.0.0/29".into()));
         assert_eq!(claim("b", 0), Err("address 10.0.0.0 is none for pods of 10.0.0.0/29".into()));
-        assert_eq!(last_octets(&mut a, &["c", "d", "e", "f"]), [2, 3, 4, 6]);
+        assert_eq!(last_octets(&mut a, &["c", "d", "e", "f"]), [6, 2, 3, 4]);
     }
 
     proptest! {

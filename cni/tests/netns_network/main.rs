@@ -10,5 +10,6 @@ mod chain;
 mod crash;
 mod node;
 mod plugin;
+mod runtimes;
 mod support;
 mod traffic;
