@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A kubelet asks for many pods at once, each by a process of its own: they take turns at the ledger.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 /// More than any configuration has.
 const STDIN_MAX: u64 = 16 << 20;
 

@@ -9,9 +9,9 @@ use std::{
     io::{self, Read, Write},
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use orlop_model::net::Ipv4Net;
@@ -20,7 +20,6 @@ use super::{Allocator, Assigned, IpamError, Owner, record::Record};
 
 /// Lines of history that are tolerated beyond twice the live ones.
 const SLACK: usize = 512;
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Allocator and log in step.
 #[derive(Debug)]
@@ -191,17 +190,22 @@ fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).open(path)
 }
 
+/// Who waits does so in the kernel, in a queue: of many that look again and again, some never see it free.
 fn lock(path: &Path, patience: Duration) -> Result<File, IpamError> {
     let fault = |source| IpamError::File { what: "lock", path: path.to_owned(), source };
     let file = File::create(path).map_err(fault)?;
-    let start = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(LOCK_PAUSE),
-            Err(TryLockError::WouldBlock) => return Err(IpamError::Locked { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(fault(source)),
-        }
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::Error(source)) => return Err(fault(source)),
+        Err(TryLockError::WouldBlock) => {}
+    }
+    let (locked, waiting) = mpsc::channel();
+    // Nobody may be waiting any more by then; the file is closed with it.
+    let wait = move || locked.send(file.lock().map(|()| file));
+    thread::Builder::new().name("ledger".into()).spawn(wait).map_err(fault)?;
+    match waiting.recv_timeout(patience) {
+        Ok(locked) => locked.map_err(fault),
+        Err(_) => Err(IpamError::Locked { path: path.to_owned() }),
     }
 }
 

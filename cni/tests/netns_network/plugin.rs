@@ -1,8 +1,11 @@
 //! The CNI plugin as runtimes use it: a process per request.
 
 use std::{
+    collections::HashSet,
     io::Write,
+    net::Ipv4Addr,
     process::{Child, Command, Stdio},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -117,6 +120,120 @@ fn killed_at_any_moment_a_request_can_be_made_again_or_taken_back() {
         node.with(async |net| assert_eq!(net.attached().await, [], "round {round}"));
     }
     println!("{unfinished} of 60 requests were killed before their end");
+}
+
+/// Where one container is, as its runtime knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    Attached(Ipv4Addr),
+    /// A request was killed.
+    Unclear,
+}
+
+/// One runtime's share of the work: its containers, one request after the other, some of them killed.
+fn churn(
+    node: &Node,
+    containers: &mut [(String, Ns, Known)],
+    held: &Mutex<HashSet<Ipv4Addr>>,
+    seed: u64,
+) -> u32 {
+    let mut state = seed;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut killed = 0;
+    for _ in 0..REQUESTS / RUNTIMES {
+        let chosen = usize::try_from(random(containers.len() as u64)).unwrap();
+        let (id, ns, known) = &mut containers[chosen];
+        let add = match known {
+            Known::Nothing => true,
+            Known::Attached(_) => false,
+            Known::Unclear => random(2) == 0,
+        };
+        if let Known::Attached(address) = known {
+            // From here on it may go to another container.
+            held.lock().unwrap().remove(address);
+        }
+        let mut process = start(node, if add { "ADD" } else { "DEL" }, id, Some(ns), json!({}));
+        if random(3) == 0 {
+            std::thread::sleep(Duration::from_micros(random(60_000)));
+            process.kill().unwrap();
+        }
+        let output = process.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        *known = match (output.status.success(), add) {
+            (true, true) => {
+                let result: Value = serde_json::from_str(&said).unwrap();
+                let address = address_of(&result);
+                assert!(held.lock().unwrap().insert(address), "{address} was given twice (seed {seed})");
+                Known::Attached(address)
+            }
+            (true, false) => Known::Nothing,
+            (false, _) => {
+                assert_eq!((output.status.code(), said.as_str()), (None, ""), "seed {seed}");
+                killed += 1;
+                Known::Unclear
+            }
+        };
+    }
+    killed
+}
+
+fn address_of(result: &Value) -> Ipv4Addr {
+    result["ips"][0]["address"].as_str().unwrap().trim_end_matches("/32").parse().unwrap()
+}
+
+const REQUESTS: usize = 1000;
+const RUNTIMES: usize = 20;
+
+#[test]
+#[ignore = "netns tier"]
+fn of_a_thousand_requests_many_are_killed_and_no_address_is_given_twice_or_lost() {
+    let node = Node::new("10.244.1.0/26");
+    let mut shares: Vec<Vec<_>> = (0..RUNTIMES)
+        .map(|runtime| (0..3).map(|n| (format!("c{runtime}-{n}"), Ns::new(), Known::Nothing)).collect())
+        .collect();
+    let held = Mutex::default();
+    let seed = u64::from(std::process::id());
+    let killed: u32 = std::thread::scope(|scope| {
+        let (node, held) = (&node, &held);
+        let runtimes = shares.iter_mut().zip(1..);
+        let runtimes: Vec<_> =
+            runtimes.map(|(share, nth)| scope.spawn(move || churn(node, share, held, seed * nth))).collect();
+        runtimes.into_iter().map(|runtime| runtime.join().unwrap()).sum()
+    });
+    println!("{killed} of {REQUESTS} requests were killed");
+    assert!(killed > 50, "only {killed} of {REQUESTS} requests were killed (seed {seed})");
+
+    let containers: Vec<_> = shares.into_iter().flatten().collect();
+    let attached = containers.iter().filter_map(|(id, ns, known)| match known {
+        Known::Attached(address) => Some((id, ns, *address)),
+        _ => None,
+    });
+    let attached: Vec<_> = attached.collect();
+    let valid: Vec<_> =
+        attached.iter().map(|(id, ..)| json!({"containerID": id, "ifname": "eth0"})).collect();
+    assert_eq!(call(&node, "GC", "", None, json!({"cni.dev/valid-attachments": valid})), Ok(Value::Null));
+    // As the kernel has it, and as the ledger has it.
+    assert_eq!(node.links().len(), attached.len(), "seed {seed}");
+    for (id, ns, address) in &attached {
+        let found = ns.ip("-4 -o addr show dev eth0");
+        assert!(found.contains(&format!("{address}/32")), "{id}: {found} (seed {seed})");
+    }
+    let live = node.with_named("pods", async |net| net.attached().await.len());
+    assert_eq!(live, attached.len(), "seed {seed}");
+    // All others can be given: none is lost.
+    let one_more = [("one-more".to_owned(), Ns::new(), Known::Nothing)];
+    for (id, ns, known) in containers.iter().chain(&one_more) {
+        if !matches!(known, Known::Attached(_)) {
+            let address = address_of(&call(&node, "ADD", id, Some(ns), json!({})).unwrap());
+            assert!(held.lock().unwrap().insert(address), "{address} was given twice (seed {seed})");
+        }
+    }
+    assert_eq!((node.links().len(), held.lock().unwrap().len()), (61, 61));
+    assert_eq!(call(&node, "ADD", "too-many", Some(&Ns::new()), json!({})).unwrap_err()["code"], 11);
 }
 
 #[test]

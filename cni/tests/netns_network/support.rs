@@ -163,6 +163,12 @@ impl Node {
         self.run(async || f(Network::open(self.config()).await.unwrap()).await)
     }
 
+    /// The same for a network of the plugin's.
+    pub(crate) fn with_named<T: Send>(&self, name: &str, f: impl AsyncFnOnce(Network) -> T + Send) -> T {
+        let config = NetworkConfig { name: Some(name.to_owned()), ..self.config() };
+        self.run(async || f(Network::open(config).await.unwrap()).await)
+    }
+
     /// Attaches one pod and returns its address.
     pub(crate) fn attach(&self, uid: &str, pod: &Ns) -> Ipv4Addr {
         self.with(async |net| net.attach(&attachment(uid, pod)).await.unwrap().address)
