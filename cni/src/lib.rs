@@ -18,6 +18,7 @@
 mod attach;
 mod error;
 mod execute;
+pub mod fuzz;
 mod ipam;
 mod names;
 mod netlink;

@@ -12,7 +12,7 @@
 //! Not for: which pods there should be (the agent), the network of our own ([`crate::Network`]).
 
 mod chain;
-mod conf;
+pub(crate) mod conf;
 mod desk;
 mod error;
 mod exec;
