@@ -316,7 +316,8 @@ flags! {
     pod_cidr: String, "ORLOP_POD_CIDR";
     /// Name of this node [default: host name].
     node_name: String, "ORLOP_NODE_NAME";
-    /// IPv4 address of this node [default: the source address of the default route].
+    /// Address of this node, or one of either family separated by a comma [default: the source addresses of the default
+    /// routes].
     node_ip: String, "ORLOP_NODE_IP";
     /// Labels of this node: `key=value,key=value`.
     node_labels: String, "ORLOP_NODE_LABELS";
@@ -363,10 +364,13 @@ flags! {
     kubelet_dir: PathBuf, "ORLOP_KUBELET_DIR";
     /// MTU of pod interfaces [default: 1500].
     mtu: u32, "ORLOP_MTU";
-    /// Addresses of all pods of the cluster [default: 10.42.0.0/16].
+    /// Addresses of all pods of the cluster; for both families one network of each, separated by a comma, the main
+    /// family's first [default: 10.42.0.0/16].
     cluster_cidr: String, "ORLOP_CLUSTER_CIDR";
     /// Bits of each node's part of it (mode standalone) [default: 24].
     node_cidr_mask: u8, "ORLOP_NODE_CIDR_MASK";
+    /// The same of IPv6 [default: 64].
+    node_cidr_mask_ipv6: u8, "ORLOP_NODE_CIDR_MASK_IPV6";
     /// Cluster IPs of Services (mode standalone) [default: 10.43.0.0/16].
     service_cidr: String, "ORLOP_SERVICE_CIDR";
     /// Address and port of the API server (mode standalone) [default: 0.0.0.0:6443].

@@ -20,12 +20,15 @@ mod words;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
-use orlop_model::{ids::NodeName, net::Ipv4Net};
+use orlop_model::{
+    ids::NodeName,
+    net::{IpNet, Ipv4Net, PerFamily},
+};
 use orlop_runtime::{
     ids::IdRange,
     image::{Registries, Thresholds, Verification},
@@ -41,7 +44,10 @@ use self::{
         Kubelet,
         eviction::{Threshold, hard_thresholds},
     },
-    node::{default_address, parse_cgroup, parse_labels, parse_mtu, parse_node_name, shim_beside_us},
+    node::{
+        default_addresses, first_share, networks, parse_addresses, parse_cgroup, parse_labels, parse_mtu,
+        parse_node_name, shim_beside_us,
+    },
     pods::{log_limits, reserved},
     words::{absolute, one_of, parse, period, words},
 };
@@ -70,11 +76,11 @@ pub struct Config {
     /// Directory of static pods.
     pub static_pod_path: Option<PathBuf>,
     /// Addresses of this node's pods, where nobody else says them; else the first node's part of the cluster's.
-    pub pod_cidr: Ipv4Net,
+    pub pod_cidrs: Vec<IpNet>,
     /// This node.
     pub node_name: NodeName,
-    /// Its address.
-    pub node_ip: Ipv4Addr,
+    /// Its addresses, one at least and at most one of a family, the main one first.
+    pub node_ips: Vec<IpAddr>,
     /// Its labels besides those every node has.
     pub node_labels: BTreeMap<String, String>,
     /// Most pods here.
@@ -101,10 +107,10 @@ pub struct Config {
     pub kubelet_dir: PathBuf,
     /// MTU of pod interfaces, bytes.
     pub mtu: u32,
-    /// Addresses of all pods.
-    pub cluster_cidr: Ipv4Net,
-    /// Prefix length of a node's part.
-    pub node_cidr_mask: u8,
+    /// Addresses of all pods, one network of a family.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Prefix lengths of a node's part.
+    pub node_cidr_masks: PerFamily,
     /// Cluster IPs.
     pub service_cidr: Ipv4Net,
     /// API server's address and port.
@@ -149,6 +155,23 @@ pub struct Config {
     pub said: BTreeMap<String, String>,
 }
 
+impl Config {
+    /// The node's main address.
+    #[must_use]
+    pub fn node_ip(&self) -> IpAddr {
+        self.node_ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    /// Where to listen on all addresses: of both families if the node has an IPv6 address.
+    #[must_use]
+    pub fn every_address(&self) -> IpAddr {
+        match self.node_ips.iter().any(IpAddr::is_ipv6) {
+            true => Ipv6Addr::UNSPECIFIED.into(),
+            false => Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
 impl TryFrom<Flags> for Config {
     type Error = ConfigError;
 
@@ -185,6 +208,7 @@ impl TryFrom<Flags> for Config {
             mtu,
             cluster_cidr,
             node_cidr_mask,
+            node_cidr_mask_ipv6,
             service_cidr,
             listen,
             tls_san,
@@ -213,26 +237,20 @@ impl TryFrom<Flags> for Config {
         } = flags;
         let state_dir = absolute("state-dir", state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()))?;
         let run_dir = absolute("run-dir", run_dir.unwrap_or_else(|| DEFAULT_RUN_DIR.into()))?;
-        let cluster_cidr: Ipv4Net =
-            parse("cluster-cidr", cluster_cidr.unwrap_or_else(|| "10.42.0.0/16".to_owned()))?;
+        let cluster_cidrs =
+            networks("cluster-cidr", &cluster_cidr.unwrap_or_else(|| "10.42.0.0/16".to_owned()))?;
         let service_cidr: Ipv4Net =
             parse("service-cidr", service_cidr.unwrap_or_else(|| "10.43.0.0/16".to_owned()))?;
-        if cluster_cidr.overlaps(&service_cidr) {
-            let reason = format!("must not overlap the addresses of pods, {cluster_cidr}");
+        if let Some(pods) = cluster_cidrs.iter().find(|pods| pods.overlaps(&service_cidr.into())) {
+            let reason = format!("must not overlap the addresses of pods, {pods}");
             return Err(value("service-cidr", service_cidr, reason));
         }
         let max_pods = max_pods.unwrap_or(110);
-        let node_cidr_mask = node_cidr_mask.unwrap_or(24);
-        if node_cidr_mask < cluster_cidr.prefix() || node_cidr_mask > 30 {
-            let reason = format!("must lie between the cluster CIDR's {} and 30", cluster_cidr.prefix());
-            return Err(value("node-cidr-mask", node_cidr_mask, reason));
-        }
-        let first_part = Ipv4Net::new(cluster_cidr.network(), node_cidr_mask)
-            .map_err(|error| value("node-cidr-mask", node_cidr_mask, error))?;
-        let pod_cidr = match pod_cidr {
-            Some(text) => parse("pod-cidr", text)?,
-            None => first_part,
-        };
+        let node_cidr_masks =
+            PerFamily { v4: node_cidr_mask.unwrap_or(24), v6: node_cidr_mask_ipv6.unwrap_or(64) };
+        let shares = cluster_cidrs.iter().map(|cluster| first_share(cluster, node_cidr_masks));
+        let shares = shares.collect::<Result<Vec<_>, _>>()?;
+        let pod_cidrs = pod_cidr.map_or(Ok(shares), |text| networks("pod-cidr", &text))?;
         Ok(Self {
             log_dir: absolute("log-dir", log_dir.unwrap_or_else(|| state_dir.join("log/pods")))?,
             bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
@@ -240,7 +258,10 @@ impl TryFrom<Flags> for Config {
             cri_socket: cri_socket.map(|path| absolute("cri-socket", path)).transpose()?,
             kubelet_dir: absolute("kubelet-dir", kubelet_dir.unwrap_or_else(|| state_dir.clone()))?,
             node_name: parse_node_name(node_name)?,
-            node_ip: node_ip.map_or_else(default_address, |text| parse("node-ip", text))?,
+            node_ips: match node_ip {
+                Some(text) => parse_addresses(&text)?,
+                None => default_addresses(&cluster_cidrs)?,
+            },
             node_labels: parse_labels(&node_labels.unwrap_or_default())?,
             max_pods,
             user_namespace_ids: pods::user_namespace_ids(user_namespace_ids, max_pods)?,
@@ -314,9 +335,9 @@ impl TryFrom<Flags> for Config {
                 .map(|text| hard_thresholds(&text).map_err(|reason| value("eviction-hard", text, reason)))
                 .transpose()?,
             static_pod_path: static_pod_path.map(|dir| absolute("static-pod-path", dir)).transpose()?,
-            pod_cidr,
-            cluster_cidr,
-            node_cidr_mask,
+            pod_cidrs,
+            cluster_cidrs,
+            node_cidr_masks,
             service_cidr,
         })
     }
@@ -332,7 +353,11 @@ mod tests {
         let shown = match flags.map_err(|error| error.to_string()).map(Config::try_from) {
             Ok(Ok(config)) => format!(
                 "{} {} {} {} {}",
-                config.node_name, config.node_ip, config.cgroup_root, config.cluster_cidr, config.listen
+                config.node_name,
+                config.node_ip(),
+                config.cgroup_root,
+                config.cluster_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+                config.listen
             ),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error,
@@ -352,7 +377,7 @@ mod tests {
     fn a_wrong_value_names_its_flag() {
         check(
             "{nodeName: n1, nodeIp: 10.0.0.300, shim: /s}",
-            expect_test::expect![[r#"--node-ip "10.0.0.300": invalid IPv4 address syntax"#]],
+            expect_test::expect![[r#"--node-ip "10.0.0.300": invalid IP address syntax"#]],
         );
     }
 

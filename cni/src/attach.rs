@@ -1,7 +1,14 @@
 //! Attaching and detaching one pod, on a blocking thread. Everything is checked before anything is touched.
 
-use std::{fs::File, net::Ipv4Addr, thread, time::Duration};
+use std::{
+    fs::File,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
+use orlop_model::net::Family;
 use rustix::io::Errno;
 
 use crate::{
@@ -9,7 +16,7 @@ use crate::{
     execute::{Failed, Links, execute},
     ipam::Owner,
     names::{self, LinkName, Mac},
-    netlink::{self, Route, RouteSocket, VethPair},
+    netlink::{self, Route, RouteSocket, VethPair, Way},
     netns::Netns,
     network::{Attached, Attachment, Inner},
     plan::{LinkOp, PodLink, plan},
@@ -20,6 +27,10 @@ use crate::{
 /// For older kernels: how often to ask for the carrier, and the pause in between.
 const CARRIER_ATTEMPTS: u32 = 1000;
 const CARRIER_PAUSE: Duration = Duration::from_millis(1);
+
+/// How often to ask whether an IPv6 address is in use. With idle processors it is at the first time.
+const ADDRESS_ATTEMPTS: u32 = 10_000;
+const ADDRESS_PAUSE: Duration = Duration::from_micros(100);
 
 /// Why a step had no effect.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +44,9 @@ pub enum LinkError {
     /// The link was removed meanwhile.
     #[error("interface {0} is gone")]
     Gone(String),
+    /// The kernel has the address, and does not take packets to it.
+    #[error("address {0} is not in use")]
+    NotLocal(IpAddr),
     /// The kernel does not let the link send.
     #[error("interface {0} has no carrier")]
     NoCarrier(String),
@@ -40,21 +54,22 @@ pub enum LinkError {
 
 pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached, AttachError> {
     let Attachment { uid, namespace, name, netns, .. } = attachment;
-    let owner = Owner { uid: uid.clone(), pod: format!("{namespace}/{name}") };
+    let owner = Owner { uid: uid.clone(), pod: format!("{namespace}/{name}"), netns: writable(netns) };
     let ours = names::is_of(inner.config.name.as_deref(), uid);
     if !names::valid_uid(uid) || !ours || owner.pod.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(AttachError::Name(owner.pod));
     }
     let netns = Netns::open(netns)?;
     let _turn = inner.turn(uid);
-    let mut pod = enter(&netns)?;
+    let v6 = inner.config.pod_cidrs.iter().any(|range| range.family() == Family::V6);
+    let mut pod = enter(&netns, v6)?;
     let mut host = inner.socket().map_err(|e| AttachError::Socket("node", e))?;
 
     let (assigned, log) = {
         let mut ledger = inner.ledger();
-        (ledger.assign(&owner, attachment.address)?, ledger.log())
+        (ledger.assign(&owner, &attachment.addresses)?, ledger.log())
     };
-    let want = wanted(inner, attachment, assigned.address);
+    let want = wanted(inner, attachment, assigned.addresses);
     let synced = match assigned.new {
         true => log.sync_data().map_err(|source| inner.ledger().fault("sync", source).into()),
         false => Ok(()),
@@ -67,8 +82,8 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
         Ok(()) => {
             inner.put_back(host);
             let mac = want.mac();
-            let PodLink { address, interface, mtu, only, .. } = want;
-            Ok(Attached { address, interface, mac, mtu, only })
+            let PodLink { addresses, interface, mtu, only, .. } = want;
+            Ok(Attached { addresses, interface, mac, mtu, only })
         }
         Err(error) => {
             let may_be_in_use = matches!(&error, AttachError::Step { left, .. } if !left.is_empty());
@@ -88,37 +103,40 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
 }
 
 /// The links that the pod should have.
-fn wanted(inner: &Inner, attachment: &Attachment, address: Ipv4Addr) -> PodLink {
+fn wanted(inner: &Inner, attachment: &Attachment, addresses: Vec<IpAddr>) -> PodLink {
+    let only = if attachment.default_route { Vec::new() } else { inner.config.cluster_cidrs.clone() };
     PodLink {
         interface: attachment.interface.clone(),
         mac: attachment.mac,
-        only: (!attachment.default_route).then_some(inner.config.cluster_cidr),
-        ..PodLink::new(&attachment.uid, address, inner.config.mtu)
+        only,
+        ..PodLink::new(&attachment.uid, addresses, inner.config.mtu)
     }
 }
 
-/// Attaching again would change nothing, but perhaps the pod's route.
+/// Attaching again would change nothing, but perhaps the pod's routes.
 pub(crate) fn check(
     inner: &Inner,
     attachment: &Attachment,
-    expected: Ipv4Addr,
+    expected: &[IpAddr],
     routed: bool,
 ) -> Result<(), CheckError> {
     let netns = Netns::open(&attachment.netns).map_err(AttachError::Netns)?;
     let _turn = inner.turn(&attachment.uid);
-    let known = inner.ledger().allocator().address(&attachment.uid);
-    if known != Some(expected) {
-        return Err(CheckError::Address { expected, known });
+    let known = inner.ledger().allocator().addresses(&attachment.uid).unwrap_or_default().to_vec();
+    if known != expected {
+        return Err(CheckError::Address { expected: expected.to_vec(), known });
     }
-    let mut pod = enter(&netns)?;
+    let want = wanted(inner, attachment, known);
+    let mut pod = enter(&netns, want.v6())?;
     let mut host = inner.socket().map_err(|e| AttachError::Socket("node", e))?;
-    let want = wanted(inner, attachment, expected);
     let mut state = netlink::observe(&want, &mut host, &mut pod).map_err(AttachError::Observe)?;
     inner.put_back(host);
     // A later plugin of a chain may have tuned these.
     if let Some(pod) = &mut state.pod {
         pod.mtu = want.mtu;
-        pod.route |= !routed;
+        if !routed {
+            pod.routes = want.routes();
+        }
     }
     let missing: Vec<_> =
         plan(&want, &state).map_err(AttachError::Plan)?.iter().map(|op| want.words(op)).collect();
@@ -155,10 +173,25 @@ fn delete_pair(
     }
 }
 
-/// A socket inside the pod's namespace, where new links are to be without IPv6.
-fn enter(netns: &Netns) -> Result<RouteSocket, AttachError> {
+/// The path as the ledger can have it.
+fn writable(netns: &Path) -> Option<PathBuf> {
+    let plain = |path: &&str| !path.contains(|c: char| c.is_whitespace() || c.is_control());
+    netns.to_str().filter(plain).map(PathBuf::from)
+}
+
+/// A socket inside the pod's namespace, where new links are to be with IPv6 or without. Nothing comes by itself: the
+/// addresses are the pod's alone, so nobody is asked about them, and what a router says is not listened to.
+fn enter(netns: &Netns, v6: bool) -> Result<RouteSocket, AttachError> {
+    let settings = || {
+        if !v6 {
+            return sysctl::set_if_present("ipv6/conf/default/disable_ipv6", "1");
+        }
+        sysctl::set("ipv6/conf/default/disable_ipv6", "0")?;
+        sysctl::set("ipv6/conf/default/accept_dad", "0")?;
+        sysctl::set("ipv6/conf/default/accept_ra", "0")
+    };
     let visit = || {
-        sysctl::set_if_present("ipv6/conf/default/disable_ipv6", "1").map_err(AttachError::Prepare)?;
+        settings().map_err(AttachError::Prepare)?;
         RouteSocket::open().map_err(|e| AttachError::Socket("pod", e))
     };
     netns.run(visit)?
@@ -225,6 +258,17 @@ impl KernelLinks<'_> {
         Err(LinkError::NoCarrier(host.to_string()))
     }
 
+    /// The kernel enters the address into its tables within the next milliseconds.
+    fn await_address(&mut self, address: IpAddr) -> Result<(), LinkError> {
+        for _ in 0..ADDRESS_ATTEMPTS {
+            if self.pod.way(address)? == Some(Way::Local) {
+                return Ok(());
+            }
+            thread::sleep(ADDRESS_PAUSE);
+        }
+        Err(LinkError::NotLocal(address))
+    }
+
     fn create_pair(
         &mut self,
         host: &LinkName,
@@ -244,6 +288,21 @@ impl KernelLinks<'_> {
     }
 }
 
+/// Settings of the host side, which come from the namespace's defaults and may be anything.
+fn tune(host: &LinkName, v6: bool) -> Result<(), SysctlError> {
+    sysctl::set(&format!("ipv4/conf/{host}/rp_filter"), "1")?;
+    if !v6 {
+        return sysctl::set_if_present(&format!("ipv6/conf/{host}/disable_ipv6"), "1");
+    }
+    // Without an address of its own the link has nothing to announce or to ask for.
+    for (setting, value) in
+        [("addr_gen_mode", "1"), ("disable_ipv6", "0"), ("accept_ra", "0"), ("forwarding", "1")]
+    {
+        sysctl::set(&format!("ipv6/conf/{host}/{setting}"), value)?;
+    }
+    Ok(())
+}
+
 fn index(cache: &mut Option<u32>, socket: &mut RouteSocket, name: &str) -> Result<u32, LinkError> {
     if let Some(index) = *cache {
         return Ok(index);
@@ -261,10 +320,7 @@ impl Links for KernelLinks<'_> {
             LinkOp::CreatePair { host, host_mac, pod_mac, mtu } => {
                 self.create_pair(host, *host_mac, *pod_mac, *mtu)?;
             }
-            LinkOp::TuneHost { host } => {
-                sysctl::set(&format!("ipv4/conf/{host}/rp_filter"), "1")?;
-                sysctl::set_if_present(&format!("ipv6/conf/{host}/disable_ipv6"), "1")?;
-            }
+            LinkOp::TuneHost { host, v6 } => tune(host, *v6)?,
             LinkOp::HostUp { host, uid } => {
                 let index = self.host_index(host)?;
                 self.host.set_link(index, true, Some(&names::alias(uid)))?;
@@ -282,15 +338,12 @@ impl Links for KernelLinks<'_> {
                 let index = self.pod_index()?;
                 self.pod.set_neighbour(index, *gateway, *mac)?;
             }
-            LinkOp::PodRoute { gateway } => {
-                let index = self.pod_index()?;
-                self.pod.add_route(&Route::default_via(*gateway, index))?;
-            }
-            LinkOp::PodRouteTo { to, gateway } => {
+            LinkOp::PodRoute { to, gateway } => {
                 let index = self.pod_index()?;
                 self.pod.add_route(&Route::on_link(*to, *gateway, index))?;
             }
             LinkOp::Carrier { host } => self.await_carrier(host)?,
+            LinkOp::PodAnswers { address } => self.await_address(*address)?,
             LinkOp::HostNeighbour { host, address, mac } => {
                 let index = self.host_index(host)?;
                 self.host.set_neighbour(index, *address, *mac)?;
@@ -305,7 +358,10 @@ impl Links for KernelLinks<'_> {
 
     fn revert(&mut self, op: &LinkOp) -> Result<(), LinkError> {
         match op {
-            LinkOp::DeletePair { .. } | LinkOp::TuneHost { .. } | LinkOp::Carrier { .. } => {}
+            LinkOp::DeletePair { .. }
+            | LinkOp::TuneHost { .. }
+            | LinkOp::Carrier { .. }
+            | LinkOp::PodAnswers { .. } => {}
             LinkOp::CreatePair { host, .. } => self.delete_pair(host)?,
             LinkOp::HostUp { host, .. } => {
                 let index = self.host_index(host)?;
@@ -324,11 +380,7 @@ impl Links for KernelLinks<'_> {
                 let index = self.pod_index()?;
                 self.pod.delete_neighbour(index, *gateway)?;
             }
-            LinkOp::PodRoute { gateway } => {
-                let index = self.pod_index()?;
-                self.pod.delete_route(&Route::default_via(*gateway, index))?;
-            }
-            LinkOp::PodRouteTo { to, gateway } => {
+            LinkOp::PodRoute { to, gateway } => {
                 let index = self.pod_index()?;
                 self.pod.delete_route(&Route::on_link(*to, *gateway, index))?;
             }

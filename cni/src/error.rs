@@ -1,8 +1,8 @@
 //! One error per operation of [`crate::Network`]; variants name the step and the thing.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, net::IpAddr};
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::IpNet;
 
 use crate::{
     attach::LinkError, ipam::IpamError, names::LinkName, netlink::Error as NetlinkError, netns::NetnsError,
@@ -31,7 +31,7 @@ pub enum OpenError {
     #[error("add the unreachable route for {pod_cidr}")]
     PodCidrRoute {
         /// The node's pod CIDR.
-        pod_cidr: Ipv4Net,
+        pod_cidr: IpNet,
         /// Why.
         #[source]
         source: NetlinkError,
@@ -82,12 +82,12 @@ pub enum CheckError {
     #[error(transparent)]
     Look(#[from] AttachError),
     /// The ledger knows another address, or none.
-    #[error("the address is {}, not {expected}", known.map(|a| a.to_string()).unwrap_or("unknown".into()))]
+    #[error("the pod's addresses are {known:?}, not {expected:?}")]
     Address {
         /// What the caller believes.
-        expected: Ipv4Addr,
-        /// What the ledger says.
-        known: Option<Ipv4Addr>,
+        expected: Vec<IpAddr>,
+        /// What the ledger says; none if it does not know the pod.
+        known: Vec<IpAddr>,
     },
     /// Something is missing.
     #[error("missing: {}", missing.join("; "))]
@@ -124,27 +124,27 @@ pub enum RouteError {
     #[error("route to {pod_cidr} via {via} covers this node's own pods")]
     Own {
         /// The route's destination.
-        pod_cidr: Ipv4Net,
+        pod_cidr: IpNet,
         /// Its next hop.
-        via: Ipv4Addr,
+        via: IpAddr,
     },
     /// The next hop is no node.
     #[error("route to {pod_cidr}: {via} cannot be a next hop")]
     NextHop {
         /// The route's destination.
-        pod_cidr: Ipv4Net,
+        pod_cidr: IpNet,
         /// Its next hop.
-        via: Ipv4Addr,
+        via: IpAddr,
     },
     /// Two nodes claim the same pods; the first one has them.
     #[error("route to {pod_cidr}: claimed via {via} and via {also}")]
     Twice {
         /// The route's destination.
-        pod_cidr: Ipv4Net,
+        pod_cidr: IpNet,
         /// The next hop that is used.
-        via: Ipv4Addr,
+        via: IpAddr,
         /// The one that is not.
-        also: Ipv4Addr,
+        also: IpAddr,
     },
     /// No netlink socket, or the routes could not be read.
     #[error("list routes")]

@@ -91,7 +91,11 @@ mod tests {
     use crate::plan::{LinkState, PodLink, plan};
 
     fn fresh() -> Vec<LinkOp> {
-        plan(&PodLink::new("u1", [10, 244, 0, 2].into(), 1500), &LinkState::default()).unwrap()
+        plan(
+            &PodLink::new("u1", vec![[10, 244, 0, 2].into(), "fd00::2".parse().unwrap()], 1500),
+            &LinkState::default(),
+        )
+        .unwrap()
     }
 
     #[test]

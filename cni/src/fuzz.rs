@@ -22,9 +22,9 @@ pub fn request(text: &[u8]) {
 }
 
 fn answer(config: &spec::Config, attachment: &Attachment) {
-    let address = [10, 244, 1, 2].into();
-    let mac = Mac::for_address(address);
-    let attached = Attached { address, interface: "eth0".into(), mac, mtu: 1500, only: None };
+    let addresses = vec![[10, 244, 1, 2].into()];
+    let mac = Mac::for_addresses(&addresses);
+    let attached = Attached { addresses, interface: "eth0".into(), mac, mtu: 1500, only: Vec::new() };
     let previous = config.prev_result.as_ref();
     let dns = config.dns.as_ref();
     if let Ok(result) = spec::add_result(config.version(), attachment, &attached, dns, previous) {

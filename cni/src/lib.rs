@@ -1,8 +1,8 @@
 //! The pod network of one node: a veth pair, an address and routes per pod; masquerade and routes per node.
 //!
-//! Everything is layer 3. A pod's `eth0` has a /32 address and reaches all else through `169.254.1.1`, a
-//! gateway that exists only as a permanent neighbour entry for the host side of its veth pair; the node
-//! holds one /32 route per pod. There is no bridge and no ARP.
+//! Everything is layer 3. A pod's `eth0` has an address of each family, alone in its network, and reaches all else
+//! through `169.254.1.1` and `fe80::1`, gateways that exist only as permanent neighbour entries for the host side of
+//! its veth pair; the node holds one route per address. There is no bridge, no ARP and no neighbour discovery.
 //!
 //! ```text
 //!  Attachment ──▶ ipam (ledger) ──▶ netlink::observe ──▶ plan [p] ──▶ execute ──▶ netlink
@@ -38,5 +38,5 @@ pub use ipam::IpamError;
 pub use names::{LinkName, Mac, POD_INTERFACE};
 pub use netlink::Error as NetlinkError;
 pub use network::{Attached, Attachment, Network, NetworkConfig};
-pub use orlop_model::net::Ipv4Net;
+pub use orlop_model::net::IpNet;
 pub use route::NodeRoute;

@@ -3,12 +3,22 @@
 //!
 //! Since both MAC addresses of a pair are known before it exists, neighbour entries need no read-back.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use orlop_model::net::Family;
 
 /// The interface inside every pod.
 pub const POD_INTERFACE: &str = "eth0";
 /// Next hop of every pod: no interface has it, the pod holds a permanent neighbour entry for it.
-pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+pub(crate) fn gateway(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(169, 254, 1, 1).into(),
+        Family::V6 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
 /// All host sides share one address: each is the only station on its own link.
 pub(crate) const HOST_MAC: Mac = Mac([0xee; 6]);
 
@@ -56,10 +66,25 @@ impl fmt::Display for LinkName {
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// The pod side's address, from its IP address: locally administered, unique in the cluster.
-    pub fn for_address(address: Ipv4Addr) -> Self {
-        let [a, b, c, d] = address.octets();
-        Self([0x0a, 0x58, a, b, c, d])
+    /// The pod side's address, from its IP addresses: locally administered; with an IPv4 address unique in the
+    /// cluster.
+    pub fn for_addresses(addresses: &[IpAddr]) -> Self {
+        Self::spelling([0x0a, 0x58], addresses)
+    }
+
+    /// What an IPv4 address spells, or else a hash of the IPv6 address.
+    fn spelling([a, b]: [u8; 2], addresses: &[IpAddr]) -> Self {
+        let v4 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(address.octets()),
+            IpAddr::V6(_) => None,
+        });
+        let hashed = || {
+            let bytes: Vec<u8> =
+                addresses.iter().flat_map(|address| address.to_string().into_bytes()).collect();
+            u32::try_from(fnv1a64(&bytes) >> 32).unwrap_or_default().to_be_bytes()
+        };
+        let [c, d, e, f] = v4.unwrap_or_else(hashed);
+        Self([a, b, c, d, e, f])
     }
 
     /// Reads `0a:58:0a:f4:00:07`.
@@ -162,7 +187,13 @@ mod tests {
 
     #[test]
     fn pod_mac_spells_the_address() {
-        assert_eq!(Mac::for_address(Ipv4Addr::new(10, 244, 0, 7)).to_string(), "0a:58:0a:f4:00:07");
+        let mac = |addresses: &[&str]| {
+            let addresses: Vec<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            Mac::for_addresses(&addresses).to_string()
+        };
+        assert_eq!(mac(&["10.244.0.7"]), "0a:58:0a:f4:00:07");
+        assert_eq!(mac(&["fd00::7", "10.244.0.7"]), "0a:58:0a:f4:00:07");
+        assert_ne!(mac(&["fd00::7"]), mac(&["fd00::8"]));
     }
 
     #[test]

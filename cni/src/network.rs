@@ -1,13 +1,13 @@
 //! The library's face: what the agent calls. Every call runs its kernel work on a blocking thread.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
 
 use crate::{
     attach,
@@ -33,10 +33,10 @@ pub struct NetworkConfig {
     pub name: Option<String>,
     /// Directory of the address ledger, made if there is none.
     pub state_dir: PathBuf,
-    /// Addresses of this node's pods.
-    pub pod_cidr: Ipv4Net,
+    /// Addresses of this node's pods: one network of a family, in the order of pods' addresses.
+    pub pod_cidrs: Vec<IpNet>,
     /// Addresses of all pods; what goes there keeps its source address.
-    pub cluster_cidr: Ipv4Net,
+    pub cluster_cidrs: Vec<IpNet>,
     /// MTU of pods' links.
     pub mtu: u32,
 }
@@ -54,8 +54,8 @@ pub struct Attachment {
     pub netns: PathBuf,
     /// What its interface is called; `eth0` for pods of Kubernetes.
     pub interface: String,
-    /// The address it has to have.
-    pub address: Option<Ipv4Addr>,
+    /// Addresses it has to have, at most one of a family; it gets any of the families that none is of.
+    pub addresses: Vec<IpAddr>,
     /// The hardware address it has to have.
     pub mac: Option<Mac>,
     /// Its default route leads through this interface; else only the cluster is reached there.
@@ -71,7 +71,7 @@ impl Attachment {
             name: name.to_owned(),
             netns: netns.to_owned(),
             interface: POD_INTERFACE.to_owned(),
-            address: None,
+            addresses: Vec::new(),
             mac: None,
             default_route: true,
         }
@@ -81,16 +81,16 @@ impl Attachment {
 /// What the pod got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// The interface that has it.
+    /// Its addresses, one of a family, the main one first.
+    pub addresses: Vec<IpAddr>,
+    /// The interface that has them.
     pub interface: String,
     /// That interface's hardware address.
     pub mac: Mac,
     /// That interface's MTU.
     pub mtu: u32,
-    /// What is reached through it, if not everything.
-    pub only: Option<Ipv4Net>,
+    /// What is reached through it; everything if this is empty.
+    pub only: Vec<IpNet>,
 }
 
 /// The pod network of the node whose network namespace this process runs in. Cheap to clone.
@@ -128,7 +128,7 @@ impl Network {
     pub async fn open_within(config: NetworkConfig, patience: Duration) -> Result<Self, OpenError> {
         validate(&config)?;
         let open = move || {
-            let mut ledger = Ledger::open(&config.state_dir, config.pod_cidr, patience)?;
+            let mut ledger = Ledger::open(&config.state_dir, &config.pod_cidrs, patience)?;
             node::install(&config, &mut ledger)?;
             let inner = Inner {
                 config,
@@ -164,25 +164,27 @@ impl Network {
         blocking(move || attach::detach(&inner, &uid)).await
     }
 
-    /// Whether the pod is attached with this address, and nothing about it would have to be repaired. What others may
-    /// have changed on purpose is no fault: the MTU, and the route unless it is `routed` still.
+    /// Whether the pod is attached with these addresses, and nothing about it would have to be repaired. What others
+    /// may have changed on purpose is no fault: the MTU, and the routes unless they are `routed` still.
     ///
     /// # Errors
     /// What is not so.
     pub async fn check(
         &self,
         attachment: &Attachment,
-        address: Ipv4Addr,
+        addresses: &[IpAddr],
         routed: bool,
     ) -> Result<(), CheckError> {
         let (inner, attachment) = (Arc::clone(&self.0), attachment.clone());
-        blocking(move || attach::check(&inner, &attachment, address, routed)).await
+        let addresses = addresses.to_vec();
+        blocking(move || attach::check(&inner, &attachment, &addresses, routed)).await
     }
 
-    /// All pods that hold an address, by address.
-    pub async fn attached(&self) -> Vec<(String, Ipv4Addr)> {
+    /// All pods that hold addresses, by the first of them.
+    pub async fn attached(&self) -> Vec<(String, Vec<IpAddr>)> {
         let ledger = self.0.ledger();
-        ledger.allocator().assignments().map(|(address, owner)| (owner.uid.clone(), address)).collect()
+        let assignments = ledger.allocator().assignments();
+        assignments.map(|(addresses, owner)| (owner.uid.clone(), addresses.to_vec())).collect()
     }
 
     /// Makes these the routes to other nodes' pods, and removes all others of ours.
@@ -194,7 +196,7 @@ impl Network {
         let set = move || {
             let _one_at_a_time = lock(&inner.routes);
             let mut socket = inner.socket().map_err(|e| vec![RouteError::List(e)])?;
-            let failures = route::reconcile(inner.config.pod_cidr, &desired, &mut socket);
+            let failures = route::reconcile(&inner.config.pod_cidrs, &desired, &mut socket);
             if !failures.is_empty() {
                 return Err(failures);
             }
@@ -271,37 +273,59 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn validate(config: &NetworkConfig) -> Result<(), OpenError> {
-    let NetworkConfig { name: _, state_dir: _, pod_cidr, cluster_cidr, mtu } = config;
-    let link_local = Ipv4Net::new(Ipv4Addr::new(169, 254, 0, 0), 16);
+    let NetworkConfig { name: _, state_dir: _, pod_cidrs, cluster_cidrs, mtu } = config;
     let fault = |text: String| Err(OpenError::Config(text));
-    if !(8..=30).contains(&pod_cidr.prefix()) {
-        return fault(format!("pod CIDR {pod_cidr}: the prefix must be between 8 and 30"));
+    match pod_cidrs.as_slice() {
+        [_] => {}
+        [a, b] if a.family() != b.family() => {}
+        _ => return fault("pods need one CIDR, or one of either family".to_owned()),
     }
-    let network = pod_cidr.network();
+    for pod_cidr in pod_cidrs {
+        let (shortest, longest) = match pod_cidr.family() {
+            Family::V4 => (8, 30),
+            Family::V6 => (16, 126),
+        };
+        if !(shortest..=longest).contains(&pod_cidr.prefix()) {
+            return fault(format!(
+                "pod CIDR {pod_cidr}: the prefix must be between {shortest} and {longest}"
+            ));
+        }
+        if !for_pods(pod_cidr) {
+            return fault(format!("pod CIDR {pod_cidr} has no addresses for pods"));
+        }
+        let of_cluster = |cidr: &&IpNet| cidr.family() == pod_cidr.family();
+        if !cluster_cidrs.iter().filter(of_cluster).all(|cidr| cidr.overlaps(pod_cidr)) {
+            tracing::warn!(%pod_cidr, ?cluster_cidrs, "the pod CIDR is not part of the cluster CIDR");
+        }
+    }
+    let least = if pod_cidrs.iter().any(|range| range.family() == Family::V6) { 1280 } else { 576 };
+    match (least..=65535).contains(mtu) {
+        true => Ok(()),
+        false => fault(format!("MTU {mtu}: must be between {least} and 65535")),
+    }
+}
+
+/// Whether a network has addresses that can be routed.
+fn for_pods(range: &IpNet) -> bool {
+    let link_local = match range.family() {
+        Family::V4 => IpNet::new(Ipv4Addr::new(169, 254, 0, 0).into(), 16),
+        Family::V6 => IpNet::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10),
+    };
+    let network = range.network();
     let special = network.is_multicast() || network.is_loopback() || network.is_unspecified();
-    if special || link_local.is_ok_and(|net| net.overlaps(pod_cidr)) {
-        return fault(format!("pod CIDR {pod_cidr} has no addresses for pods"));
-    }
-    if !(576..=65535).contains(mtu) {
-        return fault(format!("MTU {mtu}: must be between 576 and 65535"));
-    }
-    if pod_cidr.overlaps(cluster_cidr) || cluster_cidr.prefix() == 32 {
-        return Ok(());
-    }
-    tracing::warn!(%pod_cidr, %cluster_cidr, "the pod CIDR is not part of the cluster CIDR");
-    Ok(())
+    !special && !link_local.is_ok_and(|net| net.overlaps(range))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(pod_cidr: &str, mtu: u32, expected: Result<(), &str>) {
+    fn check(pod_cidrs: &str, mtu: u32, expected: Result<(), &str>) {
         let config = NetworkConfig {
             name: None,
             state_dir: PathBuf::new(),
-            pod_cidr: pod_cidr.parse().unwrap(),
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+            pod_cidrs: pod_cidrs.split_whitespace().map(|net| net.parse().unwrap()).collect(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             mtu,
         };
         let found = validate(&config).map_err(|error| error.to_string());
@@ -311,10 +335,17 @@ mod tests {
     #[test]
     fn configurations_that_cannot_work_are_refused() {
         check("10.244.0.0/24", 1500, Ok(()));
+        check("fd00::/64 10.244.0.0/24", 1500, Ok(()));
         check("10.244.0.0/31", 1500, Err("pod CIDR 10.244.0.0/31: the prefix must be between 8 and 30"));
         check("0.0.0.0/0", 1500, Err("pod CIDR 0.0.0.0/0: the prefix must be between 8 and 30"));
+        check("fd00::/127", 1500, Err("pod CIDR fd00::/127: the prefix must be between 16 and 126"));
         check("127.0.0.0/24", 1500, Err("pod CIDR 127.0.0.0/24 has no addresses for pods"));
         check("169.254.0.0/24", 1500, Err("pod CIDR 169.254.0.0/24 has no addresses for pods"));
+        check("fe80::/64", 1500, Err("pod CIDR fe80::/64 has no addresses for pods"));
+        check("ff02::/64", 1500, Err("pod CIDR ff02::/64 has no addresses for pods"));
+        check("", 1500, Err("pods need one CIDR, or one of either family"));
+        check("10.1.0.0/24 10.2.0.0/24", 1500, Err("pods need one CIDR, or one of either family"));
         check("10.244.0.0/24", 500, Err("MTU 500: must be between 576 and 65535"));
+        check("fd00::/64", 1200, Err("MTU 1200: must be between 1280 and 65535"));
     }
 }

@@ -1,9 +1,10 @@
 //! What the whole node needs: forwarding, masquerade, an end for packets to addresses without a pod, and the
 //! repair of what an earlier run left half done.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
+use rustix::io::Errno;
 
 use crate::{
     error::{OpenError, UninstallError, chain},
@@ -11,26 +12,49 @@ use crate::{
     names::{self, LinkName},
     netlink::{
         self, Kind, Link, Route, RouteSocket,
-        nft::{Field, Match, Rule, Table},
+        nft::{self, Field, Match, Rule, Table},
     },
     network::{Inner, NetworkConfig},
     reap::DOOMED,
-    sysctl,
+    sysctl::{self, SysctlError},
 };
 
-/// All that we ever put into nf_tables is in this one.
-const TABLE: Table = Table { name: Cow::Borrowed("orlop"), chain: "postrouting", rules: Vec::new() };
+/// All that the node's own network ever puts into nf_tables is in these.
+const TABLES: [Table; 2] = [empty(Family::V4), empty(Family::V6)];
+
+const fn empty(family: Family) -> Table {
+    Table { family, name: Cow::Borrowed("orlop"), chain: "postrouting", rules: Vec::new() }
+}
 
 /// Puts up everything node-wide; what is there already stays as it is.
 pub(crate) fn install(config: &NetworkConfig, ledger: &mut Ledger) -> Result<(), OpenError> {
     let mut socket = RouteSocket::open().map_err(OpenError::Adopt)?;
-    adopt(config.name.as_deref(), ledger, &mut socket)?;
-    sysctl::set("ipv4/ip_forward", "1").map_err(OpenError::Forward)?;
-    let table =
-        Table { name: table_name(config.name.as_deref()), ..table(config.pod_cidr, config.cluster_cidr) };
-    table.apply().map_err(OpenError::Masquerade)?;
-    unreachable(config.pod_cidr, config.cluster_cidr, &mut socket)
-        .map_err(|source| OpenError::PodCidrRoute { pod_cidr: config.pod_cidr, source })
+    adopt(config, ledger, &mut socket)?;
+    for range in &config.pod_cidrs {
+        forward(range.family()).map_err(OpenError::Forward)?;
+    }
+    let named = |table| Table { name: table_name(config.name.as_deref()), ..table };
+    let tables = config.pod_cidrs.iter().map(|range| named(table(*range, &config.cluster_cidrs)));
+    nft::apply(&tables.collect::<Vec<_>>()).map_err(OpenError::Masquerade)?;
+    unreachable(config, &mut socket)
+}
+
+/// Packets are passed on. For IPv6 this makes the kernel deaf to routers, and a node that has its default route from
+/// one would lose it after a while: devices that listened go on doing so.
+fn forward(family: Family) -> Result<(), SysctlError> {
+    match family {
+        Family::V4 => sysctl::set("ipv4/ip_forward", "1"),
+        Family::V6 if sysctl::is("ipv6/conf/all/forwarding", "1") => Ok(()),
+        Family::V6 => {
+            for device in sysctl::children("ipv6/conf") {
+                let listens = format!("ipv6/conf/{device}/accept_ra");
+                if sysctl::is(&listens, "1") && device != "all" && LinkName::parse(&device).is_none() {
+                    sysctl::set(&listens, "2")?;
+                }
+            }
+            sysctl::set("ipv6/conf/all/forwarding", "1")
+        }
+    }
 }
 
 /// Frees what [`sweep`] has removed.
@@ -49,7 +73,13 @@ pub(crate) fn sweep() -> Result<(), UninstallError> {
     let mut note = |what: &str, result: Result<(), netlink::Error>| {
         failures.extend(result.err().map(|error| format!("{what}: {}", chain(&error))));
     };
-    note("remove the masquerade rule", TABLE.remove());
+    for table in &TABLES {
+        match nft::remove(std::slice::from_ref(table)) {
+            // A kernel without IPv6 has no tables for it.
+            Err(error) if error.is(&[Errno::AFNOSUPPORT, Errno::OPNOTSUPP]) => {}
+            result => note("remove the masquerade rule", result),
+        }
+    }
     match RouteSocket::open() {
         Ok(mut socket) => {
             note("delete links", delete_links(&mut socket));
@@ -82,40 +112,43 @@ fn is_named(link: &Link) -> bool {
 
 /// One for each network of this node.
 fn table_name(network: Option<&str>) -> Cow<'static, str> {
-    network.map_or(TABLE.name, |name| format!("{}-{name}", TABLE.name).into())
+    let own = Cow::Borrowed("orlop");
+    network.map_or(own, |name| format!("orlop-{name}").into())
 }
 
 /// Packets from pods of this node to outside the cluster leave with the node's address.
-fn table(pod_cidr: Ipv4Net, cluster_cidr: Ipv4Net) -> Table {
+fn table(pod_cidr: IpNet, cluster_cidrs: &[IpNet]) -> Table {
     let from_pods = Match { field: Field::Source, inside: true, net: pod_cidr };
     let to_outside = |net| Match { field: Field::Destination, inside: false, net };
-    let inside = cluster_cidr.contains(pod_cidr.network()) && cluster_cidr.prefix() <= pod_cidr.prefix();
-    let outside = [Some(to_outside(cluster_cidr)), (!inside).then(|| to_outside(pod_cidr))];
-    let matches = [from_pods].into_iter().chain(outside.into_iter().flatten()).collect();
-    Table { rules: vec![Rule { comment: "pods to outside", matches }], ..TABLE }
+    let cluster = || cluster_cidrs.iter().copied().filter(|net| net.family() == pod_cidr.family());
+    let inside = cluster().any(|net| net.covers(&pod_cidr));
+    let outside = cluster().chain((!inside).then_some(pod_cidr)).map(to_outside);
+    let matches = [from_pods].into_iter().chain(outside).collect();
+    Table { rules: vec![Rule { comment: "pods to outside", matches }], ..empty(pod_cidr.family()) }
 }
 
 /// Without it, packets to an address that has no pod follow the default route: out, and perhaps back again.
 /// One of an earlier run with another pod CIDR is known by lying in the same cluster.
-fn unreachable(
-    pod_cidr: Ipv4Net,
-    cluster_cidr: Ipv4Net,
-    socket: &mut RouteSocket,
-) -> Result<(), netlink::Error> {
-    let wanted = Route { to: pod_cidr, kind: Kind::Unreachable };
-    let present = socket.routes()?;
-    let earlier = |r: &&Route| r.kind == Kind::Unreachable && **r != wanted && cluster_cidr.overlaps(&r.to);
-    for stale in present.iter().filter(earlier) {
-        socket.delete_route(stale)?;
+fn unreachable(config: &NetworkConfig, socket: &mut RouteSocket) -> Result<(), OpenError> {
+    let present = socket.routes().map_err(OpenError::Adopt)?;
+    let wanted = || config.pod_cidrs.iter().map(|range| Route { to: *range, kind: Kind::Unreachable });
+    let earlier = |route: &&Route| {
+        let in_cluster = config.cluster_cidrs.iter().any(|cluster| cluster.overlaps(&route.to));
+        route.kind == Kind::Unreachable && in_cluster && !wanted().any(|wanted| wanted == **route)
+    };
+    for route in present.iter().filter(earlier) {
+        socket.delete_route(route).map_err(OpenError::Adopt)?;
     }
-    match present.contains(&wanted) {
-        true => Ok(()),
-        false => socket.add_route(&wanted),
+    for route in wanted().filter(|route| !present.contains(route)) {
+        let failed = |source| OpenError::PodCidrRoute { pod_cidr: route.to, source };
+        socket.add_route(&route).map_err(failed)?;
     }
+    Ok(())
 }
 
 /// Learns addresses from links whose ledger line is lost, and removes links that were cut off half-made.
-fn adopt(network: Option<&str>, ledger: &mut Ledger, socket: &mut RouteSocket) -> Result<(), OpenError> {
+fn adopt(config: &NetworkConfig, ledger: &mut Ledger, socket: &mut RouteSocket) -> Result<(), OpenError> {
+    let (network, ranges) = (config.name.as_deref(), &config.pod_cidrs);
     let known: BTreeSet<_> =
         ledger.allocator().assignments().map(|(_, owner)| LinkName::for_pod(&owner.uid)).collect();
     let routes = socket.routes().map_err(OpenError::Adopt)?;
@@ -130,15 +163,23 @@ fn adopt(network: Option<&str>, ledger: &mut Ledger, socket: &mut RouteSocket) -
             socket.delete_link(link.index).map_err(OpenError::Adopt)?;
             continue;
         };
-        let route = routes.iter().find(|r| r.to.prefix() == 32 && r.kind == Kind::Link(link.index));
-        if !names::is_of(network, uid) || ledger.allocator().address(uid).is_some() {
+        if !names::is_of(network, uid) || ledger.allocator().addresses(uid).is_some() {
             continue;
         }
-        let Some(address) = route.map(|r| r.to.network()) else { continue };
-        let owner = Owner { uid: uid.to_owned(), pod: "unknown".into() };
-        match ledger.adopt(address, owner)? {
-            true => tracing::info!(uid, %address, "address ledger: learned from the pod's link"),
-            false => tracing::warn!(uid, %address, "two pods have the same address"),
+        let to_pod = |route: &&Route| {
+            route.kind == Kind::Link(link.index) && route.to == IpNet::host(route.to.network())
+        };
+        let mut addresses: Vec<IpAddr> =
+            routes.iter().filter(to_pod).map(|route| route.to.network()).collect();
+        addresses
+            .sort_by_key(|address| ranges.iter().position(|range| range.family() == Family::of(*address)));
+        if addresses.is_empty() {
+            continue;
+        }
+        let owner = Owner { uid: uid.to_owned(), pod: "unknown".into(), netns: None };
+        match ledger.adopt(addresses.clone(), owner)? {
+            true => tracing::info!(uid, ?addresses, "address ledger: learned from the pod's link"),
+            false => tracing::warn!(uid, ?addresses, "two pods have the same address"),
         }
     }
     Ok(())
@@ -155,7 +196,8 @@ mod tests {
     use expect_test::{Expect, expect};
 
     fn check(pod_cidr: &str, cluster_cidr: &str, expected: Expect) {
-        let table = table(pod_cidr.parse().unwrap(), cluster_cidr.parse().unwrap());
+        let cluster_cidrs = orlop_model::net::one_per_family(cluster_cidr).unwrap();
+        let table = table(pod_cidr.parse().unwrap(), &cluster_cidrs);
         expected.assert_eq(&table.rules.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     }
 
@@ -180,6 +222,13 @@ mod tests {
             "10.244.0.0/24",
             expect![[
                 r#"ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/24 ip daddr != 10.244.0.0/16 masquerade fully-random comment "pods to outside""#
+            ]],
+        );
+        check(
+            "fd00:10:0:1::/64",
+            "10.244.0.0/16,fd00:10::/56",
+            expect![[
+                r#"ip6 saddr fd00:10:0:1::/64 ip6 daddr != fd00:10::/56 masquerade fully-random comment "pods to outside""#
             ]],
         );
     }

@@ -5,11 +5,11 @@
 //! (so the carrier is there at once), and the node's route comes last, so a pod that is half there is not
 //! reachable. Every operation is named after the state it leads to.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, net::IpAddr};
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
 
-use crate::names::{GATEWAY, HOST_MAC, LinkName, Mac, POD_INTERFACE, PROTOCOL};
+use crate::names::{HOST_MAC, LinkName, Mac, POD_INTERFACE, PROTOCOL, gateway};
 
 /// What a pod's links should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,34 +20,33 @@ pub struct PodLink {
     pub host: LinkName,
     /// The pod side's name.
     pub interface: String,
-    /// The pod's address.
-    pub address: Ipv4Addr,
+    /// The pod's addresses, at most one of a family, the first one its main one.
+    pub addresses: Vec<IpAddr>,
     /// MTU of both sides.
     pub mtu: u32,
     /// The pod side's hardware address, where it does not follow from the address.
     pub mac: Option<Mac>,
-    /// Instead of a default route, one to here.
-    pub only: Option<Ipv4Net>,
+    /// Instead of default routes, those to here.
+    pub only: Vec<IpNet>,
 }
 
 impl PodLink {
-    /// Everything else follows from uid and address.
-    pub fn new(uid: &str, address: Ipv4Addr, mtu: u32) -> Self {
-        let interface = POD_INTERFACE.to_owned();
+    /// Everything else follows from uid and addresses.
+    pub fn new(uid: &str, addresses: Vec<IpAddr>, mtu: u32) -> Self {
         Self {
             uid: uid.to_owned(),
             host: LinkName::for_pod(uid),
-            interface,
-            address,
+            interface: POD_INTERFACE.to_owned(),
+            addresses,
             mtu,
             mac: None,
-            only: None,
+            only: Vec::new(),
         }
     }
 
     /// Hardware address of the pod side.
     pub fn mac(&self) -> Mac {
-        self.mac.unwrap_or_else(|| Mac::for_address(self.address))
+        self.mac.unwrap_or_else(|| Mac::for_addresses(&self.addresses))
     }
 
     /// A step as the `ip` command that would do it here. (Steps do not know the interface's name: for all but some
@@ -55,6 +54,26 @@ impl PodLink {
     pub fn words(&self, op: &LinkOp) -> String {
         let named = |word| if word == POD_INTERFACE { self.interface.as_str() } else { word };
         op.to_string().split(' ').map(named).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The families it has addresses of.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        self.addresses.iter().map(|address| Family::of(*address))
+    }
+
+    /// Where the pod sends through which gateway.
+    pub fn routes(&self) -> Vec<(IpNet, IpAddr)> {
+        let of = |family: Family| {
+            let to = self.only.iter().copied().filter(move |net| net.family() == family);
+            to.chain(self.only.is_empty().then(|| IpNet::everything(family)))
+                .map(move |to| (to, gateway(family)))
+        };
+        self.families().flat_map(of).collect()
+    }
+
+    /// Whether it has an IPv6 address.
+    pub fn v6(&self) -> bool {
+        self.families().any(|family| family == Family::V6)
     }
 }
 
@@ -82,10 +101,10 @@ pub struct HostSide {
     pub mtu: u32,
     /// Its removal was begun.
     pub doomed: bool,
-    /// The /32 route to the pod is there.
-    pub route: bool,
-    /// The permanent neighbour entry for the pod is there.
-    pub neighbour: bool,
+    /// The pod's addresses that there is a route to.
+    pub routes: Vec<IpAddr>,
+    /// Those with a permanent neighbour entry.
+    pub neighbours: Vec<IpAddr>,
 }
 
 /// The pod side as found.
@@ -99,12 +118,12 @@ pub struct PodSide {
     pub mtu: u32,
     /// Hardware address.
     pub mac: Option<[u8; 6]>,
-    /// All IPv4 addresses.
-    pub addresses: Vec<Ipv4Addr>,
-    /// The route through the gateway is there.
-    pub route: bool,
-    /// The permanent neighbour entry for the gateway is there.
-    pub neighbour: bool,
+    /// All addresses, but for those that IPv6 makes up itself.
+    pub addresses: Vec<IpAddr>,
+    /// Those of the pod's routes that are there: where to, through which gateway.
+    pub routes: Vec<(IpNet, IpAddr)>,
+    /// Gateways with a permanent neighbour entry.
+    pub neighbours: Vec<IpAddr>,
 }
 
 /// One step. `Display` reads like the `ip` command that would do it, `POD` being the pod's namespace.
@@ -115,29 +134,30 @@ pub enum LinkOp {
     DeletePair { host: LinkName },
     /// Both sides, the pod's directly in its namespace.
     CreatePair { host: LinkName, host_mac: Mac, pod_mac: Mac, mtu: u32 },
-    /// Per-link kernel settings of the host side: strict source check, no IPv6.
-    TuneHost { host: LinkName },
+    /// Per-link kernel settings of the host side: strict source check; IPv6 only where the pod has it, and then
+    /// without addresses and routers that come by themselves.
+    TuneHost { host: LinkName, v6: bool },
     /// Host side up and labelled with the pod.
     HostUp { host: LinkName, uid: String },
     /// `lo` in the pod.
     LoopbackUp,
     /// The pod's address.
-    PodAddress { address: Ipv4Addr },
+    PodAddress { address: IpAddr },
     /// `eth0` in the pod.
     PodUp,
     /// Who the pod's gateway is.
-    PodNeighbour { gateway: Ipv4Addr, mac: Mac },
-    /// The pod's default route.
-    PodRoute { gateway: Ipv4Addr },
-    /// The pod's route through an interface that is not its first.
-    PodRouteTo { to: Ipv4Net, gateway: Ipv4Addr },
+    PodNeighbour { gateway: IpAddr, mac: Mac },
+    /// A route of the pod, most often its default route.
+    PodRoute { to: IpNet, gateway: IpAddr },
     /// Both sides really send: after a link is up, the kernel drops what it should send until a worker of its
     /// own has seen the carrier. A lost first packet costs TCP a second.
     Carrier { host: LinkName },
+    /// The pod takes packets to its IPv6 address: the kernel lets it do so in a worker of its own.
+    PodAnswers { address: IpAddr },
     /// Who the pod is, for the node.
-    HostNeighbour { host: LinkName, address: Ipv4Addr, mac: Mac },
+    HostNeighbour { host: LinkName, address: IpAddr, mac: Mac },
     /// Where the pod is, for the node.
-    HostRoute { host: LinkName, address: Ipv4Addr },
+    HostRoute { host: LinkName, address: IpAddr },
 }
 
 /// Why there is no plan.
@@ -183,7 +203,10 @@ pub fn plan(want: &PodLink, state: &LinkState) -> Result<Vec<LinkOp>, PlanError>
 pub fn undo(done: &[LinkOp]) -> Vec<LinkOp> {
     let created = done.iter().any(|op| matches!(op, LinkOp::CreatePair { .. }));
     let own = |op: &&LinkOp| match op {
-        LinkOp::DeletePair { .. } | LinkOp::TuneHost { .. } | LinkOp::Carrier { .. } => false,
+        LinkOp::DeletePair { .. }
+        | LinkOp::TuneHost { .. }
+        | LinkOp::Carrier { .. }
+        | LinkOp::PodAnswers { .. } => false,
         LinkOp::CreatePair { .. } | LinkOp::LoopbackUp => true,
         _ => !created,
     };
@@ -192,7 +215,7 @@ pub fn undo(done: &[LinkOp]) -> Vec<LinkOp> {
 
 /// Whether the pair can become what is wanted without being made anew.
 fn usable(want: &PodLink, host: &HostSide, pod: &PodSide) -> bool {
-    let foreign_address = pod.addresses.iter().any(|a| *a != want.address);
+    let foreign_address = pod.addresses.iter().any(|a| !want.addresses.contains(a));
     !host.doomed
         && pod.mac == Some(want.mac().0)
         && host.mtu == want.mtu
@@ -211,28 +234,45 @@ fn build(want: &PodLink) -> Vec<LinkOp> {
 }
 
 fn repair(want: &PodLink, there: &HostSide, pod: &PodSide) -> Vec<LinkOp> {
-    let PodLink { uid, host, address, only, .. } = want.clone();
-    let mac = want.mac();
+    let PodLink { uid, host, addresses, .. } = want;
+    let (host, mac) = (|| host.clone(), want.mac());
     let host_up = there.up && there.uid.is_some();
-    let has_address = pod.addresses.contains(&address);
-    [
-        (!host_up).then(|| LinkOp::TuneHost { host: host.clone() }),
-        (!host_up).then(|| LinkOp::HostUp { host: host.clone(), uid }),
+    let settled = host_up && pod.up;
+    let gateways = want.families().map(gateway).filter(|gateway| !pod.neighbours.contains(gateway));
+    let lacking = |present: &[IpAddr]| {
+        let missing = addresses.iter().copied().filter(|address| !present.contains(address));
+        missing.collect::<Vec<_>>().into_iter()
+    };
+    let up = [
+        (!host_up).then(|| LinkOp::TuneHost { host: host(), v6: want.v6() }),
+        (!host_up).then(|| LinkOp::HostUp { host: host(), uid: uid.clone() }),
         Some(LinkOp::LoopbackUp),
-        (!has_address).then_some(LinkOp::PodAddress { address }),
-        (!pod.up).then_some(LinkOp::PodUp),
-        (!pod.neighbour).then_some(LinkOp::PodNeighbour { gateway: GATEWAY, mac: HOST_MAC }),
-        (!pod.route).then_some(match only {
-            None => LinkOp::PodRoute { gateway: GATEWAY },
-            Some(to) => LinkOp::PodRouteTo { to, gateway: GATEWAY },
-        }),
-        (!there.neighbour).then(|| LinkOp::HostNeighbour { host: host.clone(), address, mac }),
-        (!host_up || !pod.up).then(|| LinkOp::Carrier { host: host.clone() }),
-        (!there.route).then_some(LinkOp::HostRoute { host, address }),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    ];
+    let addresses = lacking(&pod.addresses).map(|address| LinkOp::PodAddress { address });
+    let neighbours = gateways.map(|gateway| LinkOp::PodNeighbour { gateway, mac: HOST_MAC });
+    let routes = want.routes().into_iter().filter(|route| !pod.routes.contains(route));
+    let routes = routes.map(|(to, gateway)| LinkOp::PodRoute { to, gateway });
+    let to_pod =
+        lacking(&there.neighbours).map(|address| LinkOp::HostNeighbour { host: host(), address, mac });
+    let carrier = (!settled).then(|| LinkOp::Carrier { host: host() });
+    let unsure = news(want, pod).filter(|address| address.is_ipv6());
+    let answers = unsure.map(|address| LinkOp::PodAnswers { address });
+    let reachable = lacking(&there.routes).map(|address| LinkOp::HostRoute { host: host(), address });
+    (up.into_iter().flatten())
+        .chain(addresses)
+        .chain((!pod.up).then_some(LinkOp::PodUp))
+        .chain(neighbours)
+        .chain(routes)
+        .chain(to_pod)
+        .chain(carrier)
+        .chain(answers)
+        .chain(reachable)
+        .collect()
+}
+
+/// Those of the pod's addresses that it has only just got, or whose link was down.
+fn news(want: &PodLink, pod: &PodSide) -> impl Iterator<Item = IpAddr> {
+    want.addresses.iter().copied().filter(|address| !pod.up || !pod.addresses.contains(address))
 }
 
 impl fmt::Display for LinkOp {
@@ -244,26 +284,31 @@ impl fmt::Display for LinkOp {
                 "link add {host} address {host_mac} mtu {mtu} type veth \
                  peer name {POD_INTERFACE} address {pod_mac} mtu {mtu} netns POD"
             ),
-            Self::TuneHost { host } => write!(f, "sysctl {host} rp_filter=1 disable_ipv6=1"),
+            Self::TuneHost { host, v6: false } => write!(f, "sysctl {host} rp_filter=1 disable_ipv6=1"),
+            Self::TuneHost { host, v6: true } => {
+                write!(f, "sysctl {host} rp_filter=1 disable_ipv6=0 addr_gen_mode=1 accept_ra=0")
+            }
             Self::HostUp { host, uid } => write!(f, "link set {host} up alias pod:{uid}"),
             Self::LoopbackUp => write!(f, "POD link set lo up"),
-            Self::PodAddress { address } => write!(f, "POD addr add {address}/32 dev {POD_INTERFACE}"),
+            Self::PodAddress { address } => {
+                let nodad = if address.is_ipv6() { " nodad" } else { "" };
+                write!(f, "POD addr add {} dev {POD_INTERFACE}{nodad}", IpNet::host(*address))
+            }
             Self::PodUp => write!(f, "POD link set {POD_INTERFACE} up"),
             Self::PodNeighbour { gateway, mac } => {
                 write!(f, "POD neigh add {gateway} lladdr {mac} dev {POD_INTERFACE} nud permanent")
             }
-            Self::PodRoute { gateway } => {
-                write!(f, "POD route add default via {gateway} dev {POD_INTERFACE} proto {PROTOCOL} onlink")
-            }
-            Self::PodRouteTo { to, gateway } => {
+            Self::PodRoute { to, gateway } => {
+                let to = if to.prefix() == 0 { "default".to_owned() } else { to.to_string() };
                 write!(f, "POD route add {to} via {gateway} dev {POD_INTERFACE} proto {PROTOCOL} onlink")
             }
             Self::Carrier { host } => write!(f, "link show {host} up"),
+            Self::PodAnswers { address } => write!(f, "POD route get {address}"),
             Self::HostNeighbour { host, address, mac } => {
                 write!(f, "neigh add {address} lladdr {mac} dev {host} nud permanent")
             }
             Self::HostRoute { host, address } => {
-                write!(f, "route add {address}/32 dev {host} proto {PROTOCOL}")
+                write!(f, "route add {} dev {host} proto {PROTOCOL}", IpNet::host(*address))
             }
         }
     }

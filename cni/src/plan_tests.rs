@@ -1,11 +1,14 @@
 use expect_test::{Expect, expect};
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use super::*;
 
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2));
+const ADDRESS6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2));
 
 fn want() -> PodLink {
-    PodLink::new("u1", ADDRESS, 1450)
+    PodLink::new("u1", vec![ADDRESS], 1450)
 }
 
 /// A pod that is wholly attached.
@@ -16,8 +19,8 @@ fn whole() -> LinkState {
         uid: Some("u1".into()),
         mtu: 1450,
         doomed: false,
-        route: true,
-        neighbour: true,
+        routes: vec![ADDRESS],
+        neighbours: vec![ADDRESS],
     };
     let pod = PodSide {
         peer: Some(7),
@@ -25,8 +28,8 @@ fn whole() -> LinkState {
         mtu: 1450,
         mac: Some(want().mac().0),
         addresses: vec![ADDRESS],
-        route: true,
-        neighbour: true,
+        routes: want().routes(),
+        neighbours: vec![gateway(Family::V4)],
     };
     LinkState { host: Some(host), pod: Some(pod), loopback_up: true }
 }
@@ -75,15 +78,72 @@ fn a_fresh_pod_gets_everything_route_last() {
 }
 
 #[test]
+fn both_families_are_set_up_side_by_side() {
+    let steps = |addresses: Vec<IpAddr>, state: &LinkState| {
+        let ops = plan(&PodLink::new("u1", addresses, 1450), state).unwrap();
+        ops.iter().map(|op| format!("{op}\n")).collect::<String>()
+    };
+    expect![[r#"
+        link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
+        sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=0 addr_gen_mode=1 accept_ra=0
+        link set orl08c47b07b5 up alias pod:u1
+        POD link set lo up
+        POD addr add 10.244.0.2/32 dev eth0
+        POD addr add fd00::2/128 dev eth0 nodad
+        POD link set eth0 up
+        POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+        POD neigh add fe80::1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+        POD route add default via 169.254.1.1 dev eth0 proto 111 onlink
+        POD route add default via fe80::1 dev eth0 proto 111 onlink
+        neigh add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+        neigh add fd00::2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+        link show orl08c47b07b5 up
+        POD route get fd00::2
+        route add 10.244.0.2/32 dev orl08c47b07b5 proto 111
+        route add fd00::2/128 dev orl08c47b07b5 proto 111
+    "#]].assert_eq(&steps(vec![ADDRESS, ADDRESS6], &LinkState::default()));
+    expect![[r#"
+        link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:df:8c:80:95 mtu 1450 netns POD
+        sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=0 addr_gen_mode=1 accept_ra=0
+        link set orl08c47b07b5 up alias pod:u1
+        POD link set lo up
+        POD addr add fd00::2/128 dev eth0 nodad
+        POD link set eth0 up
+        POD neigh add fe80::1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+        POD route add default via fe80::1 dev eth0 proto 111 onlink
+        neigh add fd00::2 lladdr 0a:58:df:8c:80:95 dev orl08c47b07b5 nud permanent
+        link show orl08c47b07b5 up
+        POD route get fd00::2
+        route add fd00::2/128 dev orl08c47b07b5 proto 111
+    "#]].assert_eq(&steps(vec![ADDRESS6], &LinkState::default()));
+    let mut state = whole();
+    expect![[r#"
+        POD addr add fd00::2/128 dev eth0 nodad
+        POD neigh add fe80::1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+        POD route add default via fe80::1 dev eth0 proto 111 onlink
+        neigh add fd00::2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
+        POD route get fd00::2
+        route add fd00::2/128 dev orl08c47b07b5 proto 111
+    "#]]
+    .assert_eq(&steps(vec![ADDRESS, ADDRESS6], &state));
+    host(&mut state).neighbours.push(ADDRESS6);
+    host(&mut state).routes.push(ADDRESS6);
+    pod(&mut state).addresses.push(ADDRESS6);
+    pod(&mut state).neighbours.push(gateway(Family::V6));
+    pod(&mut state).routes.push((IpNet::everything(Family::V6), gateway(Family::V6)));
+    assert_eq!(steps(vec![ADDRESS, ADDRESS6], &state), "");
+}
+
+#[test]
 fn each_missing_part_is_added_alone() {
     check(
-        |s| host(s).route = false,
+        |s| host(s).routes.clear(),
         expect![[r#"
             route add 10.244.0.2/32 dev orl08c47b07b5 proto 111
         "#]],
     );
     check(
-        |s| host(s).neighbour = false,
+        |s| host(s).neighbours.clear(),
         expect![[r#"
         neigh add 10.244.0.2 lladdr 0a:58:0a:f4:00:02 dev orl08c47b07b5 nud permanent
     "#]],
@@ -118,13 +178,13 @@ fn each_missing_part_is_added_alone() {
         "#]],
     );
     check(
-        |s| pod(s).route = false,
+        |s| pod(s).routes.clear(),
         expect![[r#"
             POD route add default via 169.254.1.1 dev eth0 proto 111 onlink
         "#]],
     );
     check(
-        |s| pod(s).neighbour = false,
+        |s| pod(s).neighbours.clear(),
         expect![[r#"
         POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
     "#]],
@@ -160,7 +220,7 @@ fn a_pair_whose_pod_side_is_elsewhere_is_made_anew() {
 #[test]
 fn a_pair_with_another_address_or_mtu_is_made_anew() {
     check(
-        |s| pod(s).addresses = vec![Ipv4Addr::new(10, 244, 0, 9)],
+        |s| pod(s).addresses = vec![[10, 244, 0, 9].into()],
         expect![[r#"
             link del orl08c47b07b5
             link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
@@ -253,8 +313,8 @@ fn undo_of_any_prefix_of_a_fresh_plan_is_the_pair_and_lo() {
 #[test]
 fn undo_of_a_repair_reverts_its_steps_in_reverse() {
     let mut state = whole();
-    pod(&mut state).route = false;
-    host(&mut state).route = false;
+    pod(&mut state).routes.clear();
+    host(&mut state).routes.clear();
     let ops = plan(&want(), &state).unwrap();
     let reversed: Vec<_> = ops.iter().rev().cloned().collect();
     assert_eq!(undo(&ops), reversed);
@@ -265,7 +325,7 @@ fn a_second_interface_has_its_own_name_address_and_way() {
     let want = PodLink {
         interface: "net1".into(),
         mac: Some(Mac([2, 0, 0, 0, 0, 1])),
-        only: Some("10.244.0.0/16".parse().unwrap()),
+        only: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10::/56".parse().unwrap()],
         ..want()
     };
     let ops = plan(&want, &LinkState::default()).unwrap();

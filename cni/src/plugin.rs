@@ -65,8 +65,8 @@ async fn serve(config: &Config, request: Request) -> Result<Option<Value>, Fault
                 .map(Some)
         }
         Request::Del { uid } => detach(&network, &uid).await.map(|()| None),
-        Request::Check { attachment, address, routed } => {
-            let state = network.check(&attachment, address, routed).await;
+        Request::Check { attachment, addresses, routed } => {
+            let state = network.check(&attachment, &addresses, routed).await;
             state.map(|()| None).map_err(|error| check_fault(&error))
         }
         Request::Gc { keep } => {
@@ -91,7 +91,7 @@ async fn detach(network: &Network, uid: &str) -> Result<(), Fault> {
 
 fn check_fault(error: &CheckError) -> Fault {
     let code = match error {
-        CheckError::Address { known: None, .. } => Code::UnknownContainer,
+        CheckError::Address { known, .. } if known.is_empty() => Code::UnknownContainer,
         CheckError::Look(error) => return attach_fault(error),
         _ => Code::IoFailure,
     };

@@ -31,3 +31,15 @@ pub(crate) fn set_if_present(name: &str, value: &'static str) -> Result<(), Sysc
         other => other,
     }
 }
+
+/// Whether `net.<name>` is there and has this value.
+pub(crate) fn is(name: &str, value: &str) -> bool {
+    let path = PathBuf::from("/proc/sys/net").join(name);
+    fs::read_to_string(path).is_ok_and(|text| text.trim() == value)
+}
+
+/// What there is below `net.<name>`.
+pub(crate) fn children(name: &str) -> Vec<String> {
+    let entries = fs::read_dir(PathBuf::from("/proc/sys/net").join(name)).into_iter().flatten();
+    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}

@@ -4,6 +4,7 @@
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use orlop_controllers::{Controller, ControllersConfig, run};
+use orlop_model::net::PerFamily;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main(flavor = "current_thread")]
@@ -30,8 +31,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             signal.cancel();
         }
     });
-    let cluster_cidr = "10.244.0.0/16".parse()?;
-    run(client, ControllersConfig { cluster_cidr, node_cidr_mask: 24, ca_pem: ca, enabled }, stop).await?;
+    let config = ControllersConfig {
+        cluster_cidrs: vec!["10.244.0.0/16".parse()?],
+        node_cidr_masks: PerFamily { v4: 24, v6: 64 },
+        ca_pem: ca,
+        enabled,
+    };
+    run(client, config, stop).await?;
     Ok(())
 }
 

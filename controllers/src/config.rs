@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{IpNet, PerFamily};
 
 /// What the controllers must be told.
 #[derive(Debug, Clone)]
 pub struct ControllersConfig {
-    /// The addresses of all pods; nodes get their share of it.
-    pub cluster_cidr: Ipv4Net,
-    /// The prefix length of a node's share, e.g. 24.
-    pub node_cidr_mask: u8,
+    /// The addresses of all pods, one network of a family; nodes get their share of each.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The prefix lengths of a node's share, e.g. 24 and 64.
+    pub node_cidr_masks: PerFamily,
     /// The CA that signs the API server's certificate, for `kube-root-ca.crt`.
     pub ca_pem: String,
     /// The controllers to run; see [`Controller::all`].

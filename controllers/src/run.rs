@@ -72,8 +72,9 @@ fn build(
         Controller::ServiceAccount => namespace::run_accounts(client, cache).boxed(),
         Controller::RootCa => namespace::run_root_ca(client, cache, config.ca_pem.clone()).boxed(),
         Controller::NodeIpam => {
-            let (cluster, mask) = (config.cluster_cidr, config.node_cidr_mask);
-            node::run_ipam(client, cache, recorder, cluster, mask).boxed()
+            let masks = config.node_cidr_masks;
+            let pools = config.cluster_cidrs.iter().map(|net| (*net, masks.of(net.family()))).collect();
+            node::run_ipam(client, cache, recorder, pools).boxed()
         }
         Controller::NodeLifecycle => node::run_lifecycle(client, cache, recorder).boxed(),
         Controller::TaintEviction => node::run_eviction(client, cache, recorder).boxed(),

@@ -75,9 +75,13 @@ async fn a_burst_is_placed_without_a_pod_too_many() {
     let cluster = Cluster::start(2).await;
     cluster
         .until(&cluster.all::<Node>(), "pod CIDRs", |nodes| {
-            let mut cidrs: Vec<_> = nodes.iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.clone()).collect();
+            let mut cidrs: Vec<_> = nodes.iter().filter_map(|n| n.spec.as_ref()?.pod_cidrs.clone()).collect();
             cidrs.sort();
-            cidrs == ["10.244.0.0/24", "10.244.1.0/24"]
+            let first = nodes.iter().all(|n| {
+                let spec = n.spec.as_ref().unwrap();
+                spec.pod_cidr.as_ref() == spec.pod_cidrs.iter().flatten().next()
+            });
+            first && cidrs == [["10.244.0.0/24", "fd00:10::/64"], ["10.244.1.0/24", "fd00:10:0:1::/64"]]
         })
         .await;
     let start = Instant::now();

@@ -1,10 +1,15 @@
-//! An IPv4 network: pod CIDRs, service CIDRs and what is in them.
+//! Networks: pod CIDRs, service CIDRs and what is in them. [`Ipv4Net`] where there is one family, [`IpNet`] where both
+//! may be.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+mod any;
+
+pub use any::{Family, IpNet, PerFamily, one_per_family};
 
 /// An IPv4 network in CIDR notation. The address is always the network's own: host bits are cut when parsing,
 /// as Go's `ParseCIDR` does.

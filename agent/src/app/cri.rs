@@ -12,7 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use futures::{FutureExt as _, future::BoxFuture};
-use orlop_cni::{Ipv4Net, Network, NetworkConfig};
+use orlop_cni::Network;
+use orlop_model::net::{IpNet, one_per_family};
 use orlop_runtime::{Runtime, image::Images};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -38,13 +39,13 @@ pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<()> {
     let images = Images::open(config.state_dir.join("images")).context("open the image store")?;
     let (runtime, events) =
         Runtime::open(node::runtime_config(&config)?).await.context("open the container runtime")?;
-    let (pod_cidr, wanted) = watch::channel(None);
+    let (pod_cidrs, wanted) = watch::channel(None);
     let network = OwnNetwork { config: config.clone(), wanted, opened: Mutex::default() };
     let setup = Setup {
         runtime,
         images: node::image_store(&config, images)?,
         network: Arc::new(network),
-        pod_cidr: Some(pod_cidr),
+        pod_cidrs: Some(pod_cidrs),
         run_dir: config.run_dir.clone(),
         state_dir: config.state_dir.clone(),
         cgroup_root: config.cgroup_root.clone(),
@@ -61,7 +62,7 @@ pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<()> {
 struct OwnNetwork {
     config: Config,
     /// The addresses that the client wants.
-    wanted: watch::Receiver<Option<Ipv4Net>>,
+    wanted: watch::Receiver<Option<Vec<IpNet>>>,
     opened: Mutex<Option<Arc<Network>>>,
 }
 
@@ -73,42 +74,38 @@ impl OwnNetwork {
     /// Opened with the addresses of before; with those that the client wants as soon as none of the others is in use.
     async fn get(&self) -> Result<Arc<Network>, Failure> {
         let mut opened = self.opened.lock().await;
-        let (wanted, remembered) = (*self.wanted.borrow(), self.remembered());
-        let pod_cidr = match &*opened {
+        let (wanted, remembered) = (self.wanted.borrow().clone(), self.remembered());
+        let pod_cidrs = match &*opened {
             Some(network) => {
-                let news = wanted.filter(|_| wanted != remembered);
+                let news = wanted.clone().filter(|_| wanted != remembered);
                 match news {
                     Some(wanted) if network.attached().await.is_empty() => wanted,
                     _ => return Ok(Arc::clone(network)),
                 }
             }
-            None => remembered.or(wanted).unwrap_or(self.config.pod_cidr),
+            None => remembered.or(wanted).unwrap_or_else(|| self.config.pod_cidrs.clone()),
         };
         // Its ledger is for one at a time.
         *opened = None;
-        let network = Network::open(NetworkConfig {
-            name: None,
-            state_dir: self.config.state_dir.join("network"),
-            pod_cidr,
-            cluster_cidr: self.config.cluster_cidr,
-            mtu: self.config.mtu,
-        });
-        let network = Arc::new(network.await.map_err(|error| Failure(chain(&error)))?);
-        remember(&self.memory(), pod_cidr)
-            .map_err(|error| Failure(format!("remember {pod_cidr}: {error}")))?;
-        tracing::info!(%pod_cidr, "pod network ready");
+        let network = Arc::new(
+            network::open(&self.config, pod_cidrs.clone()).await.map_err(|error| Failure(chain(&error)))?,
+        );
+        remember(&self.memory(), &pod_cidrs)
+            .map_err(|error| Failure(format!("remember the pod CIDRs {pod_cidrs:?}: {error}")))?;
+        tracing::info!(?pod_cidrs, "pod network ready");
         *opened = Some(Arc::clone(&network));
         Ok(network)
     }
 
-    fn remembered(&self) -> Option<Ipv4Net> {
-        fs::read_to_string(self.memory()).ok()?.trim().parse().ok()
+    fn remembered(&self) -> Option<Vec<IpNet>> {
+        one_per_family(fs::read_to_string(self.memory()).ok()?.trim()).ok()
     }
 }
 
-fn remember(path: &Path, cidr: Ipv4Net) -> std::io::Result<()> {
+fn remember(path: &Path, cidrs: &[IpNet]) -> std::io::Result<()> {
     let tmp = path.with_extension("new");
-    fs::write(&tmp, format!("{cidr}\n"))?;
+    let cidrs: Vec<_> = cidrs.iter().map(ToString::to_string).collect();
+    fs::write(&tmp, format!("{}\n", cidrs.join(",")))?;
     fs::rename(tmp, path)
 }
 
@@ -121,10 +118,10 @@ impl ports::Network for OwnNetwork {
         async move { self.get().await?.detach(uid).await.map_err(|error| Failure(chain(&error))) }.boxed()
     }
 
-    fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>> {
+    fn attached(&self) -> BoxFuture<'_, Vec<(String, Vec<IpAddr>)>> {
         async move {
             match self.get().await {
-                Ok(own) => network::attached(&own).await,
+                Ok(own) => own.attached().await,
                 Err(_) => Vec::new(),
             }
         }

@@ -5,13 +5,7 @@
 //!                 └─others' podCIDR + InternalIP──▶ Network::set_node_routes
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use k8s_openapi::{
@@ -19,8 +13,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, runtime::watcher};
-use orlop_cni::{Attachment, Ipv4Net, Network, NetworkConfig, NodeRoute};
-use orlop_model::event::Event;
+use orlop_cni::{Attachment, Network, NetworkConfig, NodeRoute};
+use orlop_model::{
+    event::Event,
+    net::{Family, IpNet},
+};
 use tokio::{
     sync::watch,
     time::{interval, timeout},
@@ -79,7 +76,7 @@ pub(super) fn start(
 /// # Errors
 /// When it cannot be opened.
 pub(super) async fn alone(config: &Config) -> Result<LateNetwork, orlop_cni::OpenError> {
-    let network = open(config, config.pod_cidr).await?;
+    let network = open(config, config.pod_cidrs.clone()).await?;
     let (_opened_for_good, opened) = watch::channel(Some(Arc::new(network)));
     Ok(LateNetwork { opened })
 }
@@ -87,10 +84,11 @@ pub(super) async fn alone(config: &Config) -> Result<LateNetwork, orlop_cni::Ope
 /// Nodes change with every heartbeat; this does not.
 fn matters(node: &Arc<Node>) -> Arc<Node> {
     let addresses = node.status.as_ref().and_then(|status| status.addresses.clone());
-    let pod_cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
+    let spec = node.spec.clone().unwrap_or_default();
+    let (pod_cidr, pod_cidrs) = (spec.pod_cidr, spec.pod_cidrs);
     Arc::new(Node {
         metadata: ObjectMeta { name: node.metadata.name.clone(), ..ObjectMeta::default() },
-        spec: Some(NodeSpec { pod_cidr, ..NodeSpec::default() }),
+        spec: Some(NodeSpec { pod_cidr, pod_cidrs, ..NodeSpec::default() }),
         status: Some(NodeStatus { addresses, ..NodeStatus::default() }),
     })
 }
@@ -102,7 +100,7 @@ async fn follow(
     health: watch::Sender<Health>,
 ) {
     let mut again = interval(ROUTES_AGAIN);
-    let (mut nodes, mut applied) = (BTreeMap::new(), None);
+    let (mut nodes, mut applied) = (BTreeMap::<String, Place>::new(), None);
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -113,8 +111,9 @@ async fn follow(
             _ = again.tick() => applied = None,
         }
         if sender.borrow().is_none() {
-            let Some((cidr, _)) = nodes.get(config.node_name.as_str()).copied().flatten() else { continue };
-            match open(&config, cidr).await {
+            let own = nodes.get(config.node_name.as_str()).filter(|place| !place.pod_cidrs.is_empty());
+            let Some(Place { pod_cidrs, .. }) = own.cloned() else { continue };
+            match open(&config, pod_cidrs).await {
                 Ok(network) => {
                     sender.send_replace(Some(Arc::new(network)));
                     health.send_modify(|health| health.not_ready.clear());
@@ -130,12 +129,11 @@ async fn follow(
         let network = sender.borrow().clone();
         let Some(network) = network else { continue };
         let others = nodes.iter().filter(|(name, _)| name.as_str() != config.node_name.as_str());
-        let routes: Vec<(Ipv4Net, Ipv4Addr)> = others.filter_map(|(_, place)| *place).collect();
+        let routes: Vec<_> = others.flat_map(|(_, place)| routes(place)).collect();
         if applied.as_ref() == Some(&routes) {
             continue;
         }
-        let wanted = routes.iter().map(|&(pod_cidr, via)| NodeRoute { pod_cidr, via }).collect();
-        match network.set_node_routes(wanted).await {
+        match network.set_node_routes(routes.clone()).await {
             Ok(()) => applied = Some(routes),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "routes to other nodes");
@@ -145,7 +143,19 @@ async fn follow(
 }
 
 /// What of a Node matters here: its pods' addresses and its own.
-type Place = Option<(Ipv4Net, Ipv4Addr)>;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Place {
+    pod_cidrs: Vec<IpNet>,
+    addresses: Vec<IpAddr>,
+}
+
+/// Pods are reached through their node's address of the same family.
+fn routes(place: &Place) -> impl Iterator<Item = NodeRoute> {
+    place.pod_cidrs.iter().filter_map(|&pod_cidr| {
+        let same = |address: &&IpAddr| Family::of(**address) == pod_cidr.family();
+        place.addresses.iter().find(same).map(|&via| NodeRoute { pod_cidr, via })
+    })
+}
 
 fn apply(nodes: &mut BTreeMap<String, Place>, event: Event<Arc<Node>>) {
     let entry = |node: &Arc<Node>| (node.metadata.name.clone().unwrap_or_default(), place(node));
@@ -162,18 +172,23 @@ fn apply(nodes: &mut BTreeMap<String, Place>, event: Event<Arc<Node>>) {
 }
 
 fn place(node: &Node) -> Place {
-    let cidr = node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
-    let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    let internal = addresses.iter().find(|address| address.type_ == "InternalIP")?;
-    Some((cidr, internal.address.parse().ok()?))
+    let spec = node.spec.clone().unwrap_or_default();
+    let listed = spec.pod_cidrs.filter(|listed| !listed.is_empty());
+    let pod_cidrs = listed.unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
+    let addresses = node.status.iter().filter_map(|status| status.addresses.as_ref()).flatten();
+    let internal = addresses.filter(|address| address.type_ == "InternalIP");
+    Place {
+        pod_cidrs: pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+        addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+    }
 }
 
-async fn open(config: &Config, pod_cidr: Ipv4Net) -> Result<Network, orlop_cni::OpenError> {
+pub(super) async fn open(config: &Config, pod_cidrs: Vec<IpNet>) -> Result<Network, orlop_cni::OpenError> {
     Network::open(NetworkConfig {
         name: None,
         state_dir: config.state_dir.join("network"),
-        pod_cidr,
-        cluster_cidr: config.cluster_cidr,
+        pod_cidrs,
+        cluster_cidrs: config.cluster_cidrs.clone(),
         mtu: config.mtu,
     })
     .await
@@ -183,11 +198,7 @@ async fn open(config: &Config, pod_cidr: Ipv4Net) -> Result<Network, orlop_cni::
 pub(super) async fn attach(network: &Network, pod: &PodRef, netns: &Path) -> Result<Attached, Failure> {
     let attachment = Attachment::of_pod(&pod.uid, &pod.namespace, &pod.name, netns);
     let attached = network.attach(&attachment).await.map_err(|error| Failure(chain(&error)))?;
-    Ok(Attached { address: attached.address.into() })
-}
-
-pub(super) async fn attached(network: &Network) -> Vec<(String, IpAddr)> {
-    network.attached().await.into_iter().map(|(uid, address)| (uid, address.into())).collect()
+    Ok(Attached { addresses: attached.addresses })
 }
 
 impl ports::Network for LateNetwork {
@@ -199,10 +210,10 @@ impl ports::Network for LateNetwork {
         async move { self.get().await?.detach(uid).await.map_err(|error| Failure(chain(&error))) }.boxed()
     }
 
-    fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>> {
+    fn attached(&self) -> BoxFuture<'_, Vec<(String, Vec<IpAddr>)>> {
         async move {
             match self.get().await {
-                Ok(network) => attached(&network).await,
+                Ok(network) => network.attached().await,
                 Err(_) => Vec::new(),
             }
         }

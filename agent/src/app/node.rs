@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -167,7 +167,7 @@ pub(super) async fn run(
                 log_dir: config.log_dir.clone(),
             });
             let every = config.kubelet.all_addresses;
-            let own = IpAddr::from(if every { Ipv4Addr::UNSPECIFIED } else { config.node_ip });
+            let own = if every { config.every_address() } else { config.node_ip() };
             let address = (config.kubelet.address.unwrap_or(own), config.kubelet_port).into();
             let client_ca = match &config.kubelet.client_ca {
                 Some(path) => {
@@ -221,7 +221,7 @@ pub(super) async fn run(
             runtime: runtime.clone(),
             images: store.clone(),
             network: Arc::clone(&network),
-            pod_cidr: None,
+            pod_cidrs: None,
             run_dir: config.run_dir.clone(),
             state_dir: config.state_dir.clone(),
             cgroup_root: config.cgroup_root.clone(),
@@ -389,7 +389,7 @@ pub(super) async fn run(
             }
         }
     };
-    tracing::info!(node = %config.node_name, address = %config.node_ip, "node started");
+    tracing::info!(node = %config.node_name, address = %config.node_ip(), "node started");
     let ended = tokio::select! {
         ended = services => ended,
         () = stop.cancelled() => Ok(()),
@@ -541,7 +541,7 @@ async fn follow_volumes(mut in_use: watch::Receiver<BTreeSet<String>>, health: w
 fn identity(config: &Config, user_namespaces: bool) -> Identity {
     Identity {
         name: config.node_name.to_string(),
-        address: config.node_ip,
+        addresses: config.node_ips.clone(),
         kubelet_port: config.kubelet_port,
         max_pods: config.max_pods,
         reserved: config.resources.reserved,
@@ -560,7 +560,7 @@ fn settings(config: &Config, identity: &Identity, facts: &Facts) -> Settings {
     Settings {
         node_name: config.node_name.to_string(),
         node_labels: report::labels(identity, facts),
-        node_ips: vec![config.node_ip.into()],
+        node_ips: config.node_ips.clone(),
         state_dir: config.state_dir.clone(),
         run_dir: config.run_dir.clone(),
         log_dir: config.log_dir.clone(),

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
@@ -29,13 +30,13 @@ pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Resul
     let api = ApiServer::open(orlop_apiserver::Config {
         data_dir: config.state_dir.join("apiserver"),
         listen: config.listen,
-        advertise_address: config.node_ip.into(),
+        advertise_address: config.node_ip(),
         service_cidr: config.service_cidr,
         names: config.tls_san.iter().cloned().chain([config.node_name.to_string()]).collect(),
     })
     .await
     .context("start the API server")?;
-    let url = format!("https://{}:{}", config.node_ip, api.address().port());
+    let url = format!("https://{}", SocketAddr::new(config.node_ip(), api.address().port()));
     let admin = api.issue_kubeconfig("kubernetes-admin", &["system:masters".to_owned()], &url);
     write_private(
         &config.state_dir.join("admin.kubeconfig"),
@@ -95,8 +96,8 @@ impl Part {
 
 fn controllers_config(config: &Config, ca_pem: String) -> Result<ControllersConfig> {
     Ok(ControllersConfig {
-        cluster_cidr: config.cluster_cidr,
-        node_cidr_mask: config.node_cidr_mask,
+        cluster_cidrs: config.cluster_cidrs.clone(),
+        node_cidr_masks: config.node_cidr_masks,
         ca_pem,
         enabled: Controller::parse_list(config.controllers.iter().map(String::as_str))
             .context("--controllers")?,

@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     path::PathBuf,
 };
 
-use orlop_model::{ids::NodeName, names};
+use orlop_model::{
+    ids::NodeName,
+    names,
+    net::{self, Family, IpNet, PerFamily},
+};
 
-use super::{ConfigError, error::value};
+use super::{ConfigError, error::value, words::parse};
 
 pub(super) fn parse_node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
     let name = match given {
@@ -61,23 +65,96 @@ pub(super) fn shim_beside_us() -> Result<PathBuf, ConfigError> {
     Ok(ours.with_file_name("orlop-shim"))
 }
 
-/// The address that packets to the outside would carry. Connecting a UDP socket asks the routing table and sends nothing.
-pub(super) fn default_address() -> Result<Ipv4Addr, ConfigError> {
-    let missing = |reason: String| ConfigError::Missing { flag: "node-ip", reason };
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(|error| missing(error.to_string()))?;
-    socket
-        .connect((Ipv4Addr::new(192, 0, 2, 1), 9))
-        .map_err(|error| missing(format!("no default route ({error})")))?;
-    match socket.local_addr() {
-        Ok(SocketAddr::V4(address)) => Ok(*address.ip()),
-        Ok(address) => Err(missing(format!("{address} is not IPv4"))),
-        Err(error) => Err(missing(error.to_string())),
+pub(super) fn networks(flag: &'static str, text: &str) -> Result<Vec<IpNet>, ConfigError> {
+    net::one_per_family(text).map_err(|error| value(flag, text, error))
+}
+
+/// The first node's part of the cluster's.
+pub(super) fn first_share(cluster: &IpNet, masks: PerFamily) -> Result<IpNet, ConfigError> {
+    let (flag, mask, longest) = match cluster.family() {
+        Family::V4 => ("node-cidr-mask", masks.v4, 30),
+        Family::V6 => ("node-cidr-mask-ipv6", masks.v6, 126),
+    };
+    // As upstream: more shares than that nobody has nodes for.
+    let longest = cluster.prefix().saturating_add(16).min(longest);
+    let share = cluster.subnet(mask, 0).filter(|_| mask <= longest);
+    let reason = || format!("must lie between the cluster CIDR's {} and {longest}", cluster.prefix());
+    share.ok_or_else(|| value(flag, mask, reason()))
+}
+
+/// One address, or one of either family.
+pub(super) fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, ConfigError> {
+    let addresses = text.split(',').map(|part| parse("node-ip", part.trim().to_owned()));
+    let addresses = addresses.collect::<Result<Vec<IpAddr>, _>>()?;
+    match addresses.as_slice() {
+        [_] => Ok(addresses),
+        [a, b] if a.is_ipv4() != b.is_ipv4() => Ok(addresses),
+        _ => Err(value("node-ip", text, "must be one address, or one of IPv4 and one of IPv6")),
     }
+}
+
+/// The node's address, and where pods have both families one of the other family as well, if there is one.
+pub(super) fn default_addresses(cluster_cidrs: &[IpNet]) -> Result<Vec<IpAddr>, ConfigError> {
+    let main = cluster_cidrs.first().map_or(Family::V4, IpNet::family);
+    let other = if main == Family::V4 { Family::V6 } else { Family::V4 };
+    let (first, second) = (default_address(main), default_address(other));
+    match (first, second) {
+        (Ok(first), Ok(second)) if cluster_cidrs.len() > 1 => Ok(vec![first, second]),
+        (Ok(address), _) | (Err(_), Ok(address)) => Ok(vec![address]),
+        (Err(error), Err(_)) => Err(error),
+    }
+}
+
+/// The address that packets to the outside would carry. Connecting a UDP socket asks the routing table and sends nothing.
+fn default_address(family: Family) -> Result<IpAddr, ConfigError> {
+    let missing = |reason: String| ConfigError::Missing { flag: "node-ip", reason };
+    let (any, outside): (IpAddr, IpAddr) = match family {
+        Family::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        Family::V6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
+    };
+    let socket = UdpSocket::bind((any, 0)).map_err(|error| missing(error.to_string()))?;
+    socket.connect((outside, 9)).map_err(|error| missing(format!("no default route ({error})")))?;
+    socket.local_addr().map(|local| local.ip()).map_err(|error| missing(error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::check;
+
+    #[test]
+    fn addresses_are_of_one_family_or_of_both() {
+        let check = |more: &str, expected: expect_test::Expect| {
+            check(&format!("{{nodeName: n1, shim: /s, {more}}}"), expected);
+        };
+        let nodes = "nodeIp: '10.0.0.3,fd00::3'";
+        check(
+            &format!("{nodes}, clusterCidr: 'fd00:10::/56,10.42.0.0/16'"),
+            expect_test::expect!["n1 10.0.0.3 orlop fd00:10::/56,10.42.0.0/16 0.0.0.0:6443"],
+        );
+        check(
+            &format!("{nodes}, clusterCidr: 'fd00:10::/56', nodeCidrMaskIpv6: 73"),
+            expect_test::expect![[
+                r#"--node-cidr-mask-ipv6 "73": must lie between the cluster CIDR's 56 and 72"#
+            ]],
+        );
+        check(
+            &format!("{nodes}, clusterCidr: '10.42.0.0/16,10.52.0.0/16'"),
+            expect_test::expect![[
+                r#"--cluster-cidr "10.42.0.0/16,10.52.0.0/16": must be one network, or one of IPv4 and one of IPv6"#
+            ]],
+        );
+        check(
+            &format!("{nodes}, podCidr: '10.42.0.0/24,fd00::/64,'"),
+            expect_test::expect![[r#"--pod-cidr "10.42.0.0/24,fd00::/64,": invalid CIDR address: "#]],
+        );
+        check(
+            "nodeIp: '10.0.0.3,10.0.0.4'",
+            expect_test::expect![[
+                r#"--node-ip "10.0.0.3,10.0.0.4": must be one address, or one of IPv4 and one of IPv6"#
+            ]],
+        );
+        check("nodeIp: 'fd00::3'", expect_test::expect!["n1 fd00::3 orlop 10.42.0.0/16 0.0.0.0:6443"]);
+    }
 
     #[test]
     fn the_root_cgroup_is_refused() {

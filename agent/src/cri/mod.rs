@@ -35,7 +35,7 @@ use orlop_cri_api::v1::{
     ContainerEventResponse, image_service_server::ImageServiceServer,
     runtime_service_server::RuntimeServiceServer,
 };
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::IpNet;
 use orlop_runtime::Runtime;
 use tokio::{
     net::UnixListener,
@@ -68,7 +68,7 @@ pub struct Setup {
     /// The pod network.
     pub network: Arc<dyn Network>,
     /// Where a client's word on the pods' addresses goes, if it has one.
-    pub pod_cidr: Option<watch::Sender<Option<Ipv4Net>>>,
+    pub pod_cidrs: Option<watch::Sender<Option<Vec<IpNet>>>>,
     /// For files of pods.
     pub run_dir: PathBuf,
     /// Where image and container file systems are.

@@ -98,14 +98,14 @@ impl Cri {
             SandboxError::TakenIds { .. } => Status::failed_precondition(error.to_string()),
             other => internal(&other),
         })?;
-        let address = match &made.netns {
-            None => None,
+        let addresses = match &made.netns {
+            None => Vec::new(),
             Some(netns) => {
                 let attached = self.0.setup.network.attach(&spec.pod, netns).await;
-                Some(attached.map_err(|error| internal(&error))?.address)
+                attached.map_err(|error| internal(&error))?.addresses
             }
         };
-        if let Some(address) = address {
+        if let Some(address) = addresses.first().copied() {
             let opened = self.0.ports.open(&spec.pod.uid, address, &config.port_mappings).await;
             opened.map_err(|error| match &error {
                 PortError::Bind { .. } => internal(&error),
@@ -116,7 +116,8 @@ impl Cri {
         let (dns, host_network) = (config.dns_config.clone(), spec.host_network);
         let written = blocking(move || {
             let of_machine = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
-            let hosts = address.map_or_else(|| of_machine("/etc/hosts"), |address| hosts(address, &hostname));
+            let hosts =
+                if addresses.is_empty() { of_machine("/etc/hosts") } else { hosts(&addresses, &hostname) };
             let name = if host_network { of_machine("/etc/hostname") } else { format!("{hostname}\n") };
             let resolv = sandbox::resolv_conf(dns.as_ref(), &of_machine("/etc/resolv.conf"));
             files.write(&id, "hosts", &hosts)?;
@@ -133,7 +134,7 @@ impl Cri {
             if !pod.shim_alive || mappings.iter().all(|mapping| mapping.host_port == 0) {
                 continue;
             }
-            let Some(address) = self.address(&pod).await else { continue };
+            let Some(address) = self.addresses(&pod).await.first().copied() else { continue };
             if let Err(error) = self.0.ports.open(&pod.pod.uid, address, &mappings).await {
                 tracing::warn!(
                     uid = pod.pod.uid,
@@ -191,20 +192,22 @@ impl Cri {
 
     /// Asked of the network each time: its ledger is the truth, and a new process has no other.
     pub(super) async fn pod_status(&self, sandbox: &Sandbox) -> PodSandboxStatus {
-        status::pod_status(sandbox, self.address(sandbox).await)
+        status::pod_status(sandbox, &self.addresses(sandbox).await)
     }
 
-    async fn address(&self, sandbox: &Sandbox) -> Option<IpAddr> {
-        sandbox.netns.as_ref()?;
+    async fn addresses(&self, sandbox: &Sandbox) -> Vec<IpAddr> {
+        if sandbox.netns.is_none() {
+            return Vec::new();
+        }
         let attached = self.0.setup.network.attached().await;
-        attached.into_iter().find(|(uid, _)| *uid == sandbox.pod.uid).map(|(_, address)| address)
+        let own = attached.into_iter().find(|(uid, _)| *uid == sandbox.pod.uid);
+        own.map(|(_, addresses)| addresses).unwrap_or_default()
     }
 }
 
-fn hosts(address: IpAddr, hostname: &str) -> String {
-    format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n{address}\t{hostname}\n"
-    )
+fn hosts(addresses: &[IpAddr], hostname: &str) -> String {
+    let own: String = addresses.iter().map(|address| format!("{address}\t{hostname}\n")).collect();
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n{own}")
 }
 
 /// The time for answers.

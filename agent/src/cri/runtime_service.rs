@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::Stream;
 use orlop_cri_api::v1::{runtime_service_server::RuntimeService, *};
-use orlop_model::net::Ipv4Net;
+use orlop_model::net;
 use orlop_runtime::{ContainerState as Life, Sandbox};
 use serde_json::json;
 use tonic::{Request, Response, Status};
@@ -139,15 +139,12 @@ impl RuntimeService for Cri {
     ) -> Answer<UpdateRuntimeConfigResponse> {
         let config = request.into_inner().runtime_config.and_then(|config| config.network_config);
         let cidrs = config.map(|config| config.pod_cidr).unwrap_or_default();
-        // Of both families, IPv4 is ours.
-        let cidr = cidrs.split(',').find_map(|cidr| cidr.trim().parse::<Ipv4Net>().ok());
-        match (cidr, &self.0.setup.pod_cidr) {
-            (None, _) if !cidrs.is_empty() => {
-                return Err(Status::invalid_argument(format!("pod CIDR {cidrs:?} has no IPv4 network")));
-            }
-            (Some(cidr), Some(to)) => drop(to.send_replace(Some(cidr))),
-            // Beside the agent, the node has its addresses from the API server.
-            _ => {}
+        // Beside the agent, the node has its addresses from the API server.
+        if !cidrs.is_empty() {
+            let wanted = net::one_per_family(&cidrs);
+            let wanted =
+                wanted.map_err(|error| Status::invalid_argument(format!("pod CIDR {cidrs:?}: {error}")))?;
+            self.0.setup.pod_cidrs.iter().for_each(|to| drop(to.send_replace(Some(wanted.clone()))));
         }
         answer(UpdateRuntimeConfigResponse {})
     }

@@ -2,7 +2,7 @@
 //!
 //! Source of fields, reasons and messages: kubelet 1.34 (`pkg/kubelet/nodestatus`).
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -54,8 +54,8 @@ pub struct Facts {
 pub struct Identity {
     /// Node name.
     pub name: String,
-    /// Address.
-    pub address: Ipv4Addr,
+    /// Addresses, at most one of a family.
+    pub addresses: Vec<IpAddr>,
     /// Port of the kubelet API.
     pub kubelet_port: u16,
     /// Most pods.
@@ -167,10 +167,7 @@ pub fn status(
     capacity.extend(devices(|counts| counts.capacity));
     allocatable.extend(devices(|counts| counts.allocatable));
     NodeStatus {
-        addresses: Some(vec![
-            NodeAddress { type_: "InternalIP".to_owned(), address: identity.address.to_string() },
-            NodeAddress { type_: "Hostname".to_owned(), address: identity.name.clone() },
-        ]),
+        addresses: Some(addresses(identity)),
         capacity: Some(capacity),
         allocatable: Some(allocatable),
         conditions: Some(conditions(health, before, now)),
@@ -335,6 +332,13 @@ pub fn is_ready(status: &NodeStatus) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// What others may reach the node under.
+fn addresses(identity: &Identity) -> Vec<NodeAddress> {
+    let internal = identity.addresses.iter().map(|address| ("InternalIP", address.to_string()));
+    let all = internal.chain([("Hostname", identity.name.clone())]);
+    all.map(|(kind, address)| NodeAddress { type_: kind.to_owned(), address }).collect()
+}
+
 /// Whether `new` says something that `old` did not, heartbeats aside.
 #[must_use]
 pub fn changed(old: &NodeStatus, new: &NodeStatus) -> bool {
@@ -370,7 +374,7 @@ mod tests {
     fn identity() -> Identity {
         Identity {
             name: "n1".to_owned(),
-            address: Ipv4Addr::new(10, 0, 0, 1),
+            addresses: vec![[10, 0, 0, 1].into(), "fd00::1".parse().unwrap()],
             kubelet_port: 10250,
             max_pods: 110,
             reserved: Reserved::default(),

@@ -1,6 +1,6 @@
 //! What is observed of a pod when the agent starts: rebuilt from the runtime and the API, nothing is stored.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerStatus;
@@ -46,9 +46,12 @@ impl Observed {
             adopt_container(desired, &mut observed, container, (sandbox.shim_alive, now));
         }
         // An address that was told was attached before; without one the attachment is made (again).
-        let told_ip = status.and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
-        if let Some(ip) = told_ip.filter(|_| !desired.host_network()) {
-            observed.network = Step::Done(ip);
+        let told = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten().map(|pod| &pod.ip);
+        let told = told.chain(status.and_then(|status| status.pod_ip.as_ref()));
+        let mut ips: Vec<IpAddr> = told.filter_map(|ip| ip.parse().ok()).collect();
+        ips.dedup();
+        if !ips.is_empty() && !desired.host_network() {
+            observed.network = Step::Done(ips);
         }
         observed
     }

@@ -26,7 +26,7 @@ pub enum Event {
     /// The sandbox is there; its network namespace.
     SandboxCreated(Result<Option<PathBuf>, String>),
     /// The pod has an address.
-    NetworkAttached(Result<IpAddr, String>),
+    NetworkAttached(Result<Vec<IpAddr>, String>),
     /// The image of a container is on this node, with those of its volumes.
     ImageEnsured {
         /// Container name.

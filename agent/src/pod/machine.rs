@@ -10,9 +10,9 @@ pub use orlop_runtime::{
     image::{Credential, Image, ImageConfig, Keyring},
 };
 
-/// The address a pod got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The addresses a pod got.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// The pod's address.
-    pub address: IpAddr,
+    /// The pod's addresses, at most one of a family, the main one first.
+    pub addresses: Vec<IpAddr>,
 }

@@ -35,8 +35,8 @@ pub const LABEL_IMAGE_ID: &str = "orlop/image-id";
 pub struct Observed {
     /// Namespaces, pod cgroup, shim.
     pub sandbox: Step<Option<PathBuf>>,
-    /// Address; stays absent with the node's network.
-    pub network: Step<IpAddr>,
+    /// Addresses; stays absent with the node's network.
+    pub network: Step<Vec<IpAddr>>,
     /// Volumes on the node's file system.
     pub volumes: Step<Arc<Volumes>>,
     /// By name; a container that was never touched may be missing.

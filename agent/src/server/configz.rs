@@ -23,7 +23,7 @@ pub fn configz(config: &Config) -> Value {
     let server = json!({
         "kind": "KubeletConfiguration",
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "address": config.node_ip.to_string(),
+        "address": config.node_ip().to_string(),
         "port": config.kubelet_port,
         "readOnlyPort": 0,
         "healthzPort": config.healthz_port,

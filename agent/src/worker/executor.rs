@@ -145,7 +145,7 @@ pub(super) fn pod_ips(shared: &Shared, desired: &Desired, observed: &Observed) -
     if desired.host_network() {
         return shared.settings.node_ips.clone();
     }
-    observed.network.done().copied().into_iter().collect()
+    observed.network.done().cloned().unwrap_or_default()
 }
 
 struct Stop {
@@ -212,7 +212,7 @@ impl Job {
             let text = format!("Failed to create pod sandbox: {error}");
             self.shared.tell(&self.desired, true, "FailedCreatePodSandBox", text);
         }
-        Event::NetworkAttached(attached.map(|attached| attached.address).map_err(|failure| failure.0))
+        Event::NetworkAttached(attached.map(|attached| attached.addresses).map_err(|failure| failure.0))
     }
 
     async fn stop(&self, stop: Stop) {

@@ -358,7 +358,7 @@ impl Network for Fake {
         async move {
             self.say(format!("attach {}", pod.uid));
             self.world().attached.insert(pod.uid.clone());
-            Ok(Attached { address: IpAddr::from([10, 0, 0, 2]) })
+            Ok(Attached { addresses: vec![IpAddr::from([10, 0, 0, 2])] })
         }
         .boxed()
     }
@@ -372,9 +372,10 @@ impl Network for Fake {
         .boxed()
     }
 
-    fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>> {
-        let address = IpAddr::from([10, 0, 0, 2]);
-        async move { self.world().attached.iter().map(|uid| (uid.clone(), address)).collect() }.boxed()
+    fn attached(&self) -> BoxFuture<'_, Vec<(String, Vec<IpAddr>)>> {
+        let address = vec![IpAddr::from([10, 0, 0, 2])];
+        async move { self.world().attached.iter().map(|uid| (uid.clone(), address.clone())).collect() }
+            .boxed()
     }
 
     fn ready(&self) -> Result<(), Failure> {

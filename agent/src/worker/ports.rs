@@ -111,8 +111,8 @@ pub trait Network: Send + Sync {
     fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>>;
     /// Disconnects it; idempotent, works when the namespace is gone.
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
-    /// UIDs of the pods that hold an address, with it.
-    fn attached(&self) -> BoxFuture<'_, Vec<(String, IpAddr)>>;
+    /// UIDs of the pods that hold addresses, with them.
+    fn attached(&self) -> BoxFuture<'_, Vec<(String, Vec<IpAddr>)>>;
     /// Why pods cannot be attached now.
     fn ready(&self) -> Result<(), Failure>;
 }

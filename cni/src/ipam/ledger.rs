@@ -7,14 +7,14 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::IpNet;
 
 use super::{Allocator, Assigned, IpamError, Owner, record::Record};
 
@@ -36,7 +36,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Opens or creates the ledger in `dir` and replays it. Waits for as long as `patience` while another process
     /// has it.
-    pub(crate) fn open(dir: &Path, range: Ipv4Net, patience: Duration) -> Result<Self, IpamError> {
+    pub(crate) fn open(dir: &Path, ranges: &[IpNet], patience: Duration) -> Result<Self, IpamError> {
         let path = dir.join("addresses");
         let fault = |what| {
             let path = path.clone();
@@ -48,7 +48,7 @@ impl Ledger {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(fault("read"))?;
         let replayed =
-            replay(&text, range).map_err(|line| IpamError::Damaged { path: path.clone(), line })?;
+            replay(&text, ranges).map_err(|line| IpamError::Damaged { path: path.clone(), line })?;
         file.set_len(replayed.length).map_err(fault("trim"))?;
         let Replayed { allocator, length, lines } = replayed;
         let mut ledger =
@@ -59,15 +59,16 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The owner's address, or the one that is wished for; see [`Allocator::assign`]. Durable once [`Ledger::log`] has
-    /// been synced.
-    pub(crate) fn assign(&mut self, owner: &Owner, wish: Option<Ipv4Addr>) -> Result<Assigned, IpamError> {
-        let assigned = match wish {
-            None => self.allocator.assign(owner)?,
-            Some(address) => self.allocator.claim(owner, address)?,
-        };
+    /// The owner's addresses, those that are wished for among them; see [`Allocator::assign`]. Durable once
+    /// [`Ledger::log`] has been synced.
+    pub(crate) fn assign(&mut self, owner: &Owner, wishes: &[IpAddr]) -> Result<Assigned, IpamError> {
+        let assigned = self.allocator.assign(owner, wishes)?;
+        if !assigned.new && self.allocator.owner(&owner.uid) != Some(owner) {
+            self.append(&Record::Assign(assigned.addresses.clone(), owner.clone()))?;
+            self.allocator.insert(assigned.addresses.clone(), owner.clone());
+        }
         if assigned.new
-            && let Err(error) = self.append(&Record::Assign(assigned.address, owner.clone()))
+            && let Err(error) = self.append(&Record::Assign(assigned.addresses.clone(), owner.clone()))
         {
             self.allocator.release(&owner.uid);
             return Err(error);
@@ -76,16 +77,16 @@ impl Ledger {
     }
 
     /// Takes over an assignment found in the kernel. False when it contradicts another one.
-    pub(crate) fn adopt(&mut self, address: Ipv4Addr, owner: Owner) -> Result<bool, IpamError> {
-        if !self.allocator.insert(address, owner.clone()) {
+    pub(crate) fn adopt(&mut self, addresses: Vec<IpAddr>, owner: Owner) -> Result<bool, IpamError> {
+        if !self.allocator.insert(addresses.clone(), owner.clone()) {
             return Ok(false);
         }
-        self.append(&Record::Assign(address, owner)).map(|()| true)
+        self.append(&Record::Assign(addresses, owner)).map(|()| true)
     }
 
-    /// Frees the pod's address. Not synced: a release that is lost is made again.
+    /// Frees the pod's addresses. Not synced: a release that is lost is made again.
     pub(crate) fn release(&mut self, uid: &str) -> Result<(), IpamError> {
-        if self.allocator.address(uid).is_none() {
+        if self.allocator.addresses(uid).is_none() {
             return Ok(());
         }
         self.append(&Record::Release(uid.to_owned()))?;
@@ -127,12 +128,12 @@ impl Ledger {
     }
 
     fn mostly_history(&self) -> bool {
-        self.lines > 2 * self.allocator.assignments().count() + SLACK
+        self.lines > 2 * self.allocator.len() + SLACK
     }
 
     fn rewrite(&mut self) -> io::Result<()> {
         let live = self.allocator.assignments();
-        let records = live.map(|(address, owner)| Record::Assign(address, owner.clone()));
+        let records = live.map(|(addresses, owner)| Record::Assign(addresses.to_vec(), owner.clone()));
         let records: Vec<_> = records.chain(self.allocator.last().map(Record::Cursor)).collect();
         let text: String = records.iter().map(|record| format!("{record}\n")).collect();
         let fresh = self.path.with_extension("new");
@@ -157,8 +158,8 @@ struct Replayed {
 }
 
 /// Rebuilds the allocator; the error is the number of the damaged line.
-fn replay(text: &[u8], range: Ipv4Net) -> Result<Replayed, usize> {
-    let mut replayed = Replayed { allocator: Allocator::new(range), length: 0, lines: 0 };
+fn replay(text: &[u8], ranges: &[IpNet]) -> Result<Replayed, usize> {
+    let mut replayed = Replayed { allocator: Allocator::new(ranges), length: 0, lines: 0 };
     let mut rest = text.len();
     for line in text.split_inclusive(|b| *b == b'\n') {
         let number = replayed.lines + 1;
@@ -177,7 +178,7 @@ fn replay(text: &[u8], range: Ipv4Net) -> Result<Replayed, usize> {
 
 fn apply(allocator: &mut Allocator, record: Record) -> Option<()> {
     match record {
-        Record::Assign(address, owner) => allocator.insert(address, owner).then_some(()),
+        Record::Assign(addresses, owner) => allocator.insert(addresses, owner).then_some(()),
         Record::Release(uid) => allocator.release(&uid).map(drop),
         Record::Cursor(address) => {
             allocator.resume_after(address);
@@ -216,28 +217,52 @@ mod tests {
     use tempfile::TempDir;
 
     fn owner(uid: impl ToString) -> Owner {
-        Owner { uid: uid.to_string(), pod: "default/p".into() }
+        Owner { uid: uid.to_string(), pod: "default/p".into(), netns: None }
     }
 
     fn open(dir: &TempDir) -> Result<Ledger, IpamError> {
-        Ledger::open(dir.path(), "10.0.0.0/24".parse().unwrap(), Duration::ZERO)
+        Ledger::open(dir.path(), &["10.0.0.0/24".parse().unwrap()], Duration::ZERO)
     }
 
-    fn held(ledger: &Ledger) -> Vec<(Ipv4Addr, String)> {
-        ledger.allocator().assignments().map(|(a, o)| (a, o.uid.clone())).collect()
+    fn held(ledger: &Ledger) -> Vec<(IpAddr, String)> {
+        ledger.allocator().assignments().map(|(a, o)| (a[0], o.uid.clone())).collect()
     }
 
     #[test]
     fn assignments_and_position_survive_a_restart() {
         let dir = TempDir::new().unwrap();
         let mut ledger = open(&dir).unwrap();
-        ledger.assign(&owner("a"), None).unwrap();
-        ledger.assign(&owner("b"), None).unwrap();
+        ledger.assign(&owner("a"), &[]).unwrap();
+        ledger.assign(&owner("b"), &[]).unwrap();
         ledger.release("b").unwrap();
         drop(ledger);
         let mut ledger = open(&dir).unwrap();
         assert_eq!(held(&ledger), [([10, 0, 0, 2].into(), "a".into())]);
-        assert_eq!(ledger.assign(&owner("c"), None).unwrap().address, Ipv4Addr::new(10, 0, 0, 4));
+        assert_eq!(ledger.assign(&owner("c"), &[]).unwrap().addresses, [IpAddr::from([10, 0, 0, 4])]);
+    }
+
+    #[test]
+    fn both_families_and_the_way_to_the_pod_survive_a_restart_and_a_rewrite() {
+        let dir = TempDir::new().unwrap();
+        let ranges = orlop_model::net::one_per_family("10.0.0.0/24,fd00::/64").unwrap();
+        let open = || Ledger::open(dir.path(), &ranges, Duration::ZERO).unwrap();
+        let at = |uid: &str, netns: &str| Owner { netns: Some(netns.into()), ..owner(uid) };
+        let mut ledger = open();
+        let first = ledger.assign(&at("a", "/run/netns/a"), &[]).unwrap().addresses;
+        assert!(!ledger.assign(&at("a", "/run/netns/b"), &[]).unwrap().new);
+        let mut ledger = {
+            drop(ledger);
+            open()
+        };
+        ledger.rewrite().unwrap();
+        drop(ledger);
+        let mut ledger = open();
+        assert_eq!(
+            ledger.allocator().assignments().collect::<Vec<_>>(),
+            [(&first[..], &at("a", "/run/netns/b"))]
+        );
+        let second = ledger.assign(&owner("b"), &[]).unwrap().addresses;
+        assert_eq!(second, ["10.0.0.3".parse::<IpAddr>().unwrap(), "fd00::3".parse().unwrap()]);
     }
 
     #[test]
@@ -252,7 +277,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let mut ledger = open(&dir).unwrap();
         for uid in ["a", "b", "c"] {
-            ledger.assign(&owner(uid), None).unwrap();
+            ledger.assign(&owner(uid), &[]).unwrap();
         }
         let path = ledger.path.clone();
         drop(ledger);
@@ -265,17 +290,17 @@ mod tests {
     fn history_is_dropped_and_the_position_kept() {
         let dir = TempDir::new().unwrap();
         let mut ledger = open(&dir).unwrap();
-        ledger.assign(&owner("stays"), None).unwrap();
+        ledger.assign(&owner("stays"), &[]).unwrap();
         for round in 0..SLACK {
-            ledger.assign(&owner(round), None).unwrap();
+            ledger.assign(&owner(round), &[]).unwrap();
             ledger.release(&round.to_string()).unwrap();
         }
-        let last = ledger.allocator().last();
+        let last = ledger.allocator().last().max();
         drop(ledger);
         let mut ledger = open(&dir).unwrap();
         assert!(ledger.lines < SLACK + 4, "{} lines", ledger.lines);
         assert_eq!(held(&ledger), [([10, 0, 0, 2].into(), "stays".into())]);
-        assert!(Some(ledger.assign(&owner("next"), None).unwrap().address) > last);
+        assert!(Some(ledger.assign(&owner("next"), &[]).unwrap().addresses[0]) > last);
     }
 
     proptest! {
@@ -286,7 +311,7 @@ mod tests {
             let mut ledger = open(&dir).unwrap();
             let mut history = vec![held(&ledger)];
             for step in 0..8 {
-                ledger.assign(&owner(step), None).unwrap();
+                ledger.assign(&owner(step), &[]).unwrap();
                 history.push(held(&ledger));
                 if step % 3 == 0 {
                     ledger.release(&step.to_string()).unwrap();
@@ -299,7 +324,7 @@ mod tests {
             fs::write(&path, &text[..cut.min(text.len())]).unwrap();
             let mut ledger = open(&dir).unwrap();
             prop_assert!(history.contains(&held(&ledger)));
-            ledger.assign(&owner("after"), None).unwrap();
+            ledger.assign(&owner("after"), &[]).unwrap();
             let after = held(&ledger);
             drop(ledger);
             prop_assert_eq!(held(&open(&dir).unwrap()), after);

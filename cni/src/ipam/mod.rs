@@ -1,4 +1,4 @@
-//! Which pod has which address: a pure [`Allocator`] and the file it is rebuilt from.
+//! Which pod has which addresses: a pure [`Allocator`] and the file it is rebuilt from.
 //!
 //! ```text
 //!  assign ─▶ allocator [p] ─▶ one line appended ─▶ (kernel work) ║ fdatasync ─▶ the caller may use it
@@ -11,7 +11,7 @@ mod allocator;
 mod ledger;
 mod record;
 
-use std::{io, net::Ipv4Addr, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf};
 
 pub(crate) use allocator::{Allocator, Full, Owner, Refused};
 pub(crate) use ledger::Ledger;
@@ -53,10 +53,10 @@ pub enum IpamError {
 }
 
 /// An assignment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Assigned {
-    /// The pod's address.
-    pub address: Ipv4Addr,
-    /// It was given just now.
+    /// The pod's addresses, in the order of the ranges.
+    pub addresses: Vec<IpAddr>,
+    /// They were given just now.
     pub new: bool,
 }

@@ -1,6 +1,14 @@
 //! One line of the ledger: text an operator can read, closed by a checksum. Pure.
+//!
+//! ```text
+//!  assign 10.42.0.7,fd00::7 <uid> <namespace>/<name> <path of the network namespace> #1f2e3d4c
+//!  release <uid> #…
+//!  cursor 10.42.0.7 #…
+//! ```
+//!
+//! Lines of before there was IPv6 have one address and no path; they are read as ever.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use super::Owner;
 use crate::names::fnv1a64;
@@ -8,12 +16,12 @@ use crate::names::fnv1a64;
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    /// A pod was given an address.
-    Assign(Ipv4Addr, Owner),
-    /// A pod gave its address back.
+    /// A pod was given addresses.
+    Assign(Vec<IpAddr>, Owner),
+    /// A pod gave its addresses back.
     Release(String),
-    /// Where to go on; written when the ledger is rewritten.
-    Cursor(Ipv4Addr),
+    /// Where to go on in this address's family; written when the ledger is rewritten.
+    Cursor(IpAddr),
 }
 
 impl Record {
@@ -25,8 +33,10 @@ impl Record {
         }
         let words: Vec<&str> = body.split(' ').collect();
         match words[..] {
-            ["assign", address, uid, pod] => {
-                Some(Self::Assign(address.parse().ok()?, Owner { uid: uid.into(), pod: pod.into() }))
+            ["assign", addresses, uid, pod, ref netns @ ..] if netns.len() < 2 => {
+                let addresses = addresses.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
+                let netns = netns.first().map(PathBuf::from);
+                Some(Self::Assign(addresses, Owner { uid: uid.into(), pod: pod.into(), netns }))
             }
             ["release", uid] => Some(Self::Release(uid.into())),
             ["cursor", address] => Some(Self::Cursor(address.parse().ok()?)),
@@ -38,7 +48,11 @@ impl Record {
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = match self {
-            Self::Assign(address, Owner { uid, pod }) => format!("assign {address} {uid} {pod}"),
+            Self::Assign(addresses, Owner { uid, pod, netns }) => {
+                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                let netns = netns.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
+                format!("assign {} {uid} {pod}{netns}", addresses.join(","))
+            }
             Self::Release(uid) => format!("release {uid}"),
             Self::Cursor(address) => format!("cursor {address}"),
         };
@@ -57,23 +71,39 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_record_reads_back(ip in any::<u32>(), uid in "[a-z0-9-]{1,40}", pod in "[a-z0-9./-]{1,60}") {
-            let address = Ipv4Addr::from(ip);
+        fn every_record_reads_back(
+            v4: Option<[u8; 4]>, v6: [u16; 8], uid in "[a-z0-9-]{1,40}", pod in "[a-z0-9./-]{1,60}",
+            netns in proptest::option::of("/[a-z0-9./-]{1,60}"),
+        ) {
+            let addresses: Vec<IpAddr> = v4.map(IpAddr::from).into_iter().chain([v6.into()]).collect();
+            let cursor = addresses[0];
             for record in [
-                Record::Assign(address, Owner { uid: uid.clone(), pod }),
+                Record::Assign(addresses, Owner { uid: uid.clone(), pod, netns: netns.map(PathBuf::from) }),
                 Record::Release(uid),
-                Record::Cursor(address),
+                Record::Cursor(cursor),
             ] {
                 prop_assert_eq!(Record::parse(&record.to_string()), Some(record));
             }
         }
 
         #[test]
-        fn no_proper_prefix_of_a_line_is_a_line(cut in 0usize..60) {
-            let owner = Owner { uid: "0c2d5c7e-6c2a".into(), pod: "default/web".into() };
-            let line = Record::Assign([10, 0, 0, 2].into(), owner).to_string();
+        fn no_proper_prefix_of_a_line_is_a_line(cut in 0usize..90) {
+            let netns = Some("/run/orlop/netns/x".into());
+            let owner = Owner { uid: "0c2d5c7e-6c2a".into(), pod: "default/web".into(), netns };
+            let line = Record::Assign(vec![[10, 0, 0, 2].into()], owner).to_string();
             prop_assume!(cut < line.len());
             prop_assert_eq!(Record::parse(&line[..cut]), None);
         }
+    }
+
+    #[test]
+    fn lines_of_before_ipv6_are_read() {
+        let record = |body: &str| Record::parse(&format!("{body} #{}", checksum(body)));
+        let owner = Owner { uid: "u1".into(), pod: "default/web".into(), netns: None };
+        assert_eq!(
+            record("assign 10.0.0.2 u1 default/web"),
+            Some(Record::Assign(vec![[10, 0, 0, 2].into()], owner))
+        );
+        assert_eq!(record("cursor 10.0.0.9"), Some(Record::Cursor([10, 0, 0, 9].into())));
     }
 }

@@ -20,5 +20,5 @@ mod socket;
 pub use error::Error;
 pub(crate) use link::{Link, VethPair};
 pub(crate) use observe::observe;
-pub(crate) use route::{Kind, Route};
+pub(crate) use route::{Kind, Route, Way};
 pub(crate) use socket::RouteSocket;

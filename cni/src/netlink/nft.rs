@@ -1,14 +1,14 @@
-//! nf_tables over nfnetlink: just enough to put up one table of ours in one transaction, and to remove it.
+//! nf_tables over nfnetlink: just enough to put up our tables in one transaction, and to remove them.
 //!
 //! The words follow `nft(8)`; the numbers are `linux/netfilter/nf_tables.h`. No helper library: the ones there
 //! are run `nft` or are under the GPL.
 
 mod encode;
 
-use std::{borrow::Cow, fmt, io, net::Ipv4Addr};
+use std::{borrow::Cow, fmt, io};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
 use rtnetlink::{
     packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
     sys::protocols::NETLINK_NETFILTER,
@@ -16,9 +16,11 @@ use rtnetlink::{
 
 use super::{Error, direct::connect};
 
-/// A table of family `ip` with one NAT chain at postrouting.
+/// A table with one NAT chain at postrouting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
+    /// `ip` or `ip6`.
+    pub family: Family,
     /// Table name.
     pub name: Cow<'static, str>,
     /// Chain name.
@@ -44,10 +46,10 @@ pub(crate) struct Match {
     /// Inside or outside of `net`.
     pub inside: bool,
     /// The network.
-    pub net: Ipv4Net,
+    pub net: IpNet,
 }
 
-/// An address of the IPv4 header.
+/// An address of the network header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     /// `ip saddr`
@@ -56,16 +58,14 @@ pub(crate) enum Field {
     Destination,
 }
 
-impl Table {
-    /// Puts up exactly this table, whatever was there under its name: one transaction, no moment without it.
-    pub(crate) fn apply(&self) -> Result<(), Error> {
-        transact(&encode::replace(self))
-    }
+/// Puts up exactly these tables, whatever was there under their names: one transaction, no moment without them.
+pub(crate) fn apply(tables: &[Table]) -> Result<(), Error> {
+    transact(&encode::replace(tables))
+}
 
-    /// Removes the table; fine if there is none.
-    pub(crate) fn remove(&self) -> Result<(), Error> {
-        transact(&encode::remove(self))
-    }
+/// Removes the tables; fine if there are none.
+pub(crate) fn remove(tables: &[Table]) -> Result<(), Error> {
+    transact(&encode::remove(tables))
 }
 
 /// Sends one batch. The kernel has answered everything by the time `send` returns.
@@ -105,14 +105,12 @@ impl fmt::Display for Rule {
                 Field::Source => "saddr",
                 Field::Destination => "daddr",
             };
-            write!(f, "ip {field} {}{net} ", if *inside { "" } else { "!= " })?;
+            let ip = match net.family() {
+                Family::V4 => "ip",
+                Family::V6 => "ip6",
+            };
+            write!(f, "{ip} {field} {}{net} ", if *inside { "" } else { "!= " })?;
         }
         write!(f, "masquerade fully-random comment {:?}", self.comment)
-    }
-}
-
-impl Match {
-    fn mask(&self) -> Ipv4Addr {
-        self.net.netmask()
     }
 }

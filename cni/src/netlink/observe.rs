@@ -1,8 +1,12 @@
 //! Reads the state of one pod's links, as the plan wants it.
 
+use std::net::IpAddr;
+
+use orlop_model::net::IpNet;
+
 use super::{Error, Link, Route, RouteSocket};
 use crate::{
-    names::{self, GATEWAY, HOST_MAC},
+    names::{self, HOST_MAC},
     plan::{HostSide, LinkState, PodLink, PodSide},
     reap::DOOMED,
 };
@@ -21,30 +25,30 @@ pub(crate) fn observe(
 }
 
 fn host_side(want: &PodLink, link: Link, host: &mut RouteSocket) -> Result<HostSide, Error> {
-    let route = Route::to_pod(want.address, link.index);
+    let routes = host.routes()?;
+    let routed = |address: &IpAddr| routes.contains(&Route::to_pod(*address, link.index));
     Ok(HostSide {
         index: link.index,
         up: link.up,
         uid: link.alias.as_deref().and_then(names::uid_of_alias).map(str::to_owned),
         mtu: link.mtu,
         doomed: link.group == DOOMED,
-        route: host.routes()?.contains(&route),
-        neighbour: host.has_neighbour(link.index, want.address, want.mac())?,
+        routes: want.addresses.iter().copied().filter(routed).collect(),
+        neighbours: host.neighbours(link.index, want.mac())?,
     })
 }
 
 fn pod_side(want: &PodLink, link: Link, pod: &mut RouteSocket) -> Result<PodSide, Error> {
-    let route = match want.only {
-        None => Route::default_via(GATEWAY, link.index),
-        Some(to) => Route::on_link(to, GATEWAY, link.index),
-    };
+    let routes = pod.routes()?;
+    let routed =
+        |(to, gateway): &(IpNet, IpAddr)| routes.contains(&Route::on_link(*to, *gateway, link.index));
     Ok(PodSide {
         peer: link.peer.filter(|_| link.veth),
         up: link.up,
         mtu: link.mtu,
         mac: link.mac,
         addresses: pod.addresses(link.index)?,
-        route: pod.routes()?.contains(&route),
-        neighbour: pod.has_neighbour(link.index, GATEWAY, HOST_MAC)?,
+        routes: want.routes().into_iter().filter(routed).collect(),
+        neighbours: pod.neighbours(link.index, HOST_MAC)?,
     })
 }

@@ -1,15 +1,15 @@
-//! IPv4 routes of the main table.
+//! Routes of the main table.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
         RouteType,
     },
 };
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
 use rtnetlink::RouteMessageBuilder;
 use rustix::io::Errno;
 
@@ -22,9 +22,9 @@ pub(crate) enum Kind {
     /// To what is directly on a link.
     Link(u32),
     /// To a router that is on this link even though no route says so.
-    OnLink(Ipv4Addr, u32),
+    OnLink(IpAddr, u32),
     /// To a router.
-    Via(Ipv4Addr),
+    Via(IpAddr),
     /// Nowhere, and the sender is told.
     Unreachable,
 }
@@ -33,70 +33,102 @@ pub(crate) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     /// To whom.
-    pub to: Ipv4Net,
+    pub to: IpNet,
     /// How.
     pub kind: Kind,
 }
 
+/// The next step towards an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It is here.
+    Local,
+    /// Over this link.
+    Over(OnLink),
+}
+
+/// What is known of the link that a packet leaves by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OnLink {
+    /// Interface index.
+    pub index: u32,
+    /// A router is in between.
+    pub routed: bool,
+}
+
 impl Route {
     /// From the node to one of its pods.
-    pub(crate) fn to_pod(address: Ipv4Addr, link: u32) -> Self {
-        Self { to: net(address, 32), kind: Kind::Link(link) }
+    pub(crate) fn to_pod(address: IpAddr, link: u32) -> Self {
+        Self { to: IpNet::host(address), kind: Kind::Link(link) }
     }
 
     /// From a pod to some network.
-    pub(crate) fn on_link(to: Ipv4Net, gateway: Ipv4Addr, link: u32) -> Self {
+    pub(crate) fn on_link(to: IpNet, gateway: IpAddr, link: u32) -> Self {
         Self { to, kind: Kind::OnLink(gateway, link) }
-    }
-
-    /// From a pod to everywhere.
-    pub(crate) fn default_via(gateway: Ipv4Addr, link: u32) -> Self {
-        Self { to: net(Ipv4Addr::UNSPECIFIED, 0), kind: Kind::OnLink(gateway, link) }
     }
 }
 
 impl RouteSocket {
     /// All routes that are ours.
     pub(crate) fn routes(&mut self) -> Result<Vec<Route>, Error> {
-        let message = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let all = self.list(&RouteNetlinkMessage::GetRoute(message))?;
+        let all = self.list(&RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
         Ok(all.into_iter().filter_map(as_route).collect())
+    }
+
+    /// Where the kernel would send a packet to this address. `None` where it would not.
+    pub(crate) fn way(&mut self, to: IpAddr) -> Result<Option<Way>, Error> {
+        let question = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to, Family::of(to).bits())
+            .map_err(mixed)?
+            .table_id(0)
+            .build();
+        let question = RouteNetlinkMessage::GetRoute(question);
+        match self.get(question, Errno::NETUNREACH) {
+            Ok(answer) => Ok(answer.and_then(as_way)),
+            Err(error) if error.is(&[Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL]) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Adds a route; refuses when there is one to the same place, whoever made it.
     pub(crate) fn add_route(&mut self, route: &Route) -> Result<(), Error> {
-        self.wait(self.handle.route().add(message(route)).execute())
+        let message = message(route)?;
+        self.wait(self.handle.route().add(message).execute())
     }
 
     /// Changes our route to the same place, without a moment in between.
     pub(crate) fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
-        self.wait(self.handle.route().add(message(route)).replace().execute())
+        let message = message(route)?;
+        self.wait(self.handle.route().add(message).replace().execute())
     }
 
     /// Removes a route. One that is gone is fine.
     pub(crate) fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
-        match self.wait(self.handle.route().del(message(route)).execute()) {
+        let message = message(route)?;
+        match self.wait(self.handle.route().del(message).execute()) {
             Err(error) if error.is(&[Errno::SRCH, Errno::NODEV]) => Ok(()),
             other => other,
         }
     }
 }
 
-fn net(address: Ipv4Addr, prefix: u8) -> Ipv4Net {
-    Ipv4Net::new(address, prefix).expect("0 and 32 are legal prefix lengths")
-}
-
-fn message(route: &Route) -> RouteMessage {
-    let message = RouteMessageBuilder::<Ipv4Addr>::new()
+fn message(route: &Route) -> Result<RouteMessage, Error> {
+    let message = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(route.to.network(), route.to.prefix())
+        .map_err(mixed)?
         .protocol(RouteProtocol::Other(PROTOCOL));
     let message = match route.kind {
         Kind::Link(index) => message.scope(RouteScope::Link).output_interface(index),
-        Kind::OnLink(via, index) => message.onlink().gateway(via).output_interface(index),
-        Kind::Via(via) => message.gateway(via),
+        Kind::OnLink(via, index) => message.onlink().gateway(via).map_err(mixed)?.output_interface(index),
+        Kind::Via(via) => message.gateway(via).map_err(mixed)?,
         Kind::Unreachable => message.kind(RouteType::Unreachable),
     };
-    message.build()
+    Ok(message.build())
+}
+
+/// Families do not fit together.
+fn mixed(error: impl std::error::Error) -> Error {
+    Error::Malformed(error.to_string())
 }
 
 fn as_route(message: RouteNetlinkMessage) -> Option<Route> {
@@ -104,11 +136,16 @@ fn as_route(message: RouteNetlinkMessage) -> Option<Route> {
     if header.protocol != RouteProtocol::Other(PROTOCOL) || header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
-    let (mut to, mut via, mut link) = (Ipv4Addr::UNSPECIFIED, None, None);
+    let family = match header.address_family {
+        AddressFamily::Inet => Family::V4,
+        AddressFamily::Inet6 => Family::V6,
+        _ => return None,
+    };
+    let (mut to, mut via, mut link) = (IpNet::everything(family).network(), None, None);
     for attribute in attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = address,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(address),
+            RouteAttribute::Destination(address) => to = ip(address)?,
+            RouteAttribute::Gateway(address) => via = ip(address),
             RouteAttribute::Oif(index) => link = Some(index),
             _ => {}
         }
@@ -120,5 +157,28 @@ fn as_route(message: RouteNetlinkMessage) -> Option<Route> {
         (_, None, Some(link)) => Kind::Link(link),
         (_, None, None) => return None,
     };
-    Some(Route { to: Ipv4Net::new(to, header.destination_prefix_length).ok()?, kind })
+    Some(Route { to: IpNet::new(to, header.destination_prefix_length).ok()?, kind })
+}
+
+fn as_way(message: RouteNetlinkMessage) -> Option<Way> {
+    let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = message else { return None };
+    let link = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    let via =
+        |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+    match header.kind {
+        RouteType::Local => Some(Way::Local),
+        RouteType::Unicast => Some(Way::Over(OnLink { index: link?, routed: attributes.iter().any(via) })),
+        _ => None,
+    }
+}
+
+fn ip(address: RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(address.into()),
+        RouteAddress::Inet6(address) => Some(address.into()),
+        _ => None,
+    }
 }

@@ -1,8 +1,8 @@
 //! From desired and actual routes to the steps between them. Pure.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
 
 use super::NodeRoute;
 use crate::error::RouteError;
@@ -20,12 +20,12 @@ pub(crate) enum RouteOp {
 
 /// Splits a request into what can be done and what is wrong with the rest: one odd Node object must not cost
 /// the routes to all others.
-pub(crate) fn valid(own: Ipv4Net, desired: &[NodeRoute]) -> (Vec<NodeRoute>, Vec<RouteError>) {
+pub(crate) fn valid(own: &[IpNet], desired: &[NodeRoute]) -> (Vec<NodeRoute>, Vec<RouteError>) {
     let (mut good, mut bad) = (Vec::<NodeRoute>::new(), Vec::new());
     for route in desired {
-        if route.pod_cidr.overlaps(&own) {
+        if own.iter().any(|net| net.overlaps(&route.pod_cidr)) {
             bad.push(RouteError::Own { pod_cidr: route.pod_cidr, via: route.via });
-        } else if route.via.is_unspecified() || route.via.is_multicast() || route.via.is_broadcast() {
+        } else if !next_hop(route) {
             bad.push(RouteError::NextHop { pod_cidr: route.pod_cidr, via: route.via });
         } else if let Some(first) = good.iter().find(|g| g.pod_cidr == route.pod_cidr) {
             if first != route {
@@ -36,6 +36,12 @@ pub(crate) fn valid(own: Ipv4Net, desired: &[NodeRoute]) -> (Vec<NodeRoute>, Vec
         }
     }
     (good, bad)
+}
+
+/// Whether a packet to there can be handed to that address.
+fn next_hop(NodeRoute { pod_cidr, via }: &NodeRoute) -> bool {
+    let broadcast = matches!(via, IpAddr::V4(address) if address.is_broadcast());
+    !via.is_unspecified() && !via.is_multicast() && !broadcast && Family::of(*via) == pod_cidr.family()
 }
 
 /// Steps in a safe order: what is wanted first, then what is stale.
@@ -78,7 +84,8 @@ mod tests {
     }
 
     fn check(desired: &str, actual: &str, expected: Expect) {
-        let (desired, bad) = valid("10.0.0.0/24".parse().unwrap(), &routes(desired));
+        let (desired, bad) =
+            valid(&["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()], &routes(desired));
         let bad = bad.iter().map(|error| format!("refused: {error}\n"));
         let ops = diff(&desired, &routes(actual)).into_iter().map(|op| format!("{op}\n"));
         expected.assert_eq(&bad.chain(ops).collect::<String>());
@@ -105,14 +112,18 @@ mod tests {
     #[test]
     fn odd_routes_are_refused_one_by_one() {
         check(
-            "10.0.0.0/24>192.168.0.1 10.0.1.0/24>192.168.0.1 10.0.1.0/24>192.168.0.2 10.0.2.0/24>0.0.0.0 0.0.0.0/0>192.168.0.1",
+            "10.0.0.0/24>192.168.0.1 10.0.1.0/24>192.168.0.1 10.0.1.0/24>192.168.0.2 10.0.2.0/24>0.0.0.0 0.0.0.0/0>192.168.0.1 \
+             fd00:0:0:1::/64>192.168.0.1 fd00:0:0:1::/64>fd01::1 fd00::/60>fd01::1",
             "",
             expect![[r#"
                 refused: route to 10.0.0.0/24 via 192.168.0.1 covers this node's own pods
                 refused: route to 10.0.1.0/24: claimed via 192.168.0.1 and via 192.168.0.2
                 refused: route to 10.0.2.0/24: 0.0.0.0 cannot be a next hop
                 refused: route to 0.0.0.0/0 via 192.168.0.1 covers this node's own pods
+                refused: route to fd00:0:0:1::/64: 192.168.0.1 cannot be a next hop
+                refused: route to fd00::/60 via fd01::1 covers this node's own pods
                 add route to 10.0.1.0/24 via 192.168.0.1
+                add route to fd00:0:0:1::/64 via fd01::1
             "#]],
         );
     }

@@ -4,9 +4,9 @@
 
 mod diff;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::IpNet;
 
 pub(crate) use diff::{RouteOp, diff, valid};
 
@@ -19,13 +19,13 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeRoute {
     /// The other node's pod CIDR.
-    pub pod_cidr: Ipv4Net,
+    pub pod_cidr: IpNet,
     /// The other node's address, on a link of this one.
-    pub via: Ipv4Addr,
+    pub via: IpAddr,
 }
 
 /// Makes the kernel hold these routes and no others of ours; goes on after a failure and reports all.
-pub(crate) fn reconcile(own: Ipv4Net, desired: &[NodeRoute], socket: &mut RouteSocket) -> Vec<RouteError> {
+pub(crate) fn reconcile(own: &[IpNet], desired: &[NodeRoute], socket: &mut RouteSocket) -> Vec<RouteError> {
     let (desired, mut failures) = valid(own, desired);
     let actual = match actual(socket) {
         Ok(actual) => actual,

@@ -1,12 +1,8 @@
 //! What a plugin is asked, read from its environment and its standard input. Pure.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -18,6 +14,7 @@ use super::{
 use crate::{
     names::{Mac, POD_INTERFACE},
     network::{Attachment, NetworkConfig},
+    plan::PodLink,
 };
 
 const DEFAULT_MTU: u32 = 1500;
@@ -38,9 +35,9 @@ pub(crate) enum Request {
     Check {
         /// The container.
         attachment: Attachment,
-        /// Its address.
-        address: Ipv4Addr,
-        /// Our route is still among the result's.
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+        /// Our routes are still among the result's.
         routed: bool,
     },
     /// Take away all interfaces but these.
@@ -64,9 +61,14 @@ pub(crate) struct Config {
     pub(crate) cni_version: String,
     name: String,
     #[serde(rename = "podCIDR")]
-    pod_cidr: Ipv4Net,
+    pod_cidr: Option<IpNet>,
+    /// Instead of `podCIDR`, for both families: pods' addresses come in this order.
+    #[serde(rename = "podCIDRs", default)]
+    pod_cidrs: Vec<IpNet>,
     #[serde(rename = "clusterCIDR")]
-    cluster_cidr: Option<Ipv4Net>,
+    cluster_cidr: Option<IpNet>,
+    #[serde(rename = "clusterCIDRs", default)]
+    cluster_cidrs: Vec<IpNet>,
     state_dir: Option<PathBuf>,
     mtu: Option<u32>,
     is_default_gateway: Option<bool>,
@@ -181,6 +183,10 @@ impl Config {
         if !valid_name(&self.name) {
             return Err(Fault::new(Code::InvalidConfig, format!("name {:?} is malformed", self.name), ""));
         }
+        if self.pod_cidr.is_none() && self.pod_cidrs.is_empty() {
+            let missing = "podCIDR or podCIDRs is missing";
+            return Err(Fault::new(Code::InvalidConfig, "the network configuration is not valid", missing));
+        }
         if self.ip_masq == Some(false) {
             return unsupported("ipMasq false", "what leaves clusterCIDR is always masqueraded");
         }
@@ -204,11 +210,17 @@ impl Config {
     /// The library's words for it.
     pub(crate) fn network(&self) -> NetworkConfig {
         let state_dir = || PathBuf::from("/var/lib/orlop/cni").join(&self.name);
+        let listed = |one: Option<IpNet>, all: &[IpNet]| match all {
+            [] => one.into_iter().collect(),
+            all => all.to_vec(),
+        };
+        let pod_cidrs: Vec<_> = listed(self.pod_cidr, &self.pod_cidrs);
+        let cluster_cidrs: Vec<_> = listed(self.cluster_cidr, &self.cluster_cidrs);
         NetworkConfig {
             name: Some(self.name.clone()),
             state_dir: self.state_dir.clone().unwrap_or_else(state_dir),
-            pod_cidr: self.pod_cidr,
-            cluster_cidr: self.cluster_cidr.unwrap_or(self.pod_cidr),
+            cluster_cidrs: if cluster_cidrs.is_empty() { pod_cidrs.clone() } else { cluster_cidrs },
+            pod_cidrs,
             mtu: self.mtu.unwrap_or(DEFAULT_MTU),
         }
     }
@@ -237,15 +249,13 @@ impl Config {
                 let attachment = self.attachment(environment)?;
                 let previous = self.prev_result.as_ref().ok_or_else(|| missing("prevResult"))?;
                 let Expected { addresses, mac, routes } = previous_in(previous, &attachment.interface)?;
-                let ours = |address: &IpAddr| match address {
-                    IpAddr::V4(address) => Some(*address),
-                    IpAddr::V6(_) => None,
-                };
-                let address = addresses.iter().find_map(ours).ok_or_else(|| missing("prevResult.ips"))?;
-                let cluster = self.network().cluster_cidr.to_string();
-                let ours = if attachment.default_route { "0.0.0.0/0" } else { &cluster };
-                let routed = routes.iter().any(|route| route == ours);
-                Ok(Request::Check { attachment: Attachment { mac, ..attachment }, address, routed })
+                if addresses.is_empty() {
+                    return Err(missing("prevResult.ips"));
+                }
+                let only = if attachment.default_route { Vec::new() } else { self.network().cluster_cidrs };
+                let ours = PodLink { only, ..PodLink::new("", addresses.clone(), DEFAULT_MTU) }.routes();
+                let routed = ours.iter().all(|(to, _)| routes.contains(&to.to_string()));
+                Ok(Request::Check { attachment: Attachment { mac, ..attachment }, addresses, routed })
             }
             "GC" => {
                 since(Version::GC)?;
@@ -273,33 +283,38 @@ impl Config {
         let name = args.get("K8S_POD_NAME").unwrap_or(container);
         Ok(Attachment {
             interface: interface.to_owned(),
-            address: self.address(&args)?,
+            addresses: self.addresses(&args)?,
             mac: self.mac(&args)?,
             default_route: self.is_default_gateway.unwrap_or(interface == POD_INTERFACE),
             ..Attachment::of_pod(&uid, namespace, name, netns.as_ref())
         })
     }
 
-    /// The address that is wished for: by the runtime, by the configuration, by the user.
-    fn address(&self, args: &Args<'_>) -> Result<Option<Ipv4Addr>, Fault> {
+    /// The addresses that are wished for: by the runtime, by the configuration, by the user.
+    fn addresses(&self, args: &Args<'_>) -> Result<Vec<IpAddr>, Fault> {
         let wishes = [&self.runtime_config.ips, &self.args.cni.ips];
         let wished = wishes.into_iter().find(|ips| !ips.is_empty());
-        let (text, code) = match wished.map(Vec::as_slice) {
-            None => match args.get("IP") {
-                None => return Ok(None),
-                Some(text) => (text, Code::InvalidEnvironment),
-            },
-            Some([one]) => (one.as_str(), Code::InvalidConfig),
-            Some(several) => {
-                let text = format!("ips {several:?}");
-                return Err(Fault::new(Code::UnsupportedField, text, "an interface has one address"));
-            }
+        let (texts, code): (Vec<&str>, _) = match wished {
+            Some(ips) => (ips.iter().map(String::as_str).collect(), Code::InvalidConfig),
+            None => (
+                args.get("IP").into_iter().flat_map(|ips| ips.split(',')).collect(),
+                Code::InvalidEnvironment,
+            ),
         };
-        // With or without the length of a prefix, which is always 32 here.
-        let address = text.split_once('/').map_or(text, |(address, _)| address).parse();
-        let fault =
-            |error| Fault::new(code, format!("the address {text:?} that is asked for is no IPv4"), error);
-        address.map(Some).map_err(fault)
+        let families = self.network().pod_cidrs.len();
+        let twice = |ips: &[&str]| matches!(ips, [a, b] if a.contains(':') == b.contains(':'));
+        if texts.len() > families || twice(&texts) {
+            let why = "an interface has one address of a family";
+            return Err(Fault::new(Code::UnsupportedField, format!("ips {texts:?}"), why));
+        }
+        // With or without the length of a prefix, which is that of a single address here.
+        let address = |text: &&str| {
+            let address = text.split_once('/').map_or(*text, |(address, _)| address).parse();
+            address.map_err(|error| {
+                Fault::new(code, format!("the address {text:?} that is asked for is none"), error)
+            })
+        };
+        texts.iter().map(address).collect()
     }
 
     fn mac(&self, args: &Args<'_>) -> Result<Option<Mac>, Fault> {

@@ -38,14 +38,14 @@ fn commands_become_requests() {
         &format!("{ADD} {args}"),
         GOOD,
         expect![[
-            r#"Add(Attachment { uid: "pods/c1/eth0", namespace: "ns", name: "web", netns: "/run/netns/x", interface: "eth0", address: None, mac: None, default_route: true })"#
+            r#"Add(Attachment { uid: "pods/c1/eth0", namespace: "ns", name: "web", netns: "/run/netns/x", interface: "eth0", addresses: [], mac: None, default_route: true })"#
         ]],
     );
     check(
         "COMMAND=CHECK CONTAINERID=c1 NETNS=/run/netns/x IFNAME=eth0",
         GOOD,
         expect![[
-            r#"Check { attachment: Attachment { uid: "pods/c1/eth0", namespace: "container", name: "c1", netns: "/run/netns/x", interface: "eth0", address: None, mac: Some(0a:58:0a:f4:01:02), default_route: true }, address: 10.244.1.2, routed: true }"#
+            r#"Check { attachment: Attachment { uid: "pods/c1/eth0", namespace: "container", name: "c1", netns: "/run/netns/x", interface: "eth0", addresses: [], mac: Some(0a:58:0a:f4:01:02), default_route: true }, addresses: [10.244.1.2], routed: true }"#
         ]],
     );
     check("COMMAND=DEL CONTAINERID=c1 IFNAME=eth0", GOOD, expect![[r#"Del { uid: "pods/c1/eth0" }"#]]);
@@ -83,7 +83,7 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
     let of = |args: &str, fields: &str| {
         let stdin = with(r#""type""#, &format!(r#"{fields}"type""#));
         match ask(&format!("{ADD} {args}"), &stdin) {
-            Ok(Request::Add(attachment)) => format!("{:?} {:?}", attachment.address, attachment.mac),
+            Ok(Request::Add(attachment)) => format!("{:?} {:?}", attachment.addresses, attachment.mac),
             Ok(other) => format!("{other:?}"),
             Err(fault) => format!("{}: {}", fault.code, fault.text()),
         }
@@ -91,15 +91,16 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
     let runtime = r#""runtimeConfig":{"ips":["10.244.1.9/24"],"mac":"0a:00:00:00:00:01"},"#;
     let config = r#""args":{"cni":{"ips":["10.244.1.8"],"mac":"0a:00:00:00:00:02"},"other":1},"#;
     let user = "ARGS=IP=10.244.1.7;MAC=0a:00:00:00:00:03";
-    assert_eq!(of("", ""), "None None");
-    assert_eq!(of(user, ""), "Some(10.244.1.7) Some(0a:00:00:00:00:03)");
-    assert_eq!(of(user, config), "Some(10.244.1.8) Some(0a:00:00:00:00:02)");
-    assert_eq!(of(user, &format!("{runtime}{config}")), "Some(10.244.1.9) Some(0a:00:00:00:00:01)");
+    assert_eq!(of("", ""), "[] None");
+    assert_eq!(of(user, ""), "[10.244.1.7] Some(0a:00:00:00:00:03)");
+    assert_eq!(of(user, config), "[10.244.1.8] Some(0a:00:00:00:00:02)");
+    assert_eq!(of(user, &format!("{runtime}{config}")), "[10.244.1.9] Some(0a:00:00:00:00:01)");
     expect![[r#"
-        4: the address "x" that is asked for is no IPv4: invalid IPv4 address syntax
+        4: the address "x" that is asked for is none: invalid IP address syntax
         4: the hardware address "01:00:00:00:00:01" that is asked for cannot be one
-        7: the address "fd00::1/64" that is asked for is no IPv4: invalid IPv4 address syntax
-        2: ips ["10.244.1.7", "10.244.1.8"]: an interface has one address
+        7: the address "fd00::x/64" that is asked for is none: invalid IP address syntax
+        2: ips ["10.244.1.7", "10.244.1.8"]: an interface has one address of a family
+        2: ips ["fd00::7", "fd00::8"]: an interface has one address of a family
         7: the hardware address "zz" that is asked for cannot be one
         2: portMappings: put the plugin portmap behind this one
         2: bandwidth: put the plugin bandwidth behind this one
@@ -109,8 +110,12 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
         &[
             of("ARGS=IP=x", ""),
             of("ARGS=MAC=01:00:00:00:00:01", ""),
-            of("", r#""runtimeConfig":{"ips":["fd00::1/64"]},"#),
+            of("", r#""runtimeConfig":{"ips":["fd00::x/64"]},"#),
             of("", r#""runtimeConfig":{"ips":["10.244.1.7","10.244.1.8"]},"#),
+            of(
+                "",
+                r#""podCIDRs":["10.244.1.0/24","fd00::/64"],"runtimeConfig":{"ips":["fd00::7","fd00::8"]},"#,
+            ),
             of("", r#""runtimeConfig":{"mac":"zz"},"#),
             of("", r#""runtimeConfig":{"portMappings":[{"hostPort":80}]},"#),
             of("", r#""runtimeConfig":{"bandwidth":{"ingressRate":1}},"#),
@@ -119,7 +124,9 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
         ]
         .join("\n"),
     );
-    assert_eq!(of("", r#""ipam":{},"ipMasq":true,"runtimeConfig":{"portMappings":[]},"#), "None None");
+    let both = r#""podCIDRs":["10.244.1.0/24","fd00::/64"],"#;
+    assert_eq!(of("ARGS=IP=fd00::7,10.244.1.7", both), "[fd00::7, 10.244.1.7] None");
+    assert_eq!(of("", r#""ipam":{},"ipMasq":true,"runtimeConfig":{"portMappings":[]},"#), "[] None");
 }
 
 #[test]
@@ -164,7 +171,7 @@ fn bad_requests_get_the_specifications_codes() {
     check(
         "COMMAND=STATUS",
         r#"{"cniVersion":"1.0.0","name":"n"}"#,
-        expect!["7: the network configuration is not valid (missing field `podCIDR`)"],
+        expect!["7: the network configuration is not valid (podCIDR or podCIDRs is missing)"],
     );
     check(
         "COMMAND=STATUS",
@@ -197,7 +204,7 @@ fn bad_requests_get_the_specifications_codes() {
     check(&format!("{check_of}=eth0"), &with("prevResult", "x"), expect!["7: prevResult is missing ()"]);
     check(
         &format!("{check_of}=eth0"),
-        &with("10.244.1.2/32", "fd00::1/64"),
+        &with(r#"{"address":"10.244.1.2/32","interface":0}"#, ""),
         expect!["7: prevResult.ips is missing ()"],
     );
 }
@@ -251,9 +258,10 @@ proptest! {
         match ask(&environment, &config.to_string()) {
             Err(fault) => prop_assert!([1, 2, 4, 6, 7].contains(&fault.code), "{fault:?}"),
             Ok(Request::Add(attachment)) => {
-                let mac = crate::names::Mac::for_address([10, 244, 1, 2].into());
+                let addresses = vec![[10, 244, 1, 2].into()];
+                let mac = crate::names::Mac::for_addresses(&addresses);
                 let attached = crate::network::Attached {
-                    address: [10, 244, 1, 2].into(), interface: "eth0".into(), mac, mtu: 1500, only: None,
+                    addresses, interface: "eth0".into(), mac, mtu: 1500, only: Vec::new(),
                 };
                 let parsed = super::super::config(config.to_string().as_bytes()).unwrap();
                 let previous = parsed.prev_result.as_ref();

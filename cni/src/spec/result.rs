@@ -4,13 +4,15 @@
 
 use std::net::IpAddr;
 
+use orlop_model::net::{Family, IpNet};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Code, Fault, Version};
 use crate::{
-    names::{GATEWAY, HOST_MAC, LinkName, Mac},
+    names::{HOST_MAC, LinkName, Mac, gateway},
     network::{Attached, Attachment},
+    plan::PodLink,
 };
 
 /// The part of a result that somebody here reads.
@@ -116,17 +118,22 @@ pub(crate) fn add_result(
         pod["mtu"] = attached.mtu.into();
     }
     before.extend([host, pod]);
-    let mut ip = json!({
-        "address": format!("{}/32", attached.address),
-        "gateway": GATEWAY,
-        "interface": index,
-    });
-    if version < Version::PLAIN_ADDRESSES {
-        ip["version"] = "4".into();
-    }
-    list(&mut result, "ips")?.push(ip);
-    let to = attached.only.map_or_else(|| "0.0.0.0/0".to_owned(), |net| net.to_string());
-    list(&mut result, "routes")?.push(json!({ "dst": to, "gw": GATEWAY }));
+    let ip = |address: &IpAddr| {
+        let mut ip = json!({
+            "address": IpNet::host(*address),
+            "gateway": gateway(Family::of(*address)),
+            "interface": index,
+        });
+        if version < Version::PLAIN_ADDRESSES {
+            ip["version"] = if address.is_ipv4() { "4" } else { "6" }.into();
+        }
+        ip
+    };
+    list(&mut result, "ips")?.extend(attached.addresses.iter().map(ip));
+    let link =
+        PodLink { only: attached.only.clone(), ..PodLink::new("", attached.addresses.clone(), attached.mtu) };
+    let routes = link.routes().into_iter().map(|(to, gateway)| json!({ "dst": to, "gw": gateway }));
+    list(&mut result, "routes")?.extend(routes);
     result.insert("cniVersion".to_owned(), version.to_string().into());
     match dns {
         Some(dns) => drop(result.insert("dns".to_owned(), dns.clone().into())),

@@ -5,9 +5,9 @@ use super::*;
 
 fn attached() -> (Attachment, Attached) {
     let attachment = Attachment::of_pod("net/c1/eth0", "ns", "web", "/run/netns/x".as_ref());
-    let mac = Mac::for_address([10, 244, 1, 2].into());
-    let address = [10, 244, 1, 2].into();
-    (attachment, Attached { address, interface: "eth0".into(), mac, mtu: 1450, only: None })
+    let addresses = vec![[10, 244, 1, 2].into(), "fd00::2".parse().unwrap()];
+    let mac = Mac::for_addresses(&addresses);
+    (attachment, Attached { addresses, interface: "eth0".into(), mac, mtu: 1450, only: Vec::new() })
 }
 
 fn text(version: &str) -> String {
@@ -40,12 +40,21 @@ fn results_have_the_form_of_the_runtimes_version() {
               "address": "10.244.1.2/32",
               "gateway": "169.254.1.1",
               "interface": 1
+            },
+            {
+              "address": "fd00::2/128",
+              "gateway": "fe80::1",
+              "interface": 1
             }
           ],
           "routes": [
             {
               "dst": "0.0.0.0/0",
               "gw": "169.254.1.1"
+            },
+            {
+              "dst": "::/0",
+              "gw": "fe80::1"
             }
           ]
         }"#]]
@@ -69,7 +78,8 @@ fn what_earlier_plugins_of_a_chain_made_stays_in_the_result() {
     assert_eq!(result["interfaces"][0], previous["interfaces"][0]);
     assert_eq!(result["ips"][1]["interface"], 2);
     assert_eq!(result["interfaces"][2]["name"], "eth0");
-    assert_eq!(pod_result(&result, "eth0").unwrap().addresses, [attached.address, [192, 0, 2, 7].into()]);
+    let own = [attached.addresses.as_slice(), &[[192, 0, 2, 7].into()]].concat();
+    assert_eq!(pod_result(&result, "eth0").unwrap().addresses, own);
 
     let dns = json!({"domain": "x"});
     let result = add_result(Version::GC, &attachment, &attached, dns.as_object(), Some(&previous)).unwrap();

@@ -1,6 +1,6 @@
 //! Attach and detach: what is there afterwards, and what is not.
 
-use std::{collections::HashSet, time::Instant};
+use std::{collections::HashSet, net::IpAddr, time::Instant};
 
 use orlop_cni::{AttachError, LinkName};
 use serde_json::json;
@@ -13,7 +13,7 @@ fn a_pod_gets_address_routes_and_neighbours() {
     let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
     let attached = node.with(async |net| net.attach(&attachment("a", &pod)).await.unwrap());
     assert_eq!((attached.interface.as_str(), attached.mtu), ("eth0", 1450));
-    assert_eq!(attached.address.to_string(), "10.244.1.2");
+    assert_eq!(attached.addresses, [IpAddr::from([10, 244, 1, 2])]);
 
     let eth0 = &pod.ip_json("addr show dev eth0")[0];
     assert_eq!((&eth0["operstate"], &eth0["mtu"]), (&json!("UP"), &json!(1450)));
@@ -35,6 +35,56 @@ fn a_pod_gets_address_routes_and_neighbours() {
     assert_eq!(node.routes(), ["10.244.1.0/24 unreachable".to_owned(), format!("10.244.1.2 {name}")]);
     let neighbour = &node.ns.ip_json(&format!("neigh show dev {name}"))[0];
     assert_eq!((&neighbour["dst"], &neighbour["state"]), (&json!("10.244.1.2"), &json!(["PERMANENT"])));
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn a_pod_of_both_families_has_both_and_nothing_that_comes_by_itself() {
+    let (node, pod) = (Node::new("10.244.1.0/24,fd00:10:0:1::/64"), Ns::new());
+    let attached = node.with(async |net| net.attach(&attachment("a", &pod)).await.unwrap());
+    let texts: Vec<_> = attached.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["10.244.1.2", "fd00:10:0:1::2"]);
+    let eth0 = &pod.ip_json("addr show dev eth0 scope global")[0];
+    let mut addresses = eth0["addr_info"].as_array().unwrap().clone();
+    addresses.retain(|address| address.get("local").is_some());
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    assert_eq!((&addresses[1]["local"], &addresses[1]["prefixlen"]), (&json!("fd00:10:0:1::2"), &json!(128)));
+    assert_eq!(pod.ip("-6 addr show tentative"), "", "usable at once");
+    let default = &pod.ip_json("-6 route show default")[0];
+    assert_eq!((&default["gateway"], &default["dev"]), (&json!("fe80::1"), &json!("eth0")));
+    let gateways = pod.ip_json("neigh show dev eth0 nud permanent");
+    assert_eq!(gateways.len(), 2, "{gateways:?}");
+
+    let name = LinkName::for_pod("a");
+    let host = &node.ns.ip_json(&format!("addr show dev {name}"))[0];
+    assert_eq!(host["addr_info"], json!([]), "the host side needs no address");
+    assert!(node.routes().contains(&format!("fd00:10:0:1::2 {name}")));
+    assert_eq!(node.ns.exec(&["cat", "/proc/sys/net/ipv6/conf/all/forwarding"]).trim(), "1");
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn what_is_broken_in_ipv6_is_repaired() {
+    let (node, pod) = (Node::new("10.244.1.0/24,fd00:10:0:1::/64"), Ns::new());
+    node.ns.ip("addr add 2001:db8::1/128 dev lo");
+    let name = LinkName::for_pod("a");
+    let addresses = node.attach_all("a", &pod);
+    let (v6, index) = (addresses[1], node.ns.ip_json(&format!("link show dev {name}"))[0]["ifindex"].clone());
+    let damages = [
+        (&pod, "-6 route del default".to_owned()),
+        (&pod, "neigh del fe80::1 dev eth0".to_owned()),
+        (&pod, format!("addr del {v6}/128 dev eth0")),
+        (&pod, "link set eth0 down".to_owned()),
+        (&node.ns, format!("link set {name} down")),
+        (&node.ns, format!("-6 route del {v6}")),
+        (&node.ns, format!("neigh del {v6} dev {name}")),
+    ];
+    for (ns, damage) in damages {
+        ns.ip(&damage);
+        assert_eq!(node.attach_all("a", &pod), addresses);
+        assert!(node.ns.ping(v6), "after {damage}");
+        assert_eq!(node.ns.ip_json(&format!("link show dev {name}"))[0]["ifindex"], index, "after {damage}");
+    }
 }
 
 #[test]
@@ -153,7 +203,7 @@ fn a_full_range_says_so_and_a_freed_address_is_given_again() {
         assert_eq!(full.to_string(), "no address is free in 10.244.1.0/29: all 5 are assigned");
         net.detach("p3").await.unwrap();
         let attached = net.attach(&attachment("late", &pods[5])).await.unwrap();
-        assert_eq!(attached.address.to_string(), "10.244.1.5");
+        assert_eq!(attached.addresses, [IpAddr::from([10, 244, 1, 5])]);
     });
 }
 
@@ -178,7 +228,7 @@ fn many_pods_attach_at_once_each_with_its_own_address() {
             .enumerate()
             .map(|(number, pod)| {
                 let (net, attachment) = (net.clone(), attachment(&format!("p{number}"), pod));
-                tokio::spawn(async move { net.attach(&attachment).await.unwrap().address })
+                tokio::spawn(async move { net.attach(&attachment).await.unwrap().addresses })
             })
             .collect();
         let mut addresses = HashSet::new();

@@ -2,15 +2,15 @@
 //!
 //! The half-done work is made with `ip` from the plan's own text: exactly the steps, by another hand.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use orlop_cni::plan::{LinkState, PodLink, plan};
 
 use crate::support::{Node, Ns, attachment};
 
 /// The steps of a fresh pod as `ip` commands, each for the node or for the pod.
-fn steps(address: Ipv4Addr, pod: &Ns) -> Vec<(bool, String)> {
-    let ops = plan(&PodLink::new("a", address, 1450), &LinkState::default()).unwrap();
+fn steps(addresses: &[IpAddr], pod: &Ns) -> Vec<(bool, String)> {
+    let ops = plan(&PodLink::new("a", addresses.to_vec(), 1450), &LinkState::default()).unwrap();
     let command = |op: String| match op.strip_prefix("POD ") {
         Some(inner) => (true, inner.to_owned()),
         None => (false, op.replace(" netns POD", &format!(" netns {}", pod.0))),
@@ -20,41 +20,49 @@ fn steps(address: Ipv4Addr, pod: &Ns) -> Vec<(bool, String)> {
 }
 
 /// Runs `after` for every number of steps that were done when the agent died.
-fn after_each_prefix(after: impl Fn(&Node, &Ns, Ipv4Addr, usize)) {
-    let count = steps(Ipv4Addr::new(10, 244, 1, 2), &Ns::new()).len();
-    assert!(count >= 9, "{count} steps");
-    for done in 0..=count {
-        let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
+fn after_each_prefix(pod_cidr: &'static str, after: impl Fn(&Node, &Ns, &[IpAddr], usize)) {
+    let mut done = 0;
+    loop {
+        let (node, pod) = (Node::new(pod_cidr), Ns::new());
         node.ns.ip("addr add 192.0.2.1/32 dev lo");
+        node.ns.ip("addr add 2001:db8::1/128 dev lo");
         // The ledger's line is always there first: attach, then take the links away again.
-        let address = node.attach("a", &pod);
+        let addresses = node.attach_all("a", &pod);
         node.ns.ip(&format!("link del {}", node.links()[0]));
         pod.ip("link set lo down");
-        for (in_pod, command) in &steps(address, &pod)[..done] {
+        let steps = steps(&addresses, &pod);
+        for (in_pod, command) in &steps[..done] {
             if *in_pod {
                 pod.ip(command)
             } else {
                 node.ns.ip(command)
             };
         }
-        after(&node, &pod, address, done);
+        after(&node, &pod, &addresses, done);
+        if done == steps.len() {
+            break;
+        }
+        done += 1;
     }
+    assert!(done >= 9, "{done} steps");
 }
 
 #[test]
 #[ignore = "netns tier"]
 fn attaching_after_a_kill_at_any_step_completes_the_pod() {
-    after_each_prefix(|node, pod, address, done| {
-        assert_eq!(node.attach("a", pod), address, "after {done} steps");
-        assert_eq!(node.links().len(), 1, "after {done} steps");
-        assert!(node.ns.ping(address), "after {done} steps");
-    });
+    for pod_cidr in ["10.244.1.0/24", "10.244.1.0/24,fd00:10:0:1::/64"] {
+        after_each_prefix(pod_cidr, |node, pod, addresses, done| {
+            assert_eq!(node.attach_all("a", pod), addresses, "after {done} steps");
+            assert_eq!(node.links().len(), 1, "after {done} steps");
+            assert!(addresses.iter().all(|address| node.ns.ping(*address)), "after {done} steps");
+        });
+    }
 }
 
 #[test]
 #[ignore = "netns tier"]
 fn detaching_after_a_kill_at_any_step_leaves_nothing() {
-    after_each_prefix(|node, pod, _, done| {
+    after_each_prefix("10.244.1.0/24", |node, pod, _, done| {
         node.with(async |net| {
             net.detach("a").await.unwrap();
             assert_eq!(net.attached().await, [], "after {done} steps");
@@ -68,15 +76,15 @@ fn detaching_after_a_kill_at_any_step_leaves_nothing() {
 #[test]
 #[ignore = "netns tier"]
 fn a_lost_ledger_is_learned_again_from_the_links() {
-    let (node, a, b) = (Node::new("10.244.1.0/24"), Ns::new(), Ns::new());
-    let first = node.attach("a", &a);
+    let (node, a, b) = (Node::new("fd00:10:0:1::/64,10.244.1.0/24"), Ns::new(), Ns::new());
+    let first = node.attach_all("a", &a);
     std::fs::remove_file(node.dir.path().join("addresses")).unwrap();
     node.with(async |net| {
-        assert_eq!(net.attached().await, [("a".to_owned(), first)]);
-        let second = net.attach(&attachment("b", &b)).await.unwrap().address;
-        assert_ne!(second, first);
+        assert_eq!(net.attached().await, [("a".to_owned(), first.clone())]);
+        let second = net.attach(&attachment("b", &b)).await.unwrap().addresses;
+        assert!(second.iter().all(|address| !first.contains(address)));
     });
-    assert!(b.ping(first));
+    assert!(first.iter().all(|address| b.ping(*address)));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What is node-wide: put up once, found again, taken away, and nothing of others touched.
 
+use std::net::IpAddr;
+
 use orlop_cni::{LinkName, Network, NodeRoute, OpenError};
 use serde_json::Value;
 
@@ -43,7 +45,8 @@ fn uninstalling_takes_away_what_is_ours_and_nothing_else() {
     let (routes, links) = (node.ns.ip("route show"), node.ns.ip_json("link show").len());
     node.attach("a", &pod);
     node.with(async |net| {
-        let route = NodeRoute { pod_cidr: "10.244.2.0/24".parse().unwrap(), via: [192, 0, 2, 9].into() };
+        let route =
+            NodeRoute { pod_cidr: "10.244.2.0/24".parse().unwrap(), via: IpAddr::from([192, 0, 2, 9]) };
         net.set_node_routes(vec![route]).await.unwrap();
         net.uninstall().await.unwrap();
         assert_eq!(net.attached().await, []);
@@ -154,4 +157,21 @@ fn another_pod_cidr_moves_the_nodes_routes_and_keeps_the_pods() {
     assert!(new.ping(first));
     assert!(node.routes().contains(&"10.244.7.0/24 unreachable".to_owned()));
     assert!(!node.routes().contains(&"10.244.1.0/24 unreachable".to_owned()));
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn a_node_that_listens_to_routers_goes_on_when_it_becomes_one() {
+    let (node, outside) = (Node::new("fd00:10:0:1::/64"), Ns::new());
+    cable(&node.ns, "up0", "2001:db8::1/64", &outside, "up0", "2001:db8::9/64");
+    cable(&node.ns, "deaf0", "2001:db8:1::1/64", &outside, "deaf0", "2001:db8:1::9/64");
+    let setting = |device: &str| format!("/proc/sys/net/ipv6/conf/{device}/accept_ra");
+    node.ns.exec(&["sh", "-c", &format!("echo 1 > {}; echo 0 > {}", setting("up0"), setting("deaf0"))]);
+    node.with(async |_| ());
+    assert_eq!(node.ns.exec(&["cat", &setting("up0"), &setting("deaf0")]), "2\n0\n");
+    let text = node.ns.exec(&["nft", "list", "ruleset"]);
+    assert!(text.contains("ip6 saddr fd00:10:0:1::/64 ip6 daddr != fd00:10::/56 masquerade"), "{text}");
+    node.run(async || Network::sweep().await.unwrap());
+    assert!(ruleset(&node).is_empty());
+    assert_eq!(node.routes(), Vec::<String>::new());
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     io::Write,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     process::{Child, Command, Stdio},
     sync::Mutex,
     time::Duration,
@@ -57,7 +57,7 @@ fn a_pod_is_added_checked_and_deleted() {
     assert_eq!(result["interfaces"][1]["sandbox"], json!(pod.path()));
     assert_eq!(result["interfaces"][0]["name"], json!(node.links()[0]));
     assert_eq!(result["interfaces"][1]["mac"], pod.ip_json("link show dev eth0")[0]["address"]);
-    assert!(node.ns.ping([10, 244, 1, 2].into()));
+    assert!(node.ns.ping([10, 244, 1, 2]));
 
     let previous = json!({ "prevResult": result });
     call(&node, "CHECK", "c1", Some(&pod), previous.clone()).unwrap();
@@ -71,6 +71,30 @@ fn a_pod_is_added_checked_and_deleted() {
     }
     assert_eq!(node.links(), Vec::<String>::new());
     assert_eq!(call(&node, "DEL", "never", None, json!({})), Ok(Value::Null));
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn both_families_are_in_the_result_and_checked() {
+    let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
+    node.ns.ip("addr add 2001:db8::1/128 dev lo");
+    let both = json!({ "podCIDRs": ["fd00:10:0:1::/64", "10.244.1.0/24"], "clusterCIDRs": ["fd00:10::/56"] });
+    let result = call(&node, "ADD", "c1", Some(&pod), both.clone()).unwrap();
+    assert_eq!(
+        result["ips"][0],
+        json!({ "address": "fd00:10:0:1::2/128", "gateway": "fe80::1", "interface": 1 })
+    );
+    assert_eq!(result["ips"][1]["address"], "10.244.1.2/32");
+    assert_eq!(result["routes"][0], json!({ "dst": "::/0", "gw": "fe80::1" }));
+    assert!(node.ns.ping("fd00:10:0:1::2".parse::<IpAddr>().unwrap()));
+    let mut previous = both;
+    previous["prevResult"] = result;
+    call(&node, "CHECK", "c1", Some(&pod), previous.clone()).unwrap();
+    pod.ip("-6 addr flush dev eth0 scope global");
+    let error = call(&node, "CHECK", "c1", Some(&pod), previous.clone()).unwrap_err();
+    assert!(error["details"].as_str().unwrap().contains("addr add fd00:10:0:1::2/128"), "{error}");
+    call(&node, "DEL", "c1", Some(&pod), previous).unwrap();
+    assert_eq!(node.links(), Vec::<String>::new());
 }
 
 #[test]
@@ -109,7 +133,7 @@ fn killed_at_any_moment_a_request_can_be_made_again_or_taken_back() {
         unfinished += u32::from(!process.wait().unwrap().success());
         if round % 2 == 0 {
             let result = call(&node, "ADD", "c1", Some(&pod), json!({})).unwrap();
-            let address =
+            let address: IpAddr =
                 result["ips"][0]["address"].as_str().unwrap().trim_end_matches("/32").parse().unwrap();
             assert!(node.ns.ping(address), "round {round}");
             assert_eq!(node.links().len(), 1, "round {round}");

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
@@ -63,16 +63,18 @@ impl Ns {
     }
 
     /// One echo request; true if it is answered within a second.
-    pub(crate) fn ping(&self, to: Ipv4Addr) -> bool {
+    pub(crate) fn ping(&self, to: impl Into<IpAddr>) -> bool {
         let net = format!("--net={}", self.path().display());
-        let to = to.to_string();
-        let words = [net.as_str(), "busybox", "ping", "-c1", "-W1", &to];
+        let to = to.into();
+        let (program, to) = (if to.is_ipv4() { "ping" } else { "ping6" }, to.to_string());
+        let words = [net.as_str(), "busybox", program, "-c1", "-W1", &to];
         Command::new("nsenter").args(words).output().unwrap().status.success()
     }
 
     /// Connects and sends some bytes there and back. Returns the client's address as the server sees it.
-    pub(crate) fn tcp(&self, server: &Ns, to: Ipv4Addr) -> IpAddr {
-        let listener = server.inside(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+    pub(crate) fn tcp(&self, server: &Ns, to: impl Into<IpAddr>) -> IpAddr {
+        let to = to.into();
+        let listener = server.inside(|| TcpListener::bind((any(to), 0)).unwrap());
         let port = listener.local_addr().unwrap().port();
         let address = SocketAddr::from((to, port));
         let client = self.inside(|| TcpStream::connect_timeout(&address, PATIENCE)).unwrap();
@@ -82,9 +84,10 @@ impl Ns {
     }
 
     /// One datagram there and one back. Returns the client's address as the server sees it.
-    pub(crate) fn udp(&self, server: &Ns, to: Ipv4Addr) -> IpAddr {
+    pub(crate) fn udp(&self, server: &Ns, to: impl Into<IpAddr>) -> IpAddr {
+        let to = to.into();
         let bind = || {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            let socket = UdpSocket::bind((any(to), 0)).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             socket
         };
@@ -107,6 +110,11 @@ impl Drop for Ns {
     fn drop(&mut self) {
         self.delete();
     }
+}
+
+/// All addresses of this one's family.
+fn any(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// More than fits into one packet, in both directions.
@@ -146,8 +154,8 @@ impl Node {
         NetworkConfig {
             name: None,
             state_dir: self.dir.path().to_owned(),
-            pod_cidr: self.pod_cidr.parse().unwrap(),
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+            pod_cidrs: self.pod_cidr.split(',').map(|net| net.parse().unwrap()).collect(),
+            cluster_cidrs: ["10.244.0.0/16", "fd00:10::/56"].map(|net| net.parse().unwrap()).into(),
             mtu: 1450,
         }
     }
@@ -170,8 +178,13 @@ impl Node {
     }
 
     /// Attaches one pod and returns its address.
-    pub(crate) fn attach(&self, uid: &str, pod: &Ns) -> Ipv4Addr {
-        self.with(async |net| net.attach(&attachment(uid, pod)).await.unwrap().address)
+    pub(crate) fn attach(&self, uid: &str, pod: &Ns) -> IpAddr {
+        self.attach_all(uid, pod)[0]
+    }
+
+    /// Attaches one pod and returns its addresses.
+    pub(crate) fn attach_all(&self, uid: &str, pod: &Ns) -> Vec<IpAddr> {
+        self.with(async |net| net.attach(&attachment(uid, pod)).await.unwrap().addresses)
     }
 
     /// Names of the links that are ours.
@@ -184,7 +197,8 @@ impl Node {
     /// Destinations of the routes that are ours.
     pub(crate) fn routes(&self) -> Vec<String> {
         let to = |route: Value| format!("{} {}", route["dst"].as_str().unwrap(), way(&route));
-        let mut routes: Vec<_> = self.ns.ip_json("route show proto 111").into_iter().map(to).collect();
+        let all = ["route show proto 111", "-6 route show proto 111"].map(|words| self.ns.ip_json(words));
+        let mut routes: Vec<_> = all.into_iter().flatten().map(to).collect();
         routes.sort();
         routes
     }
@@ -192,7 +206,8 @@ impl Node {
 
 fn way(route: &Value) -> &str {
     let part = |key: &str| route[key].as_str();
-    part("gateway").or(part("type")).or(part("dev")).unwrap()
+    let kind = part("type").filter(|kind| *kind == "unreachable");
+    part("gateway").or(kind).or(part("dev")).unwrap()
 }
 
 pub(crate) fn attachment(uid: &str, pod: &Ns) -> Attachment {
@@ -204,7 +219,9 @@ pub(crate) fn attachment(uid: &str, pod: &Ns) -> Attachment {
 pub(crate) fn cable(a: &Ns, a_name: &str, a_address: &str, b: &Ns, b_name: &str, b_address: &str) {
     a.ip(&format!("link add {a_name} type veth peer name {b_name} netns {}", b.0));
     for (ns, name, address) in [(a, a_name, a_address), (b, b_name, b_address)] {
-        ns.ip(&format!("addr add {address} dev {name}"));
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        ns.exec(&["sh", "-c", &format!("echo 0 > /proc/sys/net/ipv6/conf/{name}/accept_dad")]);
+        ns.ip(&format!("addr add {address} dev {name} {nodad}"));
         ns.ip(&format!("link set {name} up"));
     }
     a.ip(&format!("link show {a_name}"));

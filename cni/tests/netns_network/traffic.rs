@@ -1,6 +1,6 @@
 //! Packets: who reaches whom, and under which address.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use orlop_cni::NodeRoute;
 
@@ -86,4 +86,76 @@ fn an_address_without_a_pod_is_refused_at_once() {
     let patience = std::time::Duration::from_secs(3);
     let refused = pod.inside(|| std::net::TcpStream::connect_timeout(&nobody, patience)).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable);
+}
+
+const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
+const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const BOTH: &str = "10.244.1.0/24,fd00:10:0:1::/64";
+
+#[test]
+#[ignore = "netns tier"]
+fn pods_of_a_node_reach_each_other_in_either_family() {
+    for (cidrs, families) in
+        [(BOTH, "46"), ("fd00:10:0:1::/64,10.244.1.0/24", "64"), ("fd00:10:0:1::/64", "6")]
+    {
+        let (node, a, b, outside) = (Node::new(cidrs), Ns::new(), Ns::new(), Ns::new());
+        cable(&node.ns, "up0", "192.0.2.1/24", &outside, "up0", "192.0.2.9/24");
+        cable(&node.ns, "up1", "2001:db8::1/64", &outside, "up1", "2001:db8::9/64");
+        let (ips_a, ips_b) = (node.attach_all("a", &a), node.attach_all("b", &b));
+        let order: String = ips_a.iter().map(|ip| if ip.is_ipv4() { '4' } else { '6' }).collect();
+        assert_eq!(order, families, "pods' addresses come in the order of the CIDRs");
+        for (ip_a, ip_b) in ips_a.into_iter().zip(ips_b) {
+            let on_node: IpAddr = if ip_a.is_ipv4() { NODE.into() } else { NODE6.into() };
+            assert!(a.ping(ip_b), "the first packet after attaching arrives");
+            assert_eq!(a.tcp(&b, ip_b), ip_a);
+            assert_eq!(b.udp(&a, ip_a), ip_b);
+            assert_eq!(a.tcp(&node.ns, on_node), ip_a);
+            assert!(node.ns.ping(ip_a));
+            assert_eq!(node.ns.tcp(&b, ip_b), on_node);
+            assert_eq!(a.tcp(&a, ip_a), ip_a, "a pod reaches itself");
+        }
+    }
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn pods_reach_the_outside_of_ipv6_under_the_nodes_address() {
+    let (node, pod, outside) = (Node::new(BOTH), Ns::new(), Ns::new());
+    cable(&node.ns, "up0", "2001:db8::1/64", &outside, "up0", "2001:db8::9/64");
+    node.attach("a", &pod);
+    assert!(pod.ping(OUTSIDE6));
+    assert_eq!(pod.tcp(&outside, OUTSIDE6), IpAddr::from(NODE6));
+    assert_eq!(pod.udp(&outside, OUTSIDE6), IpAddr::from(NODE6));
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn pods_of_two_nodes_reach_each_other_over_ipv6() {
+    let (one, two) = (Node::new(BOTH), Node::new("10.244.2.0/24,fd00:10:0:2::/64"));
+    let (a, b) = (Ns::new(), Ns::new());
+    cable(&one.ns, "up0", "2001:db8::1/64", &two.ns, "up0", "2001:db8::2/64");
+    let (ips_a, ips_b) = (one.attach_all("a", &a), two.attach_all("b", &b));
+    let to = |pod_cidr: &str, via: &str| {
+        vec![NodeRoute { pod_cidr: pod_cidr.parse().unwrap(), via: via.parse().unwrap() }]
+    };
+    assert!(!a.ping(ips_b[1]), "no route yet");
+    one.with(async |net| net.set_node_routes(to("fd00:10:0:2::/64", "2001:db8::2")).await.unwrap());
+    two.with(async |net| net.set_node_routes(to("fd00:10:0:1::/64", "2001:db8::1")).await.unwrap());
+    assert!(a.ping(ips_b[1]));
+    assert_eq!(a.tcp(&b, ips_b[1]), ips_a[1]);
+    assert_eq!(b.udp(&a, ips_a[1]), ips_b[1]);
+    one.with(async |net| net.set_node_routes(Vec::new()).await.unwrap());
+    assert_eq!(one.routes().iter().filter(|route| route.contains("2001:db8::2")).count(), 0);
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn an_ipv6_address_without_a_pod_is_refused_at_once() {
+    let (node, pod) = (Node::new("fd00:10:0:1::/64"), Ns::new());
+    node.ns.ip("addr add 2001:db8::1/128 dev lo");
+    node.attach("a", &pod);
+    let nobody = std::net::SocketAddr::new("fd00:10:0:1::200".parse().unwrap(), 80);
+    let patience = std::time::Duration::from_secs(3);
+    let refused = pod.inside(|| std::net::TcpStream::connect_timeout(&nobody, patience)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::NetworkUnreachable);
 }

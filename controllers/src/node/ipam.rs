@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::IpNet;
 use serde_json::json;
 
 use crate::cache::Cache;
@@ -16,8 +16,11 @@ use crate::object::{Key, is_deleting, uid};
 use crate::queue::Queue;
 use crate::record::Recorder;
 
+/// A network of the cluster's, and the bits of a node's share of it.
+type Pool = (IpNet, u8);
+
 /// Gives out CIDRs until dropped.
-pub(crate) async fn run(client: Client, cache: Arc<Cache>, recorder: Recorder, cluster: Ipv4Net, mask: u8) {
+pub(crate) async fn run(client: Client, cache: Arc<Cache>, recorder: Recorder, pools: Vec<Pool>) {
     let recorder = recorder.named("cidrAllocator");
     let queue = Arc::new(Queue::default());
     let (add, all) = (Arc::clone(&queue), Arc::clone(&cache));
@@ -33,14 +36,14 @@ pub(crate) async fn run(client: Client, cache: Arc<Cache>, recorder: Recorder, c
     });
     cache.nodes.synced().await;
     // One at a time: two nodes must not get the same share.
-    queue.work("node-ipam-controller", 1, |key| sync(&client, &cache, &recorder, (cluster, mask), key)).await;
+    queue.work("node-ipam-controller", 1, |key| sync(&client, &cache, &recorder, &pools, key)).await;
 }
 
 async fn sync(
     client: &Client,
     cache: &Cache,
     recorder: &Recorder,
-    (cluster, mask): (Ipv4Net, u8),
+    pools: &[Pool],
     key: Key,
 ) -> Result<Option<Duration>, SyncError> {
     let Some(node) = cache.nodes.get(&key) else { return Ok(None) };
@@ -48,14 +51,16 @@ async fn sync(
         return Ok(None);
     }
     let taken = cache.nodes.list().iter().flat_map(|node| cidrs(node)).collect::<Vec<_>>();
-    let Some(cidr) = free(cluster, mask, &taken) else {
+    let shares = pools.iter().map(|(cluster, mask)| free(*cluster, *mask, &taken));
+    // A node of one family in a cluster of two would be of no use to anybody: all or nothing.
+    let Some(shares) = shares.collect::<Option<Vec<_>>>().filter(|shares| !shares.is_empty()) else {
         let text = format!("Node {} status is now: CIDRNotAvailable", key.name);
         recorder.warning(&*node, "CIDRNotAvailable", text);
         return Ok(Some(Duration::from_secs(60)));
     };
     let patch = json!({
         "metadata": { "uid": uid(&node.metadata) },
-        "spec": { "podCIDR": cidr, "podCIDRs": [cidr] },
+        "spec": { "podCIDR": shares[0], "podCIDRs": shares },
     });
     let api = Api::<Node>::all(client.clone());
     match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
@@ -66,19 +71,19 @@ async fn sync(
     Ok(None)
 }
 
-/// The CIDRs that a node has; what is not IPv4 is not ours to count.
-fn cidrs(node: &Node) -> Vec<Ipv4Net> {
+/// The CIDRs that a node has.
+fn cidrs(node: &Node) -> Vec<IpNet> {
     let Some(spec) = &node.spec else { return Vec::new() };
     let all = spec.pod_cidrs.iter().flatten().chain(spec.pod_cidr.as_ref());
     all.filter_map(|text| text.parse().ok()).collect()
 }
 
 /// The first share that overlaps none of the taken ones.
-fn free(cluster: Ipv4Net, mask: u8, taken: &[Ipv4Net]) -> Option<Ipv4Net> {
+fn free(cluster: IpNet, mask: u8, taken: &[IpNet]) -> Option<IpNet> {
     let taken: BTreeSet<_> = taken.iter().filter(|net| net.overlaps(&cluster)).collect();
-    let count = u32::try_from(cluster.subnets(mask)).unwrap_or(u32::MAX);
-    let mut shares = (0..count).filter_map(|n| cluster.subnet(mask, n));
-    shares.find(|share| !taken.iter().any(|net| net.overlaps(share)))
+    let shares = (0..).map_while(|n| cluster.subnet(mask, n));
+    let mut free = shares.filter(|share| !taken.iter().any(|net| net.overlaps(share)));
+    free.next()
 }
 
 #[cfg(test)]
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     fn check(cluster: &str, mask: u8, taken: &[&str], expected: Option<&str>) {
-        let net = |text: &str| Ipv4Net::parse(text).unwrap();
+        let net = |text: &str| IpNet::parse(text).unwrap();
         let taken: Vec<_> = taken.iter().map(|text| net(text)).collect();
         assert_eq!(free(net(cluster), mask, &taken), expected.map(net));
     }
@@ -96,11 +101,13 @@ mod tests {
         check("10.244.0.0/16", 24, &[], Some("10.244.0.0/24"));
         check("10.244.0.0/16", 24, &["10.244.0.0/24", "10.244.2.0/24"], Some("10.244.1.0/24"));
         check("10.244.0.0/16", 24, &["10.244.0.0/23", "192.168.0.0/24"], Some("10.244.2.0/24"));
+        check("fd00:10::/56", 64, &["10.244.0.0/24", "fd00:10::/64"], Some("fd00:10:0:1::/64"));
     }
 
     #[test]
     fn a_full_cluster_has_none() {
         check("10.244.0.0/23", 24, &["10.244.0.0/24", "10.244.1.0/24"], None);
         check("10.244.0.0/24", 16, &[], None);
+        check("fd00:10::/63", 64, &["fd00:10::/64", "fd00:10:0:1::/64"], None);
     }
 }

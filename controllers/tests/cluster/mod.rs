@@ -13,6 +13,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchE
 use kube::{Api, Client, Resource};
 use orlop_apiserver::{ApiServer, Identity};
 use orlop_controllers::{Controller, ControllersConfig};
+use orlop_model::net::PerFamily;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -59,8 +60,8 @@ impl Cluster {
 
     pub(crate) fn start_controllers(&mut self) {
         let config = ControllersConfig {
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-            node_cidr_mask: 24,
+            cluster_cidrs: ["10.244.0.0/16", "fd00:10::/56"].map(|net| net.parse().unwrap()).into(),
+            node_cidr_masks: PerFamily { v4: 24, v6: 64 },
             ca_pem: self.server.ca_pem().to_owned(),
             enabled: Controller::all(),
         };

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use orlop_cri_api::v1::{
     Container as CriContainer, ContainerConfig, ContainerResources, ContainerState as CriState,
     ContainerStatus, ContainerUser, Image as CriImage, ImageSpec, Int64Value, LinuxContainerUser,
-    LinuxPodSandboxStatus, Namespace, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
+    LinuxPodSandboxStatus, Namespace, NamespaceMode, NamespaceOption, PodIp, PodSandbox, PodSandboxConfig,
     PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
 };
 use orlop_runtime::{Container, ContainerState, Exit, Sandbox, image::Image};
@@ -39,15 +39,17 @@ pub(in crate::cri) fn pod(sandbox: &Sandbox) -> PodSandbox {
     }
 }
 
-pub(in crate::cri) fn pod_status(sandbox: &Sandbox, address: Option<IpAddr>) -> PodSandboxStatus {
+pub(in crate::cri) fn pod_status(sandbox: &Sandbox, addresses: &[IpAddr]) -> PodSandboxStatus {
     let PodSandbox { id, metadata, state, created_at, labels, annotations, runtime_handler } = pod(sandbox);
-    let ip = address.map(|address| address.to_string()).unwrap_or_default();
+    let mut ips = addresses.iter().map(ToString::to_string);
+    let ip = ips.next().unwrap_or_default();
+    let additional_ips = ips.map(|ip| PodIp { ip }).collect();
     PodSandboxStatus {
         id,
         metadata,
         state,
         created_at,
-        network: Some(PodSandboxNetworkStatus { ip, additional_ips: Vec::new() }),
+        network: Some(PodSandboxNetworkStatus { ip, additional_ips }),
         linux: Some(LinuxPodSandboxStatus {
             namespaces: Some(Namespace { options: Some(namespaces(&kept::pod(sandbox), sandbox)) }),
         }),

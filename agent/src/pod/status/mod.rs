@@ -155,7 +155,7 @@ fn pod_ips(desired: &Desired, observed: &Observed, previous: &PodStatus, setting
         return settings.node_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect();
     }
     match observed.network.done() {
-        Some(ip) => vec![PodIP { ip: ip.to_string() }],
+        Some(ips) => ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect(),
         None => previous.pod_ips.clone().unwrap_or_default(),
     }
 }

@@ -161,7 +161,7 @@ impl World {
                 self.sandbox |= works;
                 Event::SandboxCreated(if works { Ok(Some("/ns".into())) } else { Err("no".into()) })
             }
-            Action::AttachNetwork if works => Event::NetworkAttached(Ok([10, 0, 0, 2].into())),
+            Action::AttachNetwork if works => Event::NetworkAttached(Ok(vec![[10, 0, 0, 2].into()])),
             Action::AttachNetwork => Event::NetworkAttached(Err("no".into())),
             Action::EnsureImage { container, image } => {
                 let trouble =

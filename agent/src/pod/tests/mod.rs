@@ -318,7 +318,7 @@ impl Story {
             ["volumes", "fail"] => Event::VolumesMade(Err("no".into())),
             ["sandbox"] => Event::SandboxCreated(Ok(Some("/ns".into()))),
             ["sandbox", "fail"] => Event::SandboxCreated(Err("no".into())),
-            ["network"] => Event::NetworkAttached(Ok(IpAddr::from([10, 0, 0, 2]))),
+            ["network"] => Event::NetworkAttached(Ok(vec![IpAddr::from([10, 0, 0, 2])])),
             ["image", c] => Event::ImageEnsured { container: c.into(), result: Ok(Images::default()) },
             ["image", c, "fail", ref rest @ ..] => Event::ImageEnsured {
                 container: c.into(),

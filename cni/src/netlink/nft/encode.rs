@@ -1,4 +1,8 @@
-//! A table as the bytes of one nfnetlink batch. Pure.
+//! Tables as the bytes of one nfnetlink batch. Pure.
+
+use std::net::IpAddr;
+
+use orlop_model::net::{Family, IpNet};
 
 use super::{Field, Match, Rule, Table};
 
@@ -18,6 +22,7 @@ const NESTED: u16 = 0x8000;
 
 const FAMILY_UNSPEC: u8 = 0;
 const FAMILY_IPV4: u8 = 2;
+const FAMILY_IPV6: u8 = 10;
 const HOOK_POSTROUTING: u32 = 4;
 const PRIORITY_SRCNAT: u32 = 100;
 const POLICY_ACCEPT: u32 = 1;
@@ -47,10 +52,19 @@ mod attr {
     pub(super) const DATA_VALUE: u16 = 1;
 }
 
-/// Batch that ends with exactly this table.
-pub(super) fn replace(table: &Table) -> Vec<u8> {
+/// Batch that ends with exactly these tables.
+pub(super) fn replace(tables: &[Table]) -> Vec<u8> {
+    batch(tables.iter().flat_map(table))
+}
+
+/// Batch that ends without the tables.
+pub(super) fn remove(tables: &[Table]) -> Vec<u8> {
     // "add" before "delete", because deleting what is not there fails.
-    let chain = message(NEW_CHAIN, CREATE, |b| {
+    batch(tables.iter().flat_map(|table| [new_table(table), del_table(table)]))
+}
+
+fn table(table: &Table) -> Vec<Vec<u8>> {
+    let chain = message(table, NEW_CHAIN, CREATE, |b| {
         b.text(attr::CHAIN_TABLE, &table.name);
         b.text(attr::CHAIN_NAME, table.chain);
         b.nested(attr::CHAIN_HOOK, |hook| {
@@ -62,24 +76,19 @@ pub(super) fn replace(table: &Table) -> Vec<u8> {
     });
     let rules = table.rules.iter().map(|rule| rule_message(table, rule));
     let first = [new_table(table), del_table(table), new_table(table), chain];
-    batch(first.into_iter().chain(rules))
-}
-
-/// Batch that ends without the table.
-pub(super) fn remove(table: &Table) -> Vec<u8> {
-    batch([new_table(table), del_table(table)].into_iter())
+    first.into_iter().chain(rules).collect()
 }
 
 fn new_table(table: &Table) -> Vec<u8> {
-    message(NEW_TABLE, CREATE, |b| b.text(attr::TABLE_NAME, &table.name))
+    message(table, NEW_TABLE, CREATE, |b| b.text(attr::TABLE_NAME, &table.name))
 }
 
 fn del_table(table: &Table) -> Vec<u8> {
-    message(DEL_TABLE, 0, |b| b.text(attr::TABLE_NAME, &table.name))
+    message(table, DEL_TABLE, 0, |b| b.text(attr::TABLE_NAME, &table.name))
 }
 
 fn rule_message(table: &Table, rule: &Rule) -> Vec<u8> {
-    message(NEW_RULE, CREATE | APPEND, |b| {
+    message(table, NEW_RULE, CREATE | APPEND, |b| {
         b.text(attr::RULE_TABLE, &table.name);
         b.text(attr::RULE_CHAIN, table.chain);
         b.nested(attr::RULE_EXPRESSIONS, |list| {
@@ -92,27 +101,35 @@ fn rule_message(table: &Table, rule: &Rule) -> Vec<u8> {
 
 /// Load the address, mask it, compare it.
 fn match_address(list: &mut Attributes, wanted: &Match) {
-    let offset = match wanted.field {
-        Field::Source => 12,
-        Field::Destination => 16,
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let (length, offset) = match (wanted.net.family(), wanted.field) {
+        (Family::V4, Field::Source) => (4, 12),
+        (Family::V4, Field::Destination) => (4, 16),
+        (Family::V6, Field::Source) => (16, 8),
+        (Family::V6, Field::Destination) => (16, 24),
     };
     expression(list, "payload", |load| {
         load.number(1, REGISTER);
         load.number(2, NETWORK_HEADER);
         load.number(3, offset);
-        load.number(4, 4);
+        load.number(4, length);
     });
     expression(list, "bitwise", |and| {
         and.number(1, REGISTER);
         and.number(2, REGISTER);
-        and.number(3, 4);
-        and.nested(4, |mask| mask.bytes(attr::DATA_VALUE, &wanted.mask().octets()));
-        and.nested(5, |xor| xor.bytes(attr::DATA_VALUE, &[0; 4]));
+        and.number(3, length);
+        and.nested(4, |mask| mask.bytes(attr::DATA_VALUE, &octets(wanted.net.netmask())));
+        and.nested(5, |xor| {
+            xor.bytes(attr::DATA_VALUE, &octets(IpNet::everything(wanted.net.family()).network()))
+        });
     });
     expression(list, "cmp", |compare| {
         compare.number(1, REGISTER);
         compare.number(2, if wanted.inside { EQUAL } else { NOT_EQUAL });
-        compare.nested(3, |data| data.bytes(attr::DATA_VALUE, &wanted.net.network().octets()));
+        compare.nested(3, |data| data.bytes(attr::DATA_VALUE, &octets(wanted.net.network())));
     });
 }
 
@@ -136,10 +153,14 @@ fn batch(messages: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     [edge(BATCH_BEGIN), inner, edge(BATCH_END)].concat()
 }
 
-fn message(kind: u16, flags: u16, fill: impl FnOnce(&mut Attributes)) -> Vec<u8> {
+fn message(table: &Table, kind: u16, flags: u16, fill: impl FnOnce(&mut Attributes)) -> Vec<u8> {
     let mut attributes = Attributes(Vec::new());
     fill(&mut attributes);
-    frame(kind, REQUEST | ACK | flags, FAMILY_IPV4, 0, &attributes.0)
+    let family = match table.family {
+        Family::V4 => FAMILY_IPV4,
+        Family::V6 => FAMILY_IPV6,
+    };
+    frame(kind, REQUEST | ACK | flags, family, 0, &attributes.0)
 }
 
 /// `nlmsghdr`, `nfgenmsg`, attributes. The attributes are padded already.
@@ -193,7 +214,8 @@ mod tests {
             Match { field: Field::Source, inside: true, net },
             Match { field: Field::Destination, inside: false, net },
         ];
-        Table { name: "t".into(), chain: "c", rules: vec![Rule { comment: "why", matches }] }
+        let rules = vec![Rule { comment: "why", matches }];
+        Table { family: Family::V4, name: "t".into(), chain: "c", rules }
     }
 
     /// Lengths of the messages in a batch, and their types.
@@ -210,9 +232,9 @@ mod tests {
 
     #[test]
     fn a_batch_is_framed_and_swaps_the_table_in_one_go() {
-        let kinds: Vec<_> = messages(&replace(&table())).iter().map(|(kind, _)| *kind).collect();
+        let kinds: Vec<_> = messages(&replace(&[table()])).iter().map(|(kind, _)| *kind).collect();
         assert_eq!(kinds, [BATCH_BEGIN, NEW_TABLE, DEL_TABLE, NEW_TABLE, NEW_CHAIN, NEW_RULE, BATCH_END]);
-        let kinds: Vec<_> = messages(&remove(&table())).iter().map(|(kind, _)| *kind).collect();
+        let kinds: Vec<_> = messages(&remove(&[table()])).iter().map(|(kind, _)| *kind).collect();
         assert_eq!(kinds, [BATCH_BEGIN, NEW_TABLE, DEL_TABLE, BATCH_END]);
     }
 
