@@ -362,7 +362,7 @@ flags! {
     /// Directory of the sockets that a kubelet has: `device-plugins`, `pod-resources` (programs made for a kubelet look
     /// for them in /var/lib/kubelet) [default: STATE_DIR].
     kubelet_dir: PathBuf, "ORLOP_KUBELET_DIR";
-    /// MTU of pod interfaces [default: 1500].
+    /// MTU of pod interfaces [default: that of the device with the default route, less what an overlay needs].
     mtu: u32, "ORLOP_MTU";
     /// Addresses of all pods of the cluster; for both families one network of each, separated by a comma, the main
     /// family's first [default: 10.42.0.0/16].

@@ -105,8 +105,8 @@ pub struct Config {
     pub cri_socket: Option<PathBuf>,
     /// Where device plugins and monitoring agents have their sockets.
     pub kubelet_dir: PathBuf,
-    /// MTU of pod interfaces, bytes.
-    pub mtu: u32,
+    /// MTU of pod interfaces, bytes; discovered if it is not said.
+    pub mtu: Option<u32>,
     /// Addresses of all pods, one network of a family.
     pub cluster_cidrs: Vec<IpNet>,
     /// Prefix lengths of a node's part.
@@ -290,7 +290,7 @@ impl TryFrom<Flags> for Config {
             kubelet_port: kubelet_port.unwrap_or(10250),
             healthz_port: healthz_port.unwrap_or(10248),
             cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
-            mtu: parse_mtu(mtu.unwrap_or(1500))?,
+            mtu: mtu.map(parse_mtu).transpose()?,
             listen: parse("listen", listen.unwrap_or_else(|| "0.0.0.0:6443".to_owned()))?,
             tls_san: words(tls_san),
             controllers: words(Some(controllers.unwrap_or_else(|| "*".to_owned()))),

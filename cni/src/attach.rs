@@ -4,6 +4,7 @@ use std::{
     fs::File,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     thread,
     time::Duration,
 };
@@ -109,7 +110,7 @@ fn wanted(inner: &Inner, attachment: &Attachment, addresses: Vec<IpAddr>) -> Pod
         interface: attachment.interface.clone(),
         mac: attachment.mac,
         only,
-        ..PodLink::new(&attachment.uid, addresses, inner.config.mtu)
+        ..PodLink::new(&attachment.uid, addresses, inner.mtu.load(Ordering::SeqCst))
     }
 }
 
@@ -131,7 +132,10 @@ pub(crate) fn check(
     let mut host = inner.socket().map_err(|e| AttachError::Socket("node", e))?;
     let mut state = netlink::observe(&want, &mut host, &mut pod).map_err(AttachError::Observe)?;
     inner.put_back(host);
-    // A later plugin of a chain may have tuned these.
+    // A later plugin of a chain may have tuned these, and the way out may have another MTU by now.
+    if let Some(host) = &mut state.host {
+        host.mtu = want.mtu;
+    }
     if let Some(pod) = &mut state.pod {
         pod.mtu = want.mtu;
         if !routed {
@@ -334,6 +338,14 @@ impl Links for KernelLinks<'_> {
                 let index = self.pod_index()?;
                 self.pod.set_link(index, true, None)?;
             }
+            LinkOp::HostMtu { host, mtu } => {
+                let index = self.host_index(host)?;
+                self.host.set_mtu(index, *mtu)?;
+            }
+            LinkOp::PodMtu { mtu } => {
+                let index = self.pod_index()?;
+                self.pod.set_mtu(index, *mtu)?;
+            }
             LinkOp::PodNeighbour { gateway, mac } => {
                 let index = self.pod_index()?;
                 self.pod.set_neighbour(index, *gateway, *mac)?;
@@ -360,6 +372,8 @@ impl Links for KernelLinks<'_> {
         match op {
             LinkOp::DeletePair { .. }
             | LinkOp::TuneHost { .. }
+            | LinkOp::HostMtu { .. }
+            | LinkOp::PodMtu { .. }
             | LinkOp::Carrier { .. }
             | LinkOp::PodAnswers { .. } => {}
             LinkOp::CreatePair { host, .. } => self.delete_pair(host)?,

@@ -97,6 +97,23 @@ pub enum CheckError {
     },
 }
 
+/// Pods' links do not all have the MTU they should have.
+#[derive(Debug, thiserror::Error)]
+pub enum MtuError {
+    /// What it should be could not be found out.
+    #[error("find the MTU of the way out")]
+    Discover(#[source] NetlinkError),
+    /// A pod's link could not be changed.
+    #[error("change the MTU of {pod}")]
+    Pod {
+        /// `namespace/name`.
+        pod: String,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+}
+
 /// A pod could not be detached wholly.
 #[derive(Debug, thiserror::Error)]
 pub enum DetachError {

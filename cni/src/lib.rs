@@ -20,6 +20,7 @@ mod error;
 mod execute;
 pub mod fuzz;
 mod ipam;
+mod mtu;
 mod names;
 mod netlink;
 mod netns;
@@ -33,7 +34,9 @@ pub mod runtime;
 mod spec;
 mod sysctl;
 
-pub use error::{AttachError, CheckError, DetachError, OpenError, RouteError, RoutesError, UninstallError};
+pub use error::{
+    AttachError, CheckError, DetachError, MtuError, OpenError, RouteError, RoutesError, UninstallError,
+};
 pub use ipam::IpamError;
 pub use names::{LinkName, Mac, POD_INTERFACE};
 pub use netlink::Error as NetlinkError;

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -11,8 +11,11 @@ use orlop_model::net::{Family, IpNet};
 
 use crate::{
     attach,
-    error::{AttachError, CheckError, DetachError, OpenError, RouteError, RoutesError, UninstallError},
+    error::{
+        AttachError, CheckError, DetachError, MtuError, OpenError, RouteError, RoutesError, UninstallError,
+    },
     ipam::Ledger,
+    mtu,
     names::{Mac, POD_INTERFACE, fnv1a64},
     netlink::{self, RouteSocket},
     node,
@@ -37,8 +40,8 @@ pub struct NetworkConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses of all pods; what goes there keeps its source address.
     pub cluster_cidrs: Vec<IpNet>,
-    /// MTU of pods' links.
-    pub mtu: u32,
+    /// MTU of pods' links; if it is not said, that of the device with the default route.
+    pub mtu: Option<u32>,
 }
 
 /// A pod that wants an address.
@@ -100,6 +103,8 @@ pub struct Network(Arc<Inner>);
 /// Shared by all calls.
 pub(crate) struct Inner {
     pub config: NetworkConfig,
+    /// The MTU of pods' links.
+    pub mtu: AtomicU32,
     ledger: Mutex<Ledger>,
     sockets: Mutex<Vec<RouteSocket>>,
     turns: [Mutex<()>; TURNS],
@@ -130,8 +135,10 @@ impl Network {
         let open = move || {
             let mut ledger = Ledger::open(&config.state_dir, &config.pod_cidrs, patience)?;
             node::install(&config, &mut ledger)?;
+            let mtu = RouteSocket::open().and_then(|mut socket| mtu::wanted(&config, &mut socket));
             let inner = Inner {
                 config,
+                mtu: AtomicU32::new(mtu.map_err(OpenError::Adopt)?),
                 ledger: Mutex::new(ledger),
                 sockets: Mutex::default(),
                 turns: [const { Mutex::new(()) }; TURNS],
@@ -185,6 +192,15 @@ impl Network {
         let ledger = self.0.ledger();
         let assignments = ledger.allocator().assignments();
         assignments.map(|(addresses, owner)| (owner.uid.clone(), addresses.to_vec())).collect()
+    }
+
+    /// Looks again which MTU pods' links should have, and changes them where it has become another; returns it.
+    ///
+    /// # Errors
+    /// Those that failed; all others have it.
+    pub async fn refresh_mtu(&self) -> Result<u32, Vec<MtuError>> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || mtu::refresh(&inner)).await
     }
 
     /// Makes these the routes to other nodes' pods, and removes all others of ours.
@@ -298,10 +314,12 @@ fn validate(config: &NetworkConfig) -> Result<(), OpenError> {
             tracing::warn!(%pod_cidr, ?cluster_cidrs, "the pod CIDR is not part of the cluster CIDR");
         }
     }
-    let least = if pod_cidrs.iter().any(|range| range.family() == Family::V6) { 1280 } else { 576 };
-    match (least..=65535).contains(mtu) {
-        true => Ok(()),
-        false => fault(format!("MTU {mtu}: must be between {least} and 65535")),
+    let least = mtu::least(pod_cidrs);
+    match mtu {
+        Some(mtu) if !(least..=65535).contains(mtu) => {
+            fault(format!("MTU {mtu}: must be between {least} and 65535"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -326,7 +344,7 @@ mod tests {
             state_dir: PathBuf::new(),
             pod_cidrs: pod_cidrs.split_whitespace().map(|net| net.parse().unwrap()).collect(),
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            mtu,
+            mtu: Some(mtu),
         };
         let found = validate(&config).map_err(|error| error.to_string());
         assert_eq!(found, expected.map_err(|text| format!("network configuration: {text}")));

@@ -139,6 +139,10 @@ pub enum LinkOp {
     TuneHost { host: LinkName, v6: bool },
     /// Host side up and labelled with the pod.
     HostUp { host: LinkName, uid: String },
+    /// The host side's MTU.
+    HostMtu { host: LinkName, mtu: u32 },
+    /// The pod side's MTU.
+    PodMtu { mtu: u32 },
     /// `lo` in the pod.
     LoopbackUp,
     /// The pod's address.
@@ -205,6 +209,8 @@ pub fn undo(done: &[LinkOp]) -> Vec<LinkOp> {
     let own = |op: &&LinkOp| match op {
         LinkOp::DeletePair { .. }
         | LinkOp::TuneHost { .. }
+        | LinkOp::HostMtu { .. }
+        | LinkOp::PodMtu { .. }
         | LinkOp::Carrier { .. }
         | LinkOp::PodAnswers { .. } => false,
         LinkOp::CreatePair { .. } | LinkOp::LoopbackUp => true,
@@ -216,11 +222,7 @@ pub fn undo(done: &[LinkOp]) -> Vec<LinkOp> {
 /// Whether the pair can become what is wanted without being made anew.
 fn usable(want: &PodLink, host: &HostSide, pod: &PodSide) -> bool {
     let foreign_address = pod.addresses.iter().any(|a| !want.addresses.contains(a));
-    !host.doomed
-        && pod.mac == Some(want.mac().0)
-        && host.mtu == want.mtu
-        && pod.mtu == want.mtu
-        && !foreign_address
+    !host.doomed && pod.mac == Some(want.mac().0) && !foreign_address
 }
 
 fn build(want: &PodLink) -> Vec<LinkOp> {
@@ -230,7 +232,9 @@ fn build(want: &PodLink) -> Vec<LinkOp> {
         pod_mac: want.mac(),
         mtu: want.mtu,
     };
-    [vec![create], repair(want, &HostSide::default(), &PodSide::default())].concat()
+    let (host, pod) =
+        (HostSide { mtu: want.mtu, ..HostSide::default() }, PodSide { mtu: want.mtu, ..PodSide::default() });
+    [vec![create], repair(want, &host, &pod)].concat()
 }
 
 fn repair(want: &PodLink, there: &HostSide, pod: &PodSide) -> Vec<LinkOp> {
@@ -243,6 +247,10 @@ fn repair(want: &PodLink, there: &HostSide, pod: &PodSide) -> Vec<LinkOp> {
         let missing = addresses.iter().copied().filter(|address| !present.contains(address));
         missing.collect::<Vec<_>>().into_iter()
     };
+    let mtu = [
+        (there.mtu != want.mtu).then(|| LinkOp::HostMtu { host: host(), mtu: want.mtu }),
+        (pod.mtu != want.mtu).then_some(LinkOp::PodMtu { mtu: want.mtu }),
+    ];
     let up = [
         (!host_up).then(|| LinkOp::TuneHost { host: host(), v6: want.v6() }),
         (!host_up).then(|| LinkOp::HostUp { host: host(), uid: uid.clone() }),
@@ -258,7 +266,7 @@ fn repair(want: &PodLink, there: &HostSide, pod: &PodSide) -> Vec<LinkOp> {
     let unsure = news(want, pod).filter(|address| address.is_ipv6());
     let answers = unsure.map(|address| LinkOp::PodAnswers { address });
     let reachable = lacking(&there.routes).map(|address| LinkOp::HostRoute { host: host(), address });
-    (up.into_iter().flatten())
+    (mtu.into_iter().chain(up).flatten())
         .chain(addresses)
         .chain((!pod.up).then_some(LinkOp::PodUp))
         .chain(neighbours)
@@ -289,6 +297,8 @@ impl fmt::Display for LinkOp {
                 write!(f, "sysctl {host} rp_filter=1 disable_ipv6=0 addr_gen_mode=1 accept_ra=0")
             }
             Self::HostUp { host, uid } => write!(f, "link set {host} up alias pod:{uid}"),
+            Self::HostMtu { host, mtu } => write!(f, "link set {host} mtu {mtu}"),
+            Self::PodMtu { mtu } => write!(f, "POD link set {POD_INTERFACE} mtu {mtu}"),
             Self::LoopbackUp => write!(f, "POD link set lo up"),
             Self::PodAddress { address } => {
                 let nodad = if address.is_ipv6() { " nodad" } else { "" };

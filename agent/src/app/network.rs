@@ -76,8 +76,16 @@ pub(super) fn start(
 /// # Errors
 /// When it cannot be opened.
 pub(super) async fn alone(config: &Config) -> Result<LateNetwork, orlop_cni::OpenError> {
-    let network = open(config, config.pod_cidrs.clone()).await?;
-    let (_opened_for_good, opened) = watch::channel(Some(Arc::new(network)));
+    let network = Arc::new(open(config, config.pod_cidrs.clone()).await?);
+    let followed = Arc::clone(&network);
+    tokio::spawn(async move {
+        let mut again = interval(ROUTES_AGAIN);
+        loop {
+            again.tick().await;
+            refresh_mtu(&followed).await;
+        }
+    });
+    let (_opened_for_good, opened) = watch::channel(Some(network));
     Ok(LateNetwork { opened })
 }
 
@@ -107,8 +115,14 @@ async fn follow(
                 Some(event) => apply(&mut nodes, event),
                 None => return,
             },
-            // The kernel drops routes whose link went down for a moment.
-            _ = again.tick() => applied = None,
+            // The kernel drops routes whose link went down for a moment, and nobody says when a link's MTU changes.
+            _ = again.tick() => {
+                applied = None;
+                let network = sender.borrow().clone();
+                if let Some(network) = network {
+                    refresh_mtu(&network).await;
+                }
+            }
         }
         if sender.borrow().is_none() {
             let own = nodes.get(config.node_name.as_str()).filter(|place| !place.pod_cidrs.is_empty());
@@ -139,6 +153,12 @@ async fn follow(
                 tracing::warn!(error = &error as &dyn std::error::Error, "routes to other nodes");
             }
         }
+    }
+}
+
+async fn refresh_mtu(network: &Network) {
+    for error in network.refresh_mtu().await.err().into_iter().flatten() {
+        tracing::warn!(error = &error as &dyn std::error::Error, "MTU of pods");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, UdpSocket},
     path::PathBuf,
 };
 
@@ -108,12 +108,9 @@ pub(super) fn default_addresses(cluster_cidrs: &[IpNet]) -> Result<Vec<IpAddr>, 
 /// The address that packets to the outside would carry. Connecting a UDP socket asks the routing table and sends nothing.
 fn default_address(family: Family) -> Result<IpAddr, ConfigError> {
     let missing = |reason: String| ConfigError::Missing { flag: "node-ip", reason };
-    let (any, outside): (IpAddr, IpAddr) = match family {
-        Family::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
-        Family::V6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
-    };
+    let any = IpNet::everything(family).network();
     let socket = UdpSocket::bind((any, 0)).map_err(|error| missing(error.to_string()))?;
-    socket.connect((outside, 9)).map_err(|error| missing(format!("no default route ({error})")))?;
+    socket.connect((family.outside(), 9)).map_err(|error| missing(format!("no default route ({error})")))?;
     socket.local_addr().map(|local| local.ip()).map_err(|error| missing(error.to_string()))
 }
 

@@ -62,6 +62,19 @@ impl RouteSocket {
         Ok(found.and_then(as_link))
     }
 
+    /// The link with this index.
+    pub(crate) fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Error> {
+        let message = LinkUnspec::new_with_index(index).build();
+        let found = self.get(RouteNetlinkMessage::GetLink(message), Errno::NODEV)?;
+        Ok(found.and_then(as_link))
+    }
+
+    /// Sets a link's MTU.
+    pub(crate) fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        self.wait(self.handle.link().change(message).execute())
+    }
+
     /// All links.
     pub(crate) fn links(&mut self) -> Result<Vec<Link>, Error> {
         let all = self.list(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;

@@ -17,7 +17,6 @@ use crate::{
     plan::PodLink,
 };
 
-const DEFAULT_MTU: u32 = 1500;
 /// The kernel's names of interfaces are shorter than this.
 const INTERFACE_MAX: usize = 16;
 
@@ -221,7 +220,7 @@ impl Config {
             state_dir: self.state_dir.clone().unwrap_or_else(state_dir),
             cluster_cidrs: if cluster_cidrs.is_empty() { pod_cidrs.clone() } else { cluster_cidrs },
             pod_cidrs,
-            mtu: self.mtu.unwrap_or(DEFAULT_MTU),
+            mtu: self.mtu,
         }
     }
 
@@ -253,7 +252,7 @@ impl Config {
                     return Err(missing("prevResult.ips"));
                 }
                 let only = if attachment.default_route { Vec::new() } else { self.network().cluster_cidrs };
-                let ours = PodLink { only, ..PodLink::new("", addresses.clone(), DEFAULT_MTU) }.routes();
+                let ours = PodLink { only, ..PodLink::new("", addresses.clone(), 0) }.routes();
                 let routed = ours.iter().all(|(to, _)| routes.contains(&to.to_string()));
                 Ok(Request::Check { attachment: Attachment { mac, ..attachment }, addresses, routed })
             }

@@ -156,7 +156,7 @@ impl Node {
             state_dir: self.dir.path().to_owned(),
             pod_cidrs: self.pod_cidr.split(',').map(|net| net.parse().unwrap()).collect(),
             cluster_cidrs: ["10.244.0.0/16", "fd00:10::/56"].map(|net| net.parse().unwrap()).into(),
-            mtu: 1450,
+            mtu: Some(1450),
         }
     }
 

@@ -159,3 +159,40 @@ fn an_ipv6_address_without_a_pod_is_refused_at_once() {
     let refused = pod.inside(|| std::net::TcpStream::connect_timeout(&nobody, patience)).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::NetworkUnreachable);
 }
+
+#[test]
+#[ignore = "netns tier"]
+fn pods_links_follow_the_mtu_of_the_way_out() {
+    let (node, pod, outside) = (Node::new(BOTH), Ns::new(), Ns::new());
+    cable(&node.ns, "up0", "198.51.100.1/24", &outside, "up0", "198.51.100.9/24");
+    node.ns.ip("route add default via 198.51.100.9");
+    outside.ip("addr add 192.0.2.9/32 dev lo");
+    let mtu = |mtu: u32| {
+        [(&node.ns, "up0"), (&outside, "up0")].map(|(ns, dev)| ns.ip(&format!("link set {dev} mtu {mtu}")))
+    };
+    let seen = |ns: &Ns, dev: &str| ns.ip_json(&format!("link show dev {dev}"))[0]["mtu"].as_u64().unwrap();
+    let host = orlop_cni::LinkName::for_pod("a").to_string();
+    mtu(1400);
+    let config = orlop_cni::NetworkConfig { mtu: None, ..node.config() };
+    node.run(async || {
+        let network = orlop_cni::Network::open(config.clone()).await.unwrap();
+        let attached = network.attach(&crate::support::attachment("a", &pod)).await.unwrap();
+        assert_eq!((attached.mtu, seen(&pod, "eth0"), seen(&node.ns, &host)), (1400, 1400, 1400));
+        for changed in [9000, 1300] {
+            mtu(changed);
+            assert_eq!(network.refresh_mtu().await.unwrap(), changed);
+            assert_eq!((seen(&pod, "eth0"), seen(&node.ns, &host)), (changed.into(), changed.into()));
+            assert_eq!(pod.tcp(&outside, OUTSIDE), IpAddr::from([198, 51, 100, 1]));
+        }
+        // Too little for IPv6 is not passed on.
+        mtu(1000);
+        assert_eq!(network.refresh_mtu().await.unwrap(), 1280);
+    });
+    // Another life of the agent finds the links by the ledger.
+    mtu(1450);
+    node.run(async || {
+        let network = orlop_cni::Network::open(config.clone()).await.unwrap();
+        assert_eq!(network.refresh_mtu().await.unwrap(), 1450);
+    });
+    assert_eq!((seen(&pod, "eth0"), seen(&node.ns, &host)), (1450, 1450));
+}

@@ -54,6 +54,17 @@ impl PerFamily {
     }
 }
 
+impl Family {
+    /// An address outside of every network that anybody has (RFC 5737, RFC 3849): the way there is the default route.
+    #[must_use]
+    pub fn outside(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        }
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
