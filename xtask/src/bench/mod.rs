@@ -1,13 +1,14 @@
 //! Measurements, printed as ratios against what a user would run instead, in one run on one machine.
 //!
 //! ```text
-//!  size, create, pull, connect    programs on their own
-//!  start, pods, memory            a bare playground node, started once and removed afterwards whatever happens
-//!  many                           another one, with 500 pods
+//!  size, create, pull, connect, cni   programs on their own
+//!  start, pods, memory                a bare playground node, started once and removed afterwards whatever happens
+//!  many                               another one, with 500 pods
 //! ```
 //! Every measurement gives rows; a row whose aim is missed says by how much. Not for: gating tests by time. A
 //! measurement fails only when it could not be taken.
 
+mod cni;
 mod connect;
 mod cpu;
 mod create;
@@ -44,8 +45,8 @@ use crate::setup;
 /// `cargo xtask bench`.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Only measurements whose name contains this: size, create, pull, connect, start, pods, memory, many;
-    /// `runtime` is create, pull and memory.
+    /// Only measurements whose name contains this: size, create, pull, connect, cni, start, pods, memory,
+    /// many; `runtime` is create, pull and memory.
     filter: Option<String>,
     /// Also write machine and rows to this file, as JSON.
     #[arg(long, value_name = "FILE")]
@@ -79,6 +80,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     bench.take("create", create::measure);
     bench.take("pull", |built, _| pull::measure(built));
     bench.take("connect", |_, tools| connect::measure(tools));
+    bench.take("cni", |built, _| cni::measure(built));
     bench.whole_node();
     bench.many();
     bench.report(&before)
