@@ -362,6 +362,11 @@ flags! {
     /// Directory of the sockets that a kubelet has: `device-plugins`, `pod-resources` (programs made for a kubelet look
     /// for them in /var/lib/kubelet) [default: STATE_DIR].
     kubelet_dir: PathBuf, "ORLOP_KUBELET_DIR";
+    /// Directory of CNI configurations: the first file in the order of names is the pod network, made by other people's
+    /// plugins instead of the built-in one [default: none].
+    cni_conf_dir: PathBuf, "ORLOP_CNI_CONF_DIR";
+    /// Directories of CNI plugins, separated by commas [default: /opt/cni/bin,/usr/lib/cni].
+    cni_bin_dir: String, "ORLOP_CNI_BIN_DIR";
     /// MTU of pod interfaces [default: that of the device with the default route, less what an overlay needs].
     mtu: u32, "ORLOP_MTU";
     /// Addresses of all pods of the cluster; for both families one network of each, separated by a comma, the main

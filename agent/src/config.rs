@@ -45,8 +45,8 @@ use self::{
         eviction::{Threshold, hard_thresholds},
     },
     node::{
-        default_addresses, first_share, networks, parse_addresses, parse_cgroup, parse_labels, parse_mtu,
-        parse_node_name, shim_beside_us,
+        cni, default_addresses, first_share, networks, parse_addresses, parse_cgroup, parse_labels,
+        parse_mtu, parse_node_name, shim_beside_us,
     },
     pods::{log_limits, reserved},
     words::{absolute, one_of, parse, period, words},
@@ -105,6 +105,8 @@ pub struct Config {
     pub cri_socket: Option<PathBuf>,
     /// Where device plugins and monitoring agents have their sockets.
     pub kubelet_dir: PathBuf,
+    /// Other people's plugins for the pod network.
+    pub cni: Option<CniDirs>,
     /// MTU of pod interfaces, bytes; discovered if it is not said.
     pub mtu: Option<u32>,
     /// Addresses of all pods, one network of a family.
@@ -153,6 +155,15 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// What flags, environment and files say, by the names of flags.
     pub said: BTreeMap<String, String>,
+}
+
+/// Where CNI plugins are and what says which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniDirs {
+    /// The networks' configurations.
+    pub conf_dir: PathBuf,
+    /// The programs.
+    pub bin_dirs: Vec<PathBuf>,
 }
 
 impl Config {
@@ -205,6 +216,8 @@ impl TryFrom<Flags> for Config {
             shim,
             cri_socket,
             kubelet_dir,
+            cni_conf_dir,
+            cni_bin_dir,
             mtu,
             cluster_cidr,
             node_cidr_mask,
@@ -290,6 +303,7 @@ impl TryFrom<Flags> for Config {
             kubelet_port: kubelet_port.unwrap_or(10250),
             healthz_port: healthz_port.unwrap_or(10248),
             cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
+            cni: cni(cni_conf_dir, cni_bin_dir)?,
             mtu: mtu.map(parse_mtu).transpose()?,
             listen: parse("listen", listen.unwrap_or_else(|| "0.0.0.0:6443".to_owned()))?,
             tls_san: words(tls_san),

@@ -18,12 +18,12 @@ use orlop_runtime::{Runtime, image::Images};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{network, node};
+use super::{network, node, plugins};
 use orlop::{
     config::Config,
     cri::{Cri, Setup},
     wire::chain,
-    worker::ports::{self, Attached, Failure, PodRef},
+    worker::ports::{self, Attached, Failure, PodRef, Wishes},
 };
 
 /// Runs until told to stop. Pods go on without it.
@@ -40,11 +40,14 @@ pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<()> {
     let (runtime, events) =
         Runtime::open(node::runtime_config(&config)?).await.context("open the container runtime")?;
     let (pod_cidrs, wanted) = watch::channel(None);
-    let network = OwnNetwork { config: config.clone(), wanted, opened: Mutex::default() };
+    let network: Arc<dyn ports::Network> = match plugins::open(&config, None).context("CNI")? {
+        Some(plugins) => Arc::new(plugins),
+        None => Arc::new(OwnNetwork { config: config.clone(), wanted, opened: Mutex::default() }),
+    };
     let setup = Setup {
         runtime,
         images: node::image_store(&config, images)?,
-        network: Arc::new(network),
+        network,
         pod_cidrs: Some(pod_cidrs),
         run_dir: config.run_dir.clone(),
         state_dir: config.state_dir.clone(),
@@ -110,8 +113,13 @@ fn remember(path: &Path, cidrs: &[IpNet]) -> std::io::Result<()> {
 }
 
 impl ports::Network for OwnNetwork {
-    fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>> {
-        async move { network::attach(&*self.get().await?, pod, netns).await }.boxed()
+    fn attach<'a>(
+        &'a self,
+        pod: &'a PodRef,
+        wishes: &'a Wishes,
+        netns: &'a Path,
+    ) -> BoxFuture<'a, Result<Attached, Failure>> {
+        async move { network::attach(&*self.get().await?, pod, wishes, netns).await }.boxed()
     }
 
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {

@@ -67,7 +67,7 @@ pub(super) async fn run(
 
 /// Networks whose addresses are pods'.
 fn pods(config: &Config) -> Vec<ipnet::IpNet> {
-    config.cluster_cidr.to_string().parse().into_iter().collect()
+    config.cluster_cidrs.iter().filter_map(|net| net.to_string().parse().ok()).collect()
 }
 
 /// All objects of a kind. Services that were known go on being served where there is no API server: no older list can

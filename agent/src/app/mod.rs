@@ -12,6 +12,7 @@ mod cri;
 mod dataplane;
 mod network;
 mod node;
+mod plugins;
 mod standalone;
 
 use std::path::Path;

@@ -29,7 +29,7 @@ use orlop::{
     node::report::Health,
     source::{self, Heard, Remember},
     wire::chain,
-    worker::ports::{self, Attached, Failure, PodRef},
+    worker::ports::{self, Attached, Failure, PodRef, Wishes},
 };
 
 /// Why pods cannot be attached before the CIDR is known, in the kubelet's words.
@@ -215,15 +215,27 @@ pub(super) async fn open(config: &Config, pod_cidrs: Vec<IpNet>) -> Result<Netwo
 }
 
 /// The network's words for the port's.
-pub(super) async fn attach(network: &Network, pod: &PodRef, netns: &Path) -> Result<Attached, Failure> {
-    let attachment = Attachment::of_pod(&pod.uid, &pod.namespace, &pod.name, netns);
+pub(super) async fn attach(
+    network: &Network,
+    pod: &PodRef,
+    wishes: &Wishes,
+    netns: &Path,
+) -> Result<Attached, Failure> {
+    let addresses = wishes.ips.clone();
+    let attachment =
+        Attachment { addresses, ..Attachment::of_pod(&pod.uid, &pod.namespace, &pod.name, netns) };
     let attached = network.attach(&attachment).await.map_err(|error| Failure(chain(&error)))?;
     Ok(Attached { addresses: attached.addresses })
 }
 
 impl ports::Network for LateNetwork {
-    fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>> {
-        async move { attach(&*self.get().await?, pod, netns).await }.boxed()
+    fn attach<'a>(
+        &'a self,
+        pod: &'a PodRef,
+        wishes: &'a Wishes,
+        netns: &'a Path,
+    ) -> BoxFuture<'a, Result<Attached, Failure>> {
+        async move { attach(&*self.get().await?, pod, wishes, netns).await }.boxed()
     }
 
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {

@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{dataplane, network};
+use super::{dataplane, network, plugins};
 use orlop::{
     config::Config,
     cpu::{self, pool::Pool, reconcile::Reconcile},
@@ -158,8 +158,13 @@ pub(super) async fn run(
     let (mut server, mut api_objects, mut writer) = (None, None, None);
     let (mut pod_events, mut events): (Arc<dyn EventSink>, Arc<dyn NodeEvents>) =
         (Arc::new(EventLog), Arc::new(EventLog));
-    let network = match &control {
-        None => network::alone(&config).await.context("open the pod network")?,
+    let plugins = plugins::open(&config, Some(health.clone())).context("CNI")?;
+    let plugins = plugins.map(|plugins| Arc::new(plugins) as Arc<dyn Network>);
+    let network: Arc<dyn Network> = match &control {
+        None => match plugins {
+            Some(plugins) => plugins,
+            None => Arc::new(network::alone(&config).await.context("open the pod network")?),
+        },
         Some(ControlPlane { client, ca, memory, expires: _ }) => {
             let source = Arc::new(ContainerLogs {
                 runtime: runtime.clone(),
@@ -206,7 +211,8 @@ pub(super) async fn run(
                 Recorder::start(client.clone(), node_name.clone(), Arc::clone(&clock), config.kubelet.events);
             pod_events = Arc::new(recorder);
             events = Arc::new(NodeRecorder::new(client.clone(), node_name.clone(), Arc::clone(&clock)));
-            network::start(&config, client.clone(), memory.clone(), health.clone())
+            let own = || network::start(&config, client.clone(), memory.clone(), health.clone());
+            plugins.unwrap_or_else(|| Arc::new(own()))
         }
     };
     let mirrors = Mirrors::default();
@@ -215,7 +221,6 @@ pub(super) async fn run(
     let image_store = images.clone();
     let store = self::image_store(&config, images)?;
     store.durations.register(&registry);
-    let network: Arc<dyn Network> = Arc::new(network);
     if let Some(socket) = config.cri_socket.clone() {
         let setup = cri::Setup {
             runtime: runtime.clone(),

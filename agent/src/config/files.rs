@@ -138,7 +138,7 @@ mod tests {
         let config = load().unwrap();
         // A flag wins over its field in the program's own file, and that over the kubelet's configuration.
         let shown = (config.max_pods, config.mtu, config.kubelet_port, config.resources.reserved.memory);
-        assert_eq!(shown, (7, 1400, 3, 1 << 30));
+        assert_eq!(shown, (7, Some(1400), 3, 1 << 30));
         assert_eq!(config.resources.reserved.cpu_milli, 0);
         assert_eq!(config.kubelet.resolv_conf, Path::new("/r"));
         assert_eq!(config.warnings, [format!("{}: what there is no such field", file.display())]);

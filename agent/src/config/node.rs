@@ -12,7 +12,11 @@ use orlop_model::{
     net::{self, Family, IpNet, PerFamily},
 };
 
-use super::{ConfigError, error::value, words::parse};
+use super::{
+    CniDirs, ConfigError,
+    error::value,
+    words::{absolute, parse},
+};
 
 pub(super) fn parse_node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
     let name = match given {
@@ -63,6 +67,25 @@ pub(super) fn shim_beside_us() -> Result<PathBuf, ConfigError> {
         reason: format!("the path of this program is not known ({error})"),
     })?;
     Ok(ours.with_file_name("orlop-shim"))
+}
+
+/// Other people's plugins, if a configuration for them is named.
+pub(super) fn cni(
+    conf_dir: Option<PathBuf>,
+    bin_dir: Option<String>,
+) -> Result<Option<CniDirs>, ConfigError> {
+    let Some(conf_dir) = conf_dir else {
+        return match bin_dir {
+            None => Ok(None),
+            Some(dirs) => {
+                Err(value("cni-bin-dir", dirs, "needs --cni-conf-dir, which says what to do with them"))
+            }
+        };
+    };
+    let bin_dirs = bin_dir.unwrap_or_else(|| "/opt/cni/bin,/usr/lib/cni".to_owned());
+    let dirs = bin_dirs.split(',').map(str::trim).filter(|dir| !dir.is_empty());
+    let bin_dirs = dirs.map(|dir| absolute("cni-bin-dir", dir.into())).collect::<Result<_, _>>()?;
+    Ok(Some(CniDirs { conf_dir: absolute("cni-conf-dir", conf_dir)?, bin_dirs }))
 }
 
 pub(super) fn networks(flag: &'static str, text: &str) -> Result<Vec<IpNet>, ConfigError> {

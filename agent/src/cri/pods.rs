@@ -101,11 +101,12 @@ impl Cri {
         let addresses = match &made.netns {
             None => Vec::new(),
             Some(netns) => {
-                let attached = self.0.setup.network.attach(&spec.pod, netns).await;
+                let wishes = sandbox::wishes(config).map_err(Status::invalid_argument)?;
+                let attached = self.0.setup.network.attach(&spec.pod, &wishes, netns).await;
                 attached.map_err(|error| internal(&error))?.addresses
             }
         };
-        if let Some(address) = addresses.first().copied() {
+        if let Some(address) = addresses.first().copied().filter(|_| !self.0.setup.network.opens_ports()) {
             let opened = self.0.ports.open(&spec.pod.uid, address, &config.port_mappings).await;
             opened.map_err(|error| match &error {
                 PortError::Bind { .. } => internal(&error),
@@ -129,6 +130,9 @@ impl Cri {
 
     /// A process before us had the host ports of the pods that it left.
     pub(super) async fn open_ports(&self) {
+        if self.0.setup.network.opens_ports() {
+            return;
+        }
         for pod in self.runtime().pods().await {
             let mappings = kept::pod(&pod).port_mappings;
             if !pod.shim_alive || mappings.iter().all(|mapping| mapping.host_port == 0) {

@@ -209,7 +209,7 @@ fn applies(rule: &ContainerRestartRule, code: i32) -> bool {
     }
 }
 
-fn kind_of_init(container: &Container) -> Kind {
+pub(super) fn kind_of_init(container: &Container) -> Kind {
     match container.restart_policy.as_deref() {
         Some("Always") => Kind::Sidecar,
         _ => Kind::Init,

@@ -1,9 +1,10 @@
 //! The words a pod's plan shares with the machine: what to run, what runs, how it ended.
 //!
-//! They are the runtime's own plain data types; only what the network adds is ours. Not for: behaviour.
+//! They are the runtime's and the network's own plain data types; only what a pod got is ours. Not for: behaviour.
 
 use std::net::IpAddr;
 
+pub use orlop_cni::runtime::{PortMapping, Wishes};
 pub use orlop_runtime::{
     AppArmor, Container, ContainerSpec, ContainerState, Device, ExecOutput, ExecRequest, Exit, ImageVolume,
     Mount, PodRef, Propagation, Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User, UserRequest,

@@ -25,6 +25,7 @@ pub mod expand;
 pub mod machine;
 pub mod names;
 pub mod needed;
+pub mod network;
 pub mod node_state;
 pub mod observed;
 pub mod plan;

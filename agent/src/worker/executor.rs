@@ -7,7 +7,11 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{Message, Reports, Shared, hook, image, ports::VolumeFailure, resize, start};
+use super::{
+    Message, Reports, Shared, hook, image,
+    ports::{Failure, VolumeFailure},
+    resize, start,
+};
 use crate::pod::{
     allocation::Allocation,
     container,
@@ -207,7 +211,10 @@ impl Job {
         let Some(netns) = netns else {
             return Event::NetworkAttached(Err("the sandbox has no network namespace".into()));
         };
-        let attached = self.shared.ports.network.attach(&self.desired.pod_ref(), &netns).await;
+        let attached = match crate::pod::network::wishes(&self.desired.pod) {
+            Ok(wishes) => self.shared.ports.network.attach(&self.desired.pod_ref(), &wishes, &netns).await,
+            Err(error) => Err(Failure(error)),
+        };
         if let Err(error) = &attached {
             let text = format!("Failed to create pod sandbox: {error}");
             self.shared.tell(&self.desired, true, "FailedCreatePodSandBox", text);

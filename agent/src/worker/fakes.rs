@@ -354,7 +354,12 @@ impl Images for Fake {
 }
 
 impl Network for Fake {
-    fn attach<'a>(&'a self, pod: &'a PodRef, _: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>> {
+    fn attach<'a>(
+        &'a self,
+        pod: &'a PodRef,
+        _: &'a Wishes,
+        _: &'a Path,
+    ) -> BoxFuture<'a, Result<Attached, Failure>> {
         async move {
             self.say(format!("attach {}", pod.uid));
             self.world().attached.insert(pod.uid.clone());

@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret, Service};
 pub use crate::pod::machine::{
     Attached, Container, ContainerSpec, ContainerState, ExecOutput, ExecRequest, Exit, Image, ImageConfig,
     Keyring, Mount, PodRef, Propagation, Resources, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
+    Wishes,
 };
 
 pub use crate::pod::{observed::Volumes, refs::ObjectRef};
@@ -108,13 +109,22 @@ pub struct Pulled {
 /// The pod network.
 pub trait Network: Send + Sync {
     /// Connects the pod's network namespace; idempotent.
-    fn attach<'a>(&'a self, pod: &'a PodRef, netns: &'a Path) -> BoxFuture<'a, Result<Attached, Failure>>;
+    fn attach<'a>(
+        &'a self,
+        pod: &'a PodRef,
+        wishes: &'a Wishes,
+        netns: &'a Path,
+    ) -> BoxFuture<'a, Result<Attached, Failure>>;
     /// Disconnects it; idempotent, works when the namespace is gone.
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
     /// UIDs of the pods that hold addresses, with them.
     fn attached(&self) -> BoxFuture<'_, Vec<(String, Vec<IpAddr>)>>;
     /// Why pods cannot be attached now.
     fn ready(&self) -> Result<(), Failure>;
+    /// Whether it opens ports of the host itself.
+    fn opens_ports(&self) -> bool {
+        false
+    }
 }
 
 /// Objects that pods refer to. Each is asked for on behalf of a pod, and is in that pod's namespace.

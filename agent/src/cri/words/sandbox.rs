@@ -1,14 +1,37 @@
 //! `[p]` What a client asks for as a pod, as the runtime's request.
 
 use orlop_cri_api::v1::{
-    DnsConfig, LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata,
+    DnsConfig, LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata, PortMapping,
 };
 use orlop_runtime::{PodRef, Resources, SandboxSpec};
 
 use super::{kept, users};
+use crate::pod::{
+    machine::{self, Wishes},
+    network,
+};
 
 /// Longest host name the kernel takes.
 const MAX_HOSTNAME: usize = 63;
+
+/// What the pod wishes of its network.
+///
+/// # Errors
+/// In upstream's words.
+pub(in crate::cri) fn wishes(config: &PodSandboxConfig) -> Result<Wishes, String> {
+    let port = |mapping: &PortMapping| {
+        let protocol = mapping.protocol().as_str_name().to_ascii_lowercase();
+        Some(machine::PortMapping {
+            host_port: u16::try_from(mapping.host_port).ok().filter(|port| *port > 0)?,
+            container_port: u16::try_from(mapping.container_port).ok()?,
+            protocol,
+            host_ip: mapping.host_ip.parse().ok(),
+        })
+    };
+    let annotations = config.annotations.clone().into_iter().collect();
+    let ports = config.port_mappings.iter().filter_map(port).collect();
+    Ok(Wishes { ports, ..network::annotated(Some(&annotations))? })
+}
 
 /// Builds the request. The cgroup is a child of the one that the client names, which is the client's to make and remove.
 ///
