@@ -26,7 +26,7 @@ mod bpffs;
 mod devices;
 mod uninstall;
 
-pub use devices::{Device, Devices};
+pub use devices::{Device, Devices, Side, TestRun, TestRunError};
 pub use uninstall::{UninstallError, uninstall};
 
 /// The kernel object, or the stub.

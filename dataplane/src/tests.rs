@@ -10,6 +10,7 @@ mod cases;
 mod fixture;
 mod order;
 mod reconcile;
+mod rows;
 mod tables;
 
 /// The node of every test, as in `testdata/cases.yaml`.

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, Program};
+use aya::programs::{LinkOrder, Program, TestRun as _, TestRunOptions};
 
 use super::{DEVICE_PROGRAMS, Target, uninstall};
 use crate::reconcile::chain;
@@ -33,6 +34,32 @@ pub struct Devices {
     known: BTreeMap<u32, Option<String>>,
     adopted: bool,
 }
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one for packets that come in.
+    In,
+    /// The one for what the node itself sends.
+    Out,
+}
+
+/// What a program made of a frame.
+#[derive(Clone, Debug)]
+pub struct TestRun {
+    /// `TC_ACT_…`: -1 goes on, 2 drops, 7 goes to another device.
+    pub action: i32,
+    /// The frame after the last run.
+    pub frame: Vec<u8>,
+    /// Mean of the runs.
+    pub duration: Duration,
+}
+
+/// Why it could not be run.
+pub type TestRunError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An answer may be longer than the question.
+const ROOM: usize = 128;
 
 impl Devices {
     pub(super) fn new(object: Ebpf, pins: PathBuf) -> Self {
@@ -64,6 +91,25 @@ impl Devices {
     #[must_use]
     pub fn refused(&self) -> Vec<String> {
         self.known.values().flatten().cloned().collect()
+    }
+
+    /// Runs a program on a frame, `repeat` times on the same bytes (`BPF_PROG_TEST_RUN`): for tests, and for measuring. It sees
+    /// the loopback device of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel does not run it.
+    pub fn test_run(&self, side: Side, frame: &[u8], repeat: u32) -> Result<TestRun, TestRunError> {
+        let (program, _) = DEVICE_PROGRAMS[usize::from(side == Side::Out)];
+        let Some(Program::SchedClassifier(hook)) = self.object.program(program) else {
+            return Err("it is not in the object".into());
+        };
+        let mut out = vec![0; frame.len() + ROOM];
+        let options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), repeat, ..Default::default() };
+        let result = hook.test_run(options)?;
+        let (action, length) = (result.return_value.cast_signed(), result.data_size_out);
+        out.truncate(length.try_into()?);
+        Ok(TestRun { action, frame: out, duration: result.duration })
     }
 
     /// How many instructions the verifier walked through, by program.

@@ -61,6 +61,11 @@ impl<M: Maps> State<M> {
         &mut self.maps
     }
 
+    /// The maps, for whoever goes on with them.
+    pub fn into_maps(self) -> M {
+        self.maps
+    }
+
     /// Takes a change in; writes nothing.
     pub fn ingest(&mut self, update: Update) {
         match update {

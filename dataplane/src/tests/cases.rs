@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use expect_test::expect;
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use serde::Deserialize;
@@ -13,20 +12,18 @@ use serde_norway::Value;
 
 use super::fixture::{Fixture, lists};
 use super::node;
+use super::rows::{Dialled, Packet, PacketExpect, Rows, World, rows};
 use crate::compile::{candidates, compile};
 use crate::explain::{self, Explanation, Verdict, explain};
 use crate::ingest;
 use crate::maps::{FakeMaps, Maps as _};
-use crate::model::{Endpoint, Node, NodePortAddresses, Policy, Port, Protocol, Settings};
+use crate::model::{Endpoint, Node, Policy, Port, Protocol, Settings};
 use crate::reconcile::State;
 use crate::select::{Candidate, Policies, select};
 use crate::tables::Host;
 
 #[derive(Deserialize)]
 struct Cases {
-    world: World,
-    fixtures: BTreeMap<String, Fixture>,
-    packets: Vec<Packet>,
     selection: Vec<Selection>,
     affinity: Value,
     udp_flush: Value,
@@ -147,114 +144,12 @@ fn selection_rows() {
     }
 }
 
-#[derive(Deserialize)]
-struct Packet {
-    id: String,
-    why: String,
-    fixtures: Vec<String>,
-    #[serde(default)]
-    config: BTreeMap<String, Value>,
-    packet: Dialled,
-    expect: Option<PacketExpect>,
-    iptables: Option<PacketExpect>,
-    nftables: Option<PacketExpect>,
-}
-
-#[derive(Deserialize)]
-struct Dialled {
-    src: IpAddr,
-    dst: IpAddr,
-    dport: u16,
-    proto: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-struct PacketExpect {
-    verdict: String,
-    #[serde(default)]
-    backends: BTreeSet<SocketAddr>,
-    masquerade: Option<String>,
-}
-
-impl PacketExpect {
-    /// A health check is let in by not being touched: there is no firewall here that could keep it out.
-    fn known(mut self) -> Self {
-        if self.verdict == "accept" {
-            self.verdict = "pass".to_owned();
-        }
-        self
-    }
-}
-
-/// What surrounds every row.
-#[derive(Deserialize)]
-struct World {
-    node: WorldNode,
-    pod_range: Vec<IpNet>,
-    pod_range_node: Vec<IpNet>,
-}
-
-#[derive(Deserialize)]
-struct WorldNode {
-    name: String,
-    zone: String,
-    addresses: BTreeSet<IpAddr>,
-    primary: Vec<IpAddr>,
-}
-
-impl World {
-    /// The node as the row sets it up.
-    fn node(&self, config: &BTreeMap<String, Value>) -> Node {
-        let mut settings = Settings { pods: self.pod_range.clone(), ..Settings::default() };
-        for (name, value) in config {
-            match name.as_str() {
-                "detect_local" => {
-                    settings.pods = match value.as_str().unwrap() {
-                        "cluster-cidr" => self.pod_range.clone(),
-                        "node-cidr" => self.pod_range_node.clone(),
-                        "none" => Vec::new(),
-                        other => panic!("detect_local {other}"),
-                    }
-                }
-                "masquerade_all" => settings.masquerade_all = value.as_bool().unwrap(),
-                "localhost_nodeports" => settings.loopback_node_ports = value.as_bool().unwrap(),
-                "node_hints" => settings.node_hints = value.as_bool().unwrap(),
-                "nodeport_addresses" => {
-                    settings.node_port_addresses = match value.as_str() {
-                        Some("all") => NodePortAddresses::All,
-                        Some("primary") => NodePortAddresses::Primary,
-                        _ => NodePortAddresses::In(serde_norway::from_value(value.clone()).unwrap()),
-                    }
-                }
-                other => panic!("config {other}"),
-            }
-        }
-        let WorldNode { name, zone, addresses, primary } = &self.node;
-        Node {
-            name: name.clone(),
-            zone: Some(zone.clone()),
-            addresses: addresses.clone(),
-            primary: primary.clone(),
-            netns: 0,
-            settings,
-        }
-    }
-}
-
 #[test]
 fn packet_rows() {
-    let Cases { world, fixtures, packets, .. } = cases();
-    assert_eq!(packets.len(), 137);
+    let Rows { world, fixtures, packets } = rows();
     for row in packets {
         let got = verdict(&row, &world, &fixtures);
-        // Where the modes of upstream differ, either is right.
-        let allowed = [&row.expect, &row.iptables, &row.nftables];
-        assert!(
-            allowed.into_iter().flatten().any(|expect| expect.clone().known() == got),
-            "{}: {}: {got:?}",
-            row.id,
-            row.why
-        );
+        assert!(row.allowed().contains(&got), "{}: {}: {got:?}", row.id, row.why);
     }
 }
 
@@ -263,16 +158,11 @@ fn verdict(row: &Packet, world: &World, fixtures: &BTreeMap<String, Fixture>) ->
     let mut state = State::new(FakeMaps::default(), world.node(&row.config));
     lists(installed).into_iter().for_each(|update| state.ingest(update));
     state.sync();
-    let Dialled { src, dst, dport, proto } = &row.packet;
+    let Dialled { src, dst, dport, .. } = &row.packet;
     let packet = explain::Packet {
         source: *src,
         destination: SocketAddr::new(*dst, *dport),
-        protocol: match proto.as_str() {
-            "TCP" => Protocol::Tcp,
-            "UDP" => Protocol::Udp,
-            "SCTP" => Protocol::Sctp,
-            other => panic!("protocol {other}"),
-        },
+        protocol: row.protocol(),
     };
     let Explanation { verdict, .. } = explain(&state.maps().dump().unwrap(), &packet);
     let plain = |verdict: &str| PacketExpect { verdict: verdict.to_owned(), ..PacketExpect::default() };

@@ -15,12 +15,16 @@ mod agent;
 mod connect;
 #[path = "../../src/tests/fixture.rs"]
 mod fixture;
+mod frame;
 mod install;
 mod mapped;
 mod net;
 mod packets;
 mod restart;
 mod room;
+#[path = "../../src/tests/rows.rs"]
+mod rows;
+mod rows_run;
 mod script;
 mod town;
 mod udp;
