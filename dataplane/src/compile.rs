@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::model::{Family, Node, Policy, Port, Protocol, Service, Slice};
+use crate::model::{Family, HostPort, Node, Policy, Port, Protocol, Service, Slice};
 use crate::select::{Candidate, Policies, Selection, select};
 use crate::tables::{Host, Masquerade, Set, Vip};
 
@@ -152,6 +152,32 @@ fn ranges(service: &Service, family: Family, node: &Node) -> BTreeSet<IpNet> {
         ranges.extend(own.map(IpNet::from));
     }
     ranges
+}
+
+/// The host ports of a pod: services of one endpoint, at addresses of the node. The pod sees who called it, as with the
+/// `portmap` plugin that is upstream's usual way.
+#[must_use]
+pub fn host_ports(ports: &[HostPort]) -> Vec<Compiled> {
+    let ends = ports.iter().flat_map(|port| port.to.iter().map(move |to| (port, *to)));
+    let compiled = ends.filter_map(|(port, to)| {
+        let family = Family::ALL.into_iter().find(|family| family.has(&to.ip()))?;
+        let host = match port.host_ip {
+            Some(ip) if !family.has(&ip) => return None,
+            Some(ip) if !ip.is_unspecified() => Host::Ip(ip),
+            _ => Host::Node(family),
+        };
+        let primary = Vip { host, port: port.port, protocol: port.protocol };
+        Some(Compiled {
+            primary,
+            frontends: [(primary, Rules::default())].into(),
+            sets: [(Set::Cluster, vec![to])].into(),
+            serving: BTreeSet::new(),
+            any: true,
+            ranges: BTreeSet::new(),
+            affinity_seconds: 0,
+        })
+    });
+    compiled.collect()
 }
 
 /// The endpoints of a service port: slices joined by port name and protocol. The same address and port counts once;

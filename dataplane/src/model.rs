@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -116,6 +116,19 @@ pub struct Port {
     pub number: u16,
     /// The number on node addresses.
     pub node_port: Option<u16>,
+}
+
+/// A `hostPort` of a pod on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Only at this address of the node; else at each that takes node ports.
+    pub host_ip: Option<IpAddr>,
+    /// The node's port.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Where the pod listens, one of each family it has.
+    pub to: Vec<SocketAddr>,
 }
 
 /// An EndpointSlice: part of the endpoints of a Service.

@@ -7,7 +7,7 @@
 //! ```
 //! Nothing is written before both first lists are in: what is pinned goes on serving meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::devices::{self, Seen, Skip};
 use crate::loader::{self, Devices, LoadError};
 use crate::maps::Maps;
-use crate::model::{Node, Settings};
+use crate::model::{HostPort, Node, ServiceKey, Settings};
 use crate::status::Status;
 use crate::sys;
 
@@ -70,6 +70,8 @@ pub enum Update {
         /// Addresses in the status.
         primary: Vec<IpAddr>,
     },
+    /// The host ports of this node's pods: all of them, by pod. A pod's key is never a service's.
+    HostPorts(BTreeMap<ServiceKey, Vec<HostPort>>),
     /// The addresses that the node's network devices have, without loopback.
     Addresses(BTreeSet<IpAddr>),
 }

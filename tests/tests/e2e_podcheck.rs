@@ -26,7 +26,6 @@ const DIFFER: &[&str] = &[
     "command-is-directory",
     "command-not-found-always",
     "exec-probe-not-found",
-    "host-port",
     "security-capabilities",
     "security-default",
     "security-seccomp",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, runtime::watcher};
 use orlop_dataplane::{DataplaneConfig, Update, devices::Skip, model::Settings};
@@ -27,6 +27,7 @@ pub(super) async fn run(
     client: &Client,
     objects: Option<Arc<ApiObjects>>,
     memory: Option<Memory>,
+    host_ports: BoxStream<'static, Update>,
     stop: CancellationToken,
 ) -> Result<()> {
     let (updates, received) = mpsc::channel(QUEUE);
@@ -42,7 +43,8 @@ pub(super) async fn run(
     let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
     let node = source::watch(Api::<Node>::all(client.clone()), own)
         .filter_map(|event| std::future::ready(node_of(&event)));
-    let mut merged = futures::stream::select(futures::stream::select(services, slices), node);
+    let mut merged =
+        futures::stream::select_all([services.boxed(), slices.boxed(), node.boxed(), host_ports]);
     let feed = async move {
         while let Some(update) = merged.next().await {
             if updates.send(update).await.is_err() {

@@ -10,6 +10,7 @@
 
 mod cri;
 mod dataplane;
+mod host_ports;
 mod network;
 mod node;
 mod plugins;
@@ -19,6 +20,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use kube::{
     Client,
@@ -64,7 +66,8 @@ pub(crate) async fn dataplane(config: Config, stop: CancellationToken) -> Result
     let joined = connect(&config).await?;
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("create {}", config.run_dir.display()))?;
-    dataplane::run(&config, &joined.client, None, None, stop).await
+    let no_pods = futures::stream::pending().boxed();
+    dataplane::run(&config, &joined.client, None, None, no_pods, stop).await
 }
 
 /// A control plane reached over TLS.

@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use kube::Client;
 use orlop_runtime::{
@@ -32,7 +33,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{dataplane, network, plugins};
+use super::{
+    dataplane,
+    host_ports::{self, Watched},
+    network, plugins,
+};
 use orlop::{
     config::Config,
     cpu::{self, pool::Pool, reconcile::Reconcile},
@@ -215,6 +220,8 @@ pub(super) async fn run(
             plugins.unwrap_or_else(|| Arc::new(own()))
         }
     };
+    let (pods_changed, pods_change) = watch::channel(0);
+    let network: Arc<dyn Network> = Arc::new(Watched { network, changed: pods_changed });
     let mirrors = Mirrors::default();
     let objects = NodeObjects::new(api_objects.clone().map(|objects| objects as _));
     let settings = Arc::new(settings(&config, &identity, &facts));
@@ -256,7 +263,7 @@ pub(super) async fn run(
     let ports = Ports {
         runtime: Arc::new(Containers::new(runtime.clone(), &registry)),
         images: Arc::new(store),
-        network,
+        network: Arc::clone(&network),
         files: Arc::new(files),
         objects: Arc::new(objects.clone()),
         clock: Arc::clone(&clock),
@@ -383,11 +390,18 @@ pub(super) async fn run(
     tasks.spawn(reconcile.run());
     tasks.spawn(collector.run());
     tasks.spawn(tiers.run());
+    let desk_of_ports = manager.desk();
     tasks.spawn(manager.run(inputs));
 
+    let host_ports = match network.opens_ports() {
+        true => futures::stream::pending().boxed(),
+        false => host_ports::follow(desk_of_ports, Arc::clone(&network), pods_change).boxed(),
+    };
     let services = async {
         match &client {
-            Some(client) => dataplane::run(&config, client, api_objects, memory.clone(), stop.clone()).await,
+            Some(client) => {
+                dataplane::run(&config, client, api_objects, memory.clone(), host_ports, stop.clone()).await
+            }
             None => {
                 stop.cancelled().await;
                 Ok(())

@@ -11,6 +11,8 @@ use crate::tables::Vip;
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     owners: BTreeMap<Vip, ServiceKey>,
+    /// The same by service: a change of one never walks through the addresses of all.
+    owned: BTreeMap<ServiceKey, BTreeSet<Vip>>,
     /// What each service is found by: the [primary](Compiled::primary) address of each of its ports.
     held: BTreeMap<ServiceKey, BTreeSet<Vip>>,
     freed: bool,
@@ -28,8 +30,11 @@ impl Claims {
         for mut port in compiled {
             port.frontends.retain(|vip, _| {
                 let owner = self.owners.entry(*vip).or_insert_with(|| key.clone());
-                if owner != key {
-                    taken.get_or_insert_with(|| format!("{vip} belongs to service {owner}"));
+                match owner == key {
+                    true => drop(self.owned.entry(key.clone()).or_default().insert(*vip)),
+                    false => {
+                        taken.get_or_insert_with(|| format!("{vip} belongs to service {owner}"));
+                    }
                 }
                 owner == key
             });
@@ -60,14 +65,20 @@ impl Claims {
 
     /// Gives up what the service neither has nor, after a refused removal, still holds.
     pub(super) fn release(&mut self, key: &ServiceKey, compiled: &[Compiled]) {
-        let before = self.owners.len();
-        let held = self.held.get(key);
-        self.owners.retain(|vip, owner| {
-            owner != key
-                || compiled.iter().any(|port| port.frontends.contains_key(vip))
+        let (Some(owned), held) = (self.owned.get_mut(key), self.held.get(key)) else { return };
+        let keeps = |vip: &Vip| {
+            compiled.iter().any(|port| port.frontends.contains_key(vip))
                 || held.is_some_and(|held| held.contains(vip))
-        });
-        self.freed |= self.owners.len() < before;
+        };
+        let given_up: Vec<Vip> = owned.iter().filter(|vip| !keeps(vip)).copied().collect();
+        for vip in &given_up {
+            owned.remove(vip);
+            self.owners.remove(vip);
+        }
+        if owned.is_empty() {
+            self.owned.remove(key);
+        }
+        self.freed |= !given_up.is_empty();
     }
 
     /// Whether anything was given up since this was last asked.

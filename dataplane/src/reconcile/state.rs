@@ -1,16 +1,16 @@
 //! What the loop knows, and its two synchronous steps: `sync` and `repair`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Update;
 use super::claims::Claims;
-use crate::compile::{Compiled, compile};
+use crate::compile::{Compiled, compile, host_ports};
 use crate::diff::{diff, diff_all};
 use crate::ids::Ids;
 use crate::index::Index;
 use crate::ingest;
 use crate::maps::Maps;
-use crate::model::{Family, Node, ServiceKey};
+use crate::model::{Family, HostPort, Node, ServiceKey};
 use crate::status::Status;
 use crate::tables::{Entry, MapOp, Own, ServiceId, Tables};
 
@@ -20,6 +20,7 @@ pub struct State<M> {
     maps: M,
     node: Node,
     index: Index,
+    host_ports: BTreeMap<ServiceKey, Vec<HostPort>>,
     /// What the maps hold as far as we know; `None` until they were read, which is not before both lists are in.
     known: Option<Known>,
     failures: BTreeMap<ServiceKey, String>,
@@ -43,6 +44,7 @@ impl<M: Maps> State<M> {
             maps,
             node,
             index: Index::default(),
+            host_ports: BTreeMap::new(),
             known: None,
             failures: BTreeMap::new(),
             repaired: 0,
@@ -81,6 +83,12 @@ impl<M: Maps> State<M> {
                 let addresses = std::mem::take(&mut self.node.addresses);
                 self.be(Node { zone, primary, addresses, ..self.node.clone() });
             }
+            Update::HostPorts(ports) => {
+                let keys: BTreeSet<_> = ports.keys().chain(self.host_ports.keys()).cloned().collect();
+                let changed = keys.into_iter().filter(|key| ports.get(key) != self.host_ports.get(key));
+                changed.for_each(|key| self.index.touch(key));
+                self.host_ports = ports;
+            }
             Update::Addresses(addresses) => self.be(Node { addresses, ..self.node.clone() }),
         }
     }
@@ -114,16 +122,21 @@ impl<M: Maps> State<M> {
         }
     }
 
+    fn compiled(&self, key: &ServiceKey) -> Vec<Compiled> {
+        match self.index.get(key) {
+            Some((service, slices)) => compile(service, slices, &self.node),
+            None => host_ports(self.host_ports.get(key).map_or(&[], Vec::as_slice)),
+        }
+    }
+
     fn write_dirty(&mut self) {
+        let dirty = self.index.take_dirty();
+        let dirty: Vec<_> = dirty.into_iter().map(|key| (self.compiled(&key), key)).collect();
         let Some(known) = &mut self.known else { return };
         if let Err(error) = known.write(&mut self.maps, ServiceId::NODE, &own(&self.node)) {
             tracing::warn!(error, "addresses of this node are not in the service maps");
         }
-        for key in self.index.take_dirty() {
-            let compiled = match self.index.get(&key) {
-                Some((service, slices)) => compile(service, slices, &self.node),
-                None => Vec::new(),
-            };
+        for (compiled, key) in dirty {
             match known.update(&mut self.maps, &key, compiled) {
                 Ok(()) => drop(self.failures.remove(&key)),
                 Err(error) => drop(self.failures.insert(key, error)),
@@ -161,15 +174,17 @@ impl<M: Maps> State<M> {
 
     /// Writes everything that should stand in the maps and does not, and removes the rest.
     fn write_all(&mut self, actual: &Tables) -> u64 {
-        let Some(known) = &mut self.known else { return 0 };
         self.failures.clear();
         self.index.touch_all();
+        self.host_ports.keys().cloned().for_each(|key| self.index.touch(key));
+        let dirty = self.index.take_dirty();
+        let dirty: Vec<_> = dirty.into_iter().map(|key| (self.compiled(&key), key)).collect();
+        let Some(known) = &mut self.known else { return 0 };
         let mut desired = Tables::default();
         desired.services.insert(ServiceId::NODE, own(&self.node));
         let mut keys = BTreeMap::new();
-        for key in self.index.take_dirty() {
-            let Some((service, slices)) = self.index.get(&key) else { continue };
-            let (compiled, taken) = known.claims.claim(&key, compile(service, slices, &self.node));
+        for (compiled, key) in dirty {
+            let (compiled, taken) = known.claims.claim(&key, compiled);
             self.failures.extend(taken.map(|error| (key.clone(), error)));
             for compiled in compiled {
                 let (id, entry) = known.ids.assign(&compiled, &known.tables);

@@ -11,7 +11,7 @@ use super::fixture::{Fixture, lists, parse};
 use super::{node, set, shown, state};
 use crate::Update;
 use crate::maps::FakeMaps;
-use crate::model::ServiceKey;
+use crate::model::{HostPort, Protocol, ServiceKey};
 use crate::reconcile::{State, follow};
 use crate::status::Status;
 use crate::tables::MapOp;
@@ -203,4 +203,33 @@ async fn the_loop_follows_updates_repairs_by_the_clock_and_stops_when_told() {
 async fn until(status: &mut watch::Receiver<Status>, wanted: impl FnMut(&Status) -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(3600), status.wait_for(wanted)).await;
     assert!(waited.is_ok_and(|status| status.is_ok()), "not reached");
+}
+
+#[test]
+fn host_ports_come_and_go_with_their_pods() {
+    let mut state = state(&yaml("web", 1, &[2]));
+    let pod = ServiceKey { namespace: "default".to_owned(), name: "pod/a".to_owned() };
+    let port = |host_ip: Option<&str>, port| HostPort {
+        host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+        port,
+        protocol: Protocol::Tcp,
+        to: vec!["10.0.0.9:80".parse().unwrap(), "[fd00::9]:80".parse().unwrap()],
+    };
+    state.ingest(Update::HostPorts([(pod, vec![port(None, 8080), port(Some("192.0.2.1"), 8081)])].into()));
+    state.sync();
+    expect![[r#"
+        10.96.0.1:80/TCP slots=1 10.0.0.2:80
+        node:8080/TCP slots=1 10.0.0.9:80
+        [node]:8080/TCP slots=1 [fd00::9]:80
+        192.0.2.1:8081/TCP slots=1 10.0.0.9:80
+    "#]]
+    .assert_eq(&shown(&state));
+    state.repair();
+    assert_eq!(state.status().repaired, 0);
+    state.ingest(Update::HostPorts([].into()));
+    state.sync();
+    expect![[r#"
+        10.96.0.1:80/TCP slots=1 10.0.0.2:80
+    "#]]
+    .assert_eq(&shown(&state));
 }
