@@ -367,6 +367,9 @@ flags! {
     cni_conf_dir: PathBuf, "ORLOP_CNI_CONF_DIR";
     /// Directories of CNI plugins, separated by commas [default: /opt/cni/bin,/usr/lib/cni].
     cni_bin_dir: String, "ORLOP_CNI_BIN_DIR";
+    /// How pods of other nodes are reached: `host-gw` (their node is the next hop), `vxlan`, or `auto` (directly if that node
+    /// is on a link of this one, else inside of VXLAN) [default: auto].
+    overlay: String, "ORLOP_OVERLAY";
     /// MTU of pod interfaces [default: that of the device with the default route, less what an overlay needs].
     mtu: u32, "ORLOP_MTU";
     /// Addresses of all pods of the cluster; for both families one network of each, separated by a comma, the main

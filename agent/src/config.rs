@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use orlop_cni::Overlay;
 use orlop_model::{
     ids::NodeName,
     net::{IpNet, Ipv4Net, PerFamily},
@@ -107,6 +108,8 @@ pub struct Config {
     pub kubelet_dir: PathBuf,
     /// Other people's plugins for the pod network.
     pub cni: Option<CniDirs>,
+    /// How pods of other nodes are reached.
+    pub overlay: Overlay,
     /// MTU of pod interfaces, bytes; discovered if it is not said.
     pub mtu: Option<u32>,
     /// Addresses of all pods, one network of a family.
@@ -216,6 +219,7 @@ impl TryFrom<Flags> for Config {
             shim,
             cri_socket,
             kubelet_dir,
+            overlay,
             cni_conf_dir,
             cni_bin_dir,
             mtu,
@@ -303,6 +307,11 @@ impl TryFrom<Flags> for Config {
             kubelet_port: kubelet_port.unwrap_or(10250),
             healthz_port: healthz_port.unwrap_or(10248),
             cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
+            overlay: one_of(
+                "overlay",
+                overlay,
+                &[("auto", Overlay::Auto), ("host-gw", Overlay::HostGateway), ("vxlan", Overlay::Vxlan)],
+            )?,
             cni: cni(cni_conf_dir, cni_bin_dir)?,
             mtu: mtu.map(parse_mtu).transpose()?,
             listen: parse("listen", listen.unwrap_or_else(|| "0.0.0.0:6443".to_owned()))?,

@@ -6,7 +6,7 @@ use orlop_model::net::IpNet;
 
 use crate::{
     attach::LinkError, ipam::IpamError, names::LinkName, netlink::Error as NetlinkError, netns::NetnsError,
-    plan::PlanError, sysctl::SysctlError,
+    plan::PlanError, route::OverlayError, sysctl::SysctlError,
 };
 
 /// The network could not be opened.
@@ -138,31 +138,39 @@ pub enum DetachError {
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
     /// It would lead this node's own pods away.
-    #[error("route to {pod_cidr} via {via} covers this node's own pods")]
+    #[error("{route} covers this node's own pods")]
     Own {
-        /// The route's destination.
-        pod_cidr: IpNet,
-        /// Its next hop.
-        via: IpAddr,
+        /// The route.
+        route: String,
     },
     /// The next hop is no node.
-    #[error("route to {pod_cidr}: {via} cannot be a next hop")]
+    #[error("{route}: no node can be there")]
     NextHop {
-        /// The route's destination.
-        pod_cidr: IpNet,
-        /// Its next hop.
-        via: IpAddr,
+        /// The route.
+        route: String,
     },
     /// Two nodes claim the same pods; the first one has them.
-    #[error("route to {pod_cidr}: claimed via {via} and via {also}")]
+    #[error("{also}: there is a {route}")]
     Twice {
-        /// The route's destination.
-        pod_cidr: IpNet,
-        /// The next hop that is used.
-        via: IpAddr,
+        /// The one that is used.
+        route: String,
         /// The one that is not.
-        also: IpAddr,
+        also: String,
     },
+    /// The two nodes cannot talk to each other.
+    #[error("no way to {pod_cidr}: of its node's addresses {addresses:?} none can be used from here")]
+    NoAddress {
+        /// The other node's pods.
+        pod_cidr: IpNet,
+        /// The other node's addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// Nodes that are not on a link are not reached.
+    #[error("set up the overlay")]
+    Overlay(#[source] OverlayError),
+    /// Pods' links have another MTU than they should.
+    #[error(transparent)]
+    Mtu(MtuError),
     /// No netlink socket, or the routes could not be read.
     #[error("list routes")]
     List(#[source] NetlinkError),

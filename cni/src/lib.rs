@@ -42,4 +42,4 @@ pub use names::{LinkName, Mac, POD_INTERFACE};
 pub use netlink::Error as NetlinkError;
 pub use network::{Attached, Attachment, Network, NetworkConfig};
 pub use orlop_model::net::IpNet;
-pub use route::NodeRoute;
+pub use route::{Overlay, OverlayError, Peer};

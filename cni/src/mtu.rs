@@ -6,10 +6,11 @@ use orlop_model::net::{Family, IpNet};
 
 use crate::{
     error::MtuError,
-    names::{LinkName, POD_INTERFACE},
+    names::{LinkName, OVERLAY, POD_INTERFACE},
     netlink::{Error, RouteSocket, Way},
     netns::Netns,
     network::{Inner, NetworkConfig},
+    route::{Overlay, overlay::overhead},
 };
 
 /// Where nothing leads out.
@@ -25,17 +26,19 @@ pub(crate) fn wanted(config: &NetworkConfig, socket: &mut RouteSocket) -> Result
     if let Some(mtu) = config.mtu {
         return Ok(mtu);
     }
-    Ok(outward(socket)?.unwrap_or(DEFAULT).max(least(&config.pod_cidrs)))
+    let overlaid = config.overlay == Overlay::Vxlan || socket.link(OVERLAY)?.is_some();
+    let overhead = if overlaid { overhead(&config.node_ips) } else { 0 };
+    Ok(outward(socket)?.saturating_sub(overhead).max(least(&config.pod_cidrs)))
 }
 
 /// The MTU of the device with the default route, IPv4's before IPv6's.
-fn outward(socket: &mut RouteSocket) -> Result<Option<u32>, Error> {
+pub(crate) fn outward(socket: &mut RouteSocket) -> Result<u32, Error> {
     for family in [Family::V4, Family::V6] {
         if let Some(Way::Over(link)) = socket.way(family.outside())? {
-            return Ok(socket.link_by_index(link.index)?.map(|link| link.mtu));
+            return Ok(socket.link_by_index(link.index)?.map_or(DEFAULT, |link| link.mtu));
         }
     }
-    Ok(None)
+    Ok(DEFAULT)
 }
 
 /// Gives all pods' links the MTU that is wanted now. Goes on after a failure and reports all.

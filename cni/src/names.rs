@@ -22,6 +22,9 @@ pub(crate) fn gateway(family: Family) -> IpAddr {
 /// All host sides share one address: each is the only station on its own link.
 pub(crate) const HOST_MAC: Mac = Mac([0xee; 6]);
 
+/// The device that tunnels to other nodes begin at.
+pub(crate) const OVERLAY: &str = "orlop-vxlan";
+
 /// Marks the routes that are ours (`ip route show proto 111`); no others are ever changed.
 pub(crate) const PROTOCOL: u8 = 111;
 
@@ -70,6 +73,11 @@ impl Mac {
     /// cluster.
     pub fn for_addresses(addresses: &[IpAddr]) -> Self {
         Self::spelling([0x0a, 0x58], addresses)
+    }
+
+    /// The address of a node's end of tunnels, from the node's address: every node knows every other's.
+    pub(crate) fn for_node(address: IpAddr) -> Self {
+        Self::spelling([0x0a, 0x59], &[address])
     }
 
     /// What an IPv4 address spells, or else a hash of the IPv6 address.

@@ -20,7 +20,7 @@ use crate::{
     netlink::{self, RouteSocket},
     node,
     reap::Reaper,
-    route::{self, NodeRoute},
+    route::{self, Overlay, Peer},
 };
 
 /// Pods that share a lock wait for each other; with this many that is rare.
@@ -40,6 +40,10 @@ pub struct NetworkConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses of all pods; what goes there keeps its source address.
     pub cluster_cidrs: Vec<IpNet>,
+    /// This node's addresses, as other nodes know them.
+    pub node_ips: Vec<IpAddr>,
+    /// How pods of other nodes are reached.
+    pub overlay: Overlay,
     /// MTU of pods' links; if it is not said, that of the device with the default route.
     pub mtu: Option<u32>,
 }
@@ -203,16 +207,21 @@ impl Network {
         blocking(move || mtu::refresh(&inner)).await
     }
 
-    /// Makes these the routes to other nodes' pods, and removes all others of ours.
+    /// Leads to the pods of these nodes, and of no others. Pods' MTU follows where an overlay came or went with it.
     ///
     /// # Errors
-    /// Those that failed; all others hold.
-    pub async fn set_node_routes(&self, desired: Vec<NodeRoute>) -> Result<(), RoutesError> {
+    /// The ways that failed; all others hold.
+    pub async fn set_peers(&self, peers: Vec<Peer>) -> Result<(), RoutesError> {
         let inner = Arc::clone(&self.0);
         let set = move || {
             let _one_at_a_time = lock(&inner.routes);
             let mut socket = inner.socket().map_err(|e| vec![RouteError::List(e)])?;
-            let failures = route::reconcile(&inner.config.pod_cidrs, &desired, &mut socket);
+            let under = mtu::outward(&mut socket).map_err(|e| vec![RouteError::List(e)])?;
+            let inside = under.saturating_sub(route::overlay::overhead(&inner.config.node_ips));
+            let mut failures = route::reconcile(&inner.config, inside, &peers, &mut socket);
+            if let Err(errors) = mtu::refresh(&inner) {
+                failures.extend(errors.into_iter().map(RouteError::Mtu));
+            }
             if !failures.is_empty() {
                 return Err(failures);
             }
@@ -289,7 +298,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn validate(config: &NetworkConfig) -> Result<(), OpenError> {
-    let NetworkConfig { name: _, state_dir: _, pod_cidrs, cluster_cidrs, mtu } = config;
+    let NetworkConfig { name: _, state_dir: _, pod_cidrs, cluster_cidrs, node_ips: _, overlay: _, mtu } =
+        config;
     let fault = |text: String| Err(OpenError::Config(text));
     match pod_cidrs.as_slice() {
         [_] => {}
@@ -344,6 +354,8 @@ mod tests {
             state_dir: PathBuf::new(),
             pod_cidrs: pod_cidrs.split_whitespace().map(|net| net.parse().unwrap()).collect(),
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            node_ips: Vec::new(),
+            overlay: Overlay::Auto,
             mtu: Some(mtu),
         };
         let found = validate(&config).map_err(|error| error.to_string());

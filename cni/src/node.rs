@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::{
     error::{OpenError, UninstallError, chain},
     ipam::{Ledger, Owner},
-    names::{self, LinkName},
+    names::{self, LinkName, OVERLAY},
     netlink::{
         self, Kind, Link, Route, RouteSocket,
         nft::{self, Field, Match, Rule, Table},
@@ -91,6 +91,9 @@ pub(crate) fn sweep() -> Result<(), UninstallError> {
 }
 
 fn delete_links(socket: &mut RouteSocket) -> Result<(), netlink::Error> {
+    if let Some(overlay) = socket.link(OVERLAY)? {
+        socket.delete_link(overlay.index)?;
+    }
     for link in socket.links()?.iter().filter(|link| ours(link).is_some() && !is_named(link)) {
         socket.set_group(link.index, DOOMED)?;
     }

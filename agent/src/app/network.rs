@@ -1,8 +1,8 @@
 //! The pod network as it becomes available: after the node has its pod CIDR, and with routes to the other nodes.
 //!
 //! ```text
-//!  watch of Nodes ──own spec.podCIDR──▶ Network::open ──▶ workers that wait in attach()
-//!                 └─others' podCIDR + InternalIP──▶ Network::set_node_routes
+//!  watch of Nodes ──own spec.podCIDRs──▶ Network::open ──▶ workers that wait in attach()
+//!                 └─others' podCIDRs + InternalIPs──▶ Network::set_peers
 //! ```
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
@@ -13,11 +13,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, runtime::watcher};
-use orlop_cni::{Attachment, Network, NetworkConfig, NodeRoute};
-use orlop_model::{
-    event::Event,
-    net::{Family, IpNet},
-};
+use orlop_cni::{Attachment, Network, NetworkConfig, Peer};
+use orlop_model::{event::Event, net::IpNet};
 use tokio::{
     sync::watch,
     time::{interval, timeout},
@@ -108,7 +105,7 @@ async fn follow(
     health: watch::Sender<Health>,
 ) {
     let mut again = interval(ROUTES_AGAIN);
-    let (mut nodes, mut applied) = (BTreeMap::<String, Place>::new(), None);
+    let (mut nodes, mut applied) = (BTreeMap::<String, Peer>::new(), None);
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -126,7 +123,7 @@ async fn follow(
         }
         if sender.borrow().is_none() {
             let own = nodes.get(config.node_name.as_str()).filter(|place| !place.pod_cidrs.is_empty());
-            let Some(Place { pod_cidrs, .. }) = own.cloned() else { continue };
+            let Some(Peer { pod_cidrs, .. }) = own.cloned() else { continue };
             match open(&config, pod_cidrs).await {
                 Ok(network) => {
                     sender.send_replace(Some(Arc::new(network)));
@@ -143,12 +140,15 @@ async fn follow(
         let network = sender.borrow().clone();
         let Some(network) = network else { continue };
         let others = nodes.iter().filter(|(name, _)| name.as_str() != config.node_name.as_str());
-        let routes: Vec<_> = others.flat_map(|(_, place)| routes(place)).collect();
-        if applied.as_ref() == Some(&routes) {
+        let peers: Vec<_> = others.map(|(_, peer)| peer.clone()).collect();
+        if applied.as_ref() == Some(&peers) {
             continue;
         }
-        match network.set_node_routes(routes.clone()).await {
-            Ok(()) => applied = Some(routes),
+        match network.set_peers(peers.clone()).await {
+            Ok(()) => {
+                applied = Some(peers);
+                health.send_if_modified(|health| !std::mem::replace(&mut health.routed, true));
+            }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "routes to other nodes");
             }
@@ -162,22 +162,7 @@ async fn refresh_mtu(network: &Network) {
     }
 }
 
-/// What of a Node matters here: its pods' addresses and its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Place {
-    pod_cidrs: Vec<IpNet>,
-    addresses: Vec<IpAddr>,
-}
-
-/// Pods are reached through their node's address of the same family.
-fn routes(place: &Place) -> impl Iterator<Item = NodeRoute> {
-    place.pod_cidrs.iter().filter_map(|&pod_cidr| {
-        let same = |address: &&IpAddr| Family::of(**address) == pod_cidr.family();
-        place.addresses.iter().find(same).map(|&via| NodeRoute { pod_cidr, via })
-    })
-}
-
-fn apply(nodes: &mut BTreeMap<String, Place>, event: Event<Arc<Node>>) {
+fn apply(nodes: &mut BTreeMap<String, Peer>, event: Event<Arc<Node>>) {
     let entry = |node: &Arc<Node>| (node.metadata.name.clone().unwrap_or_default(), place(node));
     match event {
         Event::Reset(all) => *nodes = all.iter().map(entry).collect(),
@@ -191,13 +176,14 @@ fn apply(nodes: &mut BTreeMap<String, Place>, event: Event<Arc<Node>>) {
     }
 }
 
-fn place(node: &Node) -> Place {
+/// What of a Node matters here: its pods' addresses and its own.
+fn place(node: &Node) -> Peer {
     let spec = node.spec.clone().unwrap_or_default();
     let listed = spec.pod_cidrs.filter(|listed| !listed.is_empty());
     let pod_cidrs = listed.unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
     let addresses = node.status.iter().filter_map(|status| status.addresses.as_ref()).flatten();
     let internal = addresses.filter(|address| address.type_ == "InternalIP");
-    Place {
+    Peer {
         pod_cidrs: pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
         addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
     }
@@ -209,6 +195,8 @@ pub(super) async fn open(config: &Config, pod_cidrs: Vec<IpNet>) -> Result<Netwo
         state_dir: config.state_dir.join("network"),
         pod_cidrs,
         cluster_cidrs: config.cluster_cidrs.clone(),
+        node_ips: config.node_ips.clone(),
+        overlay: config.overlay,
         mtu: config.mtu,
     })
     .await

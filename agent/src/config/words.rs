@@ -24,11 +24,12 @@ pub(super) fn absolute(flag: &'static str, path: PathBuf) -> Result<PathBuf, Con
 pub(super) fn one_of<T: Copy>(
     flag: &'static str,
     text: Option<String>,
-    choices: &[(&str, T); 2],
+    choices: &[(&str, T)],
 ) -> Result<T, ConfigError> {
     let Some(text) = text else { return Ok(choices[0].1) };
+    let names = || choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
     let found = choices.iter().find(|(name, _)| *name == text);
-    let reason = || format!("must be {} or {}", choices[0].0, choices[1].0);
+    let reason = || format!("must be {}", names());
     found.map(|(_, choice)| *choice).ok_or_else(|| value(flag, &text, reason()))
 }
 

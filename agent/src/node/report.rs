@@ -79,6 +79,8 @@ pub struct Identity {
 pub struct Health {
     /// Why pods cannot be started yet; empty when they can.
     pub not_ready: Vec<String>,
+    /// The ways to other nodes' pods are there.
+    pub routed: bool,
     /// What runs short, and whether the machine goes down.
     pub state: NodeState,
     /// Images here: names and size in bytes.
@@ -291,8 +293,14 @@ fn conditions(health: &Health, before: &[NodeCondition], now: Timestamp) -> Vec<
             ready_message,
         ),
     ];
-    wanted
+    // In the words of upstream's route controller, whose work it is.
+    let routed = health.routed.then(|| {
+        let message = "RouteController created a route".to_owned();
+        ("NetworkUnavailable".to_owned(), "False", "RouteCreated".to_owned(), message)
+    });
+    routed
         .into_iter()
+        .chain(wanted)
         .map(|(type_, status, reason, message)| {
             let same = before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
             let since =
@@ -419,17 +427,17 @@ mod tests {
             ..Health::default()
         };
         let first = status(&identity(), &facts(), &waiting, &[], at(1));
-        let second =
-            status(&identity(), &facts(), &Health::default(), &first.conditions.clone().unwrap(), at(5));
-        expect![[r"
+        let good = Health { routed: true, ..Health::default() };
+        let second = status(&identity(), &facts(), &good, &first.conditions.clone().unwrap(), at(5));
+        expect![[r#"
+            NetworkUnavailable=False since Some(5): RouteController created a route
             MemoryPressure=False since Some(1): kubelet has sufficient memory available
             DiskPressure=False since Some(1): kubelet has no disk pressure
             PIDPressure=False since Some(1): kubelet has sufficient PID available
-            Ready=True since Some(5): kubelet is posting ready status"]]
+            Ready=True since Some(5): kubelet is posting ready status"#]]
         .assert_eq(&shown(&second));
         assert!(changed(&first, &second));
-        let third =
-            status(&identity(), &facts(), &Health::default(), &second.conditions.clone().unwrap(), at(9));
+        let third = status(&identity(), &facts(), &good, &second.conditions.clone().unwrap(), at(9));
         assert!(!changed(&second, &third), "a heartbeat alone is no change");
     }
 

@@ -1,12 +1,12 @@
 //! Links: the veth pair of a pod, and what there is.
 
-use std::{fs::File, os::fd::AsRawFd};
+use std::{fs::File, net::IpAddr, os::fd::AsRawFd};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State},
 };
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use rustix::io::Errno;
 
 use super::{Error, RouteSocket};
@@ -54,6 +54,23 @@ pub(crate) struct VethPair<'a> {
     pub mtu: u32,
 }
 
+/// A VXLAN device to be made.
+#[derive(Debug)]
+pub(crate) struct VxlanLink<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Which network of several on the same machines.
+    pub vni: u32,
+    /// Address of this node that packets are sent from.
+    pub local: IpAddr,
+    /// UDP port that they are sent to.
+    pub port: u16,
+    /// Hardware address.
+    pub mac: Mac,
+    /// MTU inside.
+    pub mtu: u32,
+}
+
 impl RouteSocket {
     /// The link with this name.
     pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
@@ -92,6 +109,17 @@ impl RouteSocket {
             .address(pair.mac.0.to_vec())
             .mtu(pair.mtu)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+        self.wait(self.handle.link().add(message.build()).execute())
+    }
+
+    /// Makes a VXLAN device, down. It learns nothing by itself.
+    pub(crate) fn create_vxlan(&mut self, link: &VxlanLink<'_>) -> Result<(), Error> {
+        let message = LinkVxlan::new(link.name, link.vni).port(link.port).learning(false);
+        let message = match link.local {
+            IpAddr::V4(local) => message.local(local),
+            IpAddr::V6(local) => message.local6(local),
+        };
+        let message = message.address(link.mac.0.to_vec()).mtu(link.mtu);
         self.wait(self.handle.link().add(message.build()).execute())
     }
 

@@ -18,7 +18,8 @@ mod route;
 mod socket;
 
 pub use error::Error;
-pub(crate) use link::{Link, VethPair};
+pub(crate) use link::{Link, VethPair, VxlanLink};
+pub(crate) use neighbour::FdbEntry;
 pub(crate) use observe::observe;
 pub(crate) use route::{Kind, Route, Way};
 pub(crate) use socket::RouteSocket;

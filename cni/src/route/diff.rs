@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use orlop_model::net::{Family, IpNet};
 
-use super::NodeRoute;
+use super::{Hop, NodeRoute};
 use crate::error::RouteError;
 
 /// One step.
@@ -24,12 +24,12 @@ pub(crate) fn valid(own: &[IpNet], desired: &[NodeRoute]) -> (Vec<NodeRoute>, Ve
     let (mut good, mut bad) = (Vec::<NodeRoute>::new(), Vec::new());
     for route in desired {
         if own.iter().any(|net| net.overlaps(&route.pod_cidr)) {
-            bad.push(RouteError::Own { pod_cidr: route.pod_cidr, via: route.via });
+            bad.push(RouteError::Own { route: route.to_string() });
         } else if !next_hop(route) {
-            bad.push(RouteError::NextHop { pod_cidr: route.pod_cidr, via: route.via });
+            bad.push(RouteError::NextHop { route: route.to_string() });
         } else if let Some(first) = good.iter().find(|g| g.pod_cidr == route.pod_cidr) {
             if first != route {
-                bad.push(RouteError::Twice { pod_cidr: route.pod_cidr, via: first.via, also: route.via });
+                bad.push(RouteError::Twice { route: first.to_string(), also: route.to_string() });
             }
         } else {
             good.push(*route);
@@ -39,7 +39,7 @@ pub(crate) fn valid(own: &[IpNet], desired: &[NodeRoute]) -> (Vec<NodeRoute>, Ve
 }
 
 /// Whether a packet to there can be handed to that address.
-fn next_hop(NodeRoute { pod_cidr, via }: &NodeRoute) -> bool {
+fn next_hop(NodeRoute { pod_cidr, hop: Hop::Via(via) | Hop::Tunnel(via) }: &NodeRoute) -> bool {
     let broadcast = matches!(via, IpAddr::V4(address) if address.is_broadcast());
     !via.is_unspecified() && !via.is_multicast() && !broadcast && Family::of(*via) == pod_cidr.family()
 }
@@ -59,12 +59,12 @@ pub(crate) fn diff(desired: &[NodeRoute], actual: &[NodeRoute]) -> Vec<RouteOp> 
 
 impl fmt::Display for RouteOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, NodeRoute { pod_cidr, via }) = match self {
+        let (verb, route) = match self {
             Self::Add(route) => ("add", route),
             Self::Change(route) => ("change", route),
             Self::Delete(route) => ("delete", route),
         };
-        write!(f, "{verb} route to {pod_cidr} via {via}")
+        write!(f, "{verb} {route}")
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     fn routes(text: &str) -> Vec<NodeRoute> {
         let route = |word: &str| {
             let (pod_cidr, via) = word.split_once('>').unwrap();
-            NodeRoute { pod_cidr: pod_cidr.parse().unwrap(), via: via.parse().unwrap() }
+            NodeRoute { pod_cidr: pod_cidr.parse().unwrap(), hop: Hop::Via(via.parse().unwrap()) }
         };
         text.split_whitespace().map(route).collect()
     }
@@ -117,10 +117,10 @@ mod tests {
             "",
             expect![[r#"
                 refused: route to 10.0.0.0/24 via 192.168.0.1 covers this node's own pods
-                refused: route to 10.0.1.0/24: claimed via 192.168.0.1 and via 192.168.0.2
-                refused: route to 10.0.2.0/24: 0.0.0.0 cannot be a next hop
+                refused: route to 10.0.1.0/24 via 192.168.0.2: there is a route to 10.0.1.0/24 via 192.168.0.1
+                refused: route to 10.0.2.0/24 via 0.0.0.0: no node can be there
                 refused: route to 0.0.0.0/0 via 192.168.0.1 covers this node's own pods
-                refused: route to fd00:0:0:1::/64: 192.168.0.1 cannot be a next hop
+                refused: route to fd00:0:0:1::/64 via 192.168.0.1: no node can be there
                 refused: route to fd00::/60 via fd01::1 covers this node's own pods
                 add route to 10.0.1.0/24 via 192.168.0.1
                 add route to fd00:0:0:1::/64 via fd01::1

@@ -15,6 +15,7 @@ use crate::{
     names::{Mac, POD_INTERFACE},
     network::{Attachment, NetworkConfig},
     plan::PodLink,
+    route::Overlay,
 };
 
 /// The kernel's names of interfaces are shorter than this.
@@ -220,6 +221,8 @@ impl Config {
             state_dir: self.state_dir.clone().unwrap_or_else(state_dir),
             cluster_cidrs: if cluster_cidrs.is_empty() { pod_cidrs.clone() } else { cluster_cidrs },
             pod_cidrs,
+            node_ips: Vec::new(),
+            overlay: Overlay::HostGateway,
             mtu: self.mtu,
         }
     }

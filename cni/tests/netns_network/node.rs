@@ -1,11 +1,9 @@
 //! What is node-wide: put up once, found again, taken away, and nothing of others touched.
 
-use std::net::IpAddr;
-
-use orlop_cni::{LinkName, Network, NodeRoute, OpenError};
+use orlop_cni::{LinkName, Network, NetworkConfig, OpenError, Overlay};
 use serde_json::Value;
 
-use crate::support::{Disk, Node, Ns, attachment, cable};
+use crate::support::{Disk, Node, Ns, attachment, cable, peers};
 
 fn ruleset(node: &Node) -> Vec<Value> {
     let text = node.ns.exec(&["nft", "-j", "list", "ruleset"]);
@@ -45,9 +43,7 @@ fn uninstalling_takes_away_what_is_ours_and_nothing_else() {
     let (routes, links) = (node.ns.ip("route show"), node.ns.ip_json("link show").len());
     node.attach("a", &pod);
     node.with(async |net| {
-        let route =
-            NodeRoute { pod_cidr: "10.244.2.0/24".parse().unwrap(), via: IpAddr::from([192, 0, 2, 9]) };
-        net.set_node_routes(vec![route]).await.unwrap();
+        net.set_peers(peers(&[("10.244.2.0/24", "192.0.2.9")])).await.unwrap();
         net.uninstall().await.unwrap();
         assert_eq!(net.attached().await, []);
         net.uninstall().await.unwrap();
@@ -63,11 +59,10 @@ fn routes_between_nodes_become_exactly_the_desired_set() {
     let (node, outside) = (Node::new("10.244.1.0/24"), Ns::new());
     cable(&node.ns, "up0", "192.0.2.1/24", &outside, "up0", "192.0.2.9/24");
     node.ns.ip("route add 10.244.9.0/24 via 192.0.2.9");
-    let set = |routes: &[(&str, &str)]| {
-        let route =
-            |(to, via): &(&str, &str)| NodeRoute { pod_cidr: to.parse().unwrap(), via: via.parse().unwrap() };
-        let routes = routes.iter().map(route).collect();
-        let result = node.with(async |net| net.set_node_routes(routes).await);
+    let config = NetworkConfig { overlay: Overlay::HostGateway, ..node.config() };
+    let set = |nodes: &[(&str, &str)]| {
+        let network = async || Network::open(config.clone()).await.unwrap();
+        let result = node.run(async || network().await.set_peers(peers(nodes)).await);
         (node.routes(), result.err().map(|error| error.to_string()))
     };
     let own = "10.244.1.0/24 unreachable".to_owned();

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use orlop_cni::{Attachment, Network, NetworkConfig};
+use orlop_cni::{Attachment, Network, NetworkConfig, Overlay, Peer};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -156,6 +156,8 @@ impl Node {
             state_dir: self.dir.path().to_owned(),
             pod_cidrs: self.pod_cidr.split(',').map(|net| net.parse().unwrap()).collect(),
             cluster_cidrs: ["10.244.0.0/16", "fd00:10::/56"].map(|net| net.parse().unwrap()).into(),
+            node_ips: Vec::new(),
+            overlay: Overlay::Auto,
             mtu: Some(1450),
         }
     }
@@ -212,6 +214,15 @@ fn way(route: &Value) -> &str {
 
 pub(crate) fn attachment(uid: &str, pod: &Ns) -> Attachment {
     Attachment::of_pod(uid, "default", &format!("pod-{uid}"), &pod.path())
+}
+
+/// Other nodes: their pod CIDRs and their addresses.
+pub(crate) fn peers(nodes: &[(&str, &str)]) -> Vec<Peer> {
+    let peer = |(cidrs, addresses): &(&str, &str)| Peer {
+        pod_cidrs: cidrs.split(',').map(|cidr| cidr.parse().unwrap()).collect(),
+        addresses: addresses.split(',').map(|address| address.parse().unwrap()).collect(),
+    };
+    nodes.iter().map(peer).collect()
 }
 
 /// A cable between two namespaces, with an address at either end. Asking for a link that was just set up makes

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use orlop_cni::NodeRoute;
+use orlop_cni::{Network, NetworkConfig, Overlay};
 
-use crate::support::{Node, Ns, cable};
+use crate::support::{Node, Ns, attachment, cable, peers};
 
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -44,11 +44,8 @@ fn pods_of_two_nodes_reach_each_other_under_their_own_addresses() {
     cable(&one.ns, "up0", "192.0.2.1/24", &two.ns, "up0", "192.0.2.2/24");
     let (ip_a, ip_b) = (one.attach("a", &a), two.attach("b", &b));
     assert!(!a.ping(ip_b), "no route yet");
-    let to = |pod_cidr: &str, via: &str| {
-        vec![NodeRoute { pod_cidr: pod_cidr.parse().unwrap(), via: via.parse().unwrap() }]
-    };
-    one.with(async |net| net.set_node_routes(to("10.244.2.0/24", "192.0.2.2")).await.unwrap());
-    two.with(async |net| net.set_node_routes(to("10.244.1.0/24", "192.0.2.1")).await.unwrap());
+    one.with(async |net| net.set_peers(peers(&[("10.244.2.0/24", "192.0.2.2")])).await.unwrap());
+    two.with(async |net| net.set_peers(peers(&[("10.244.1.0/24", "192.0.2.1")])).await.unwrap());
     assert!(a.ping(ip_b));
     assert_eq!(a.tcp(&b, ip_b), ip_a);
     assert_eq!(b.udp(&a, ip_a), ip_b);
@@ -135,16 +132,13 @@ fn pods_of_two_nodes_reach_each_other_over_ipv6() {
     let (a, b) = (Ns::new(), Ns::new());
     cable(&one.ns, "up0", "2001:db8::1/64", &two.ns, "up0", "2001:db8::2/64");
     let (ips_a, ips_b) = (one.attach_all("a", &a), two.attach_all("b", &b));
-    let to = |pod_cidr: &str, via: &str| {
-        vec![NodeRoute { pod_cidr: pod_cidr.parse().unwrap(), via: via.parse().unwrap() }]
-    };
     assert!(!a.ping(ips_b[1]), "no route yet");
-    one.with(async |net| net.set_node_routes(to("fd00:10:0:2::/64", "2001:db8::2")).await.unwrap());
-    two.with(async |net| net.set_node_routes(to("fd00:10:0:1::/64", "2001:db8::1")).await.unwrap());
+    one.with(async |net| net.set_peers(peers(&[("fd00:10:0:2::/64", "2001:db8::2")])).await.unwrap());
+    two.with(async |net| net.set_peers(peers(&[("fd00:10:0:1::/64", "2001:db8::1")])).await.unwrap());
     assert!(a.ping(ips_b[1]));
     assert_eq!(a.tcp(&b, ips_b[1]), ips_a[1]);
     assert_eq!(b.udp(&a, ips_a[1]), ips_b[1]);
-    one.with(async |net| net.set_node_routes(Vec::new()).await.unwrap());
+    one.with(async |net| net.set_peers(Vec::new()).await.unwrap());
     assert_eq!(one.routes().iter().filter(|route| route.contains("2001:db8::2")).count(), 0);
 }
 
@@ -173,10 +167,10 @@ fn pods_links_follow_the_mtu_of_the_way_out() {
     let seen = |ns: &Ns, dev: &str| ns.ip_json(&format!("link show dev {dev}"))[0]["mtu"].as_u64().unwrap();
     let host = orlop_cni::LinkName::for_pod("a").to_string();
     mtu(1400);
-    let config = orlop_cni::NetworkConfig { mtu: None, ..node.config() };
+    let config = NetworkConfig { mtu: None, ..node.config() };
     node.run(async || {
-        let network = orlop_cni::Network::open(config.clone()).await.unwrap();
-        let attached = network.attach(&crate::support::attachment("a", &pod)).await.unwrap();
+        let network = Network::open(config.clone()).await.unwrap();
+        let attached = network.attach(&attachment("a", &pod)).await.unwrap();
         assert_eq!((attached.mtu, seen(&pod, "eth0"), seen(&node.ns, &host)), (1400, 1400, 1400));
         for changed in [9000, 1300] {
             mtu(changed);
@@ -191,8 +185,137 @@ fn pods_links_follow_the_mtu_of_the_way_out() {
     // Another life of the agent finds the links by the ledger.
     mtu(1450);
     node.run(async || {
-        let network = orlop_cni::Network::open(config.clone()).await.unwrap();
+        let network = Network::open(config.clone()).await.unwrap();
         assert_eq!(network.refresh_mtu().await.unwrap(), 1450);
     });
     assert_eq!((seen(&pod, "eth0"), seen(&node.ns, &host)), (1450, 1450));
+}
+
+/// Two nodes, a network for each, and a router between them that knows nothing of pods.
+struct Apart {
+    nodes: [Node; 2],
+    _router: Ns,
+}
+
+impl Apart {
+    fn new(cidrs: [&'static str; 2], routed: &str) -> Self {
+        let (nodes, router) = (cidrs.map(Node::new), Ns::new());
+        router.exec(&[
+            "sh",
+            "-c",
+            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+        ]);
+        for (n, node) in nodes.iter().enumerate() {
+            let up = format!("to{n}");
+            match routed {
+                "4" => {
+                    cable(
+                        &node.ns,
+                        "up0",
+                        &format!("198.51.{n}.2/24"),
+                        &router,
+                        &up,
+                        &format!("198.51.{n}.1/24"),
+                    );
+                    node.ns.ip(&format!("route add default via 198.51.{n}.1"));
+                }
+                _ => {
+                    cable(
+                        &node.ns,
+                        "up0",
+                        &format!("2001:db8:{n}::2/64"),
+                        &router,
+                        &up,
+                        &format!("2001:db8:{n}::1/64"),
+                    );
+                    node.ns.ip(&format!("-6 route add default via 2001:db8:{n}::1"));
+                }
+            }
+        }
+        Self { nodes, _router: router }
+    }
+
+    fn address(routed: &str, n: usize) -> String {
+        if routed == "4" { format!("198.51.{n}.2") } else { format!("2001:db8:{n}::2") }
+    }
+}
+
+/// Packets that a device has sent.
+fn sent(ns: &Ns, device: &str) -> u64 {
+    ns.ip_json(&format!("-s link show dev {device}"))[0]["stats64"]["tx"]["packets"].as_u64().unwrap()
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn pods_of_nodes_with_a_router_in_between_reach_each_other_inside_of_vxlan() {
+    const CIDRS: [&str; 2] = [BOTH, "10.244.2.0/24,fd00:10:0:2::/64"];
+    for routed in ["4", "6"] {
+        let apart = Apart::new(CIDRS, routed);
+        let pods = [Ns::new(), Ns::new()];
+        let live = |n: usize, others: &[(&str, &str)]| {
+            let node = &apart.nodes[n];
+            let node_ips = vec![Apart::address(routed, n).parse().unwrap()];
+            let config = NetworkConfig { node_ips, mtu: None, ..node.config() };
+            node.run(async || {
+                let network = Network::open(config).await.unwrap();
+                let attached = network.attach(&attachment("a", &pods[n])).await.unwrap();
+                network.set_peers(peers(others)).await.unwrap();
+                attached.addresses
+            })
+        };
+        let at = |n| Apart::address(routed, n);
+        let ips_0 = live(0, &[(CIDRS[1], &at(1))]);
+        let ips_1 = live(1, &[(CIDRS[0], &at(0))]);
+        for (&ip_0, &ip_1) in ips_0.iter().zip(&ips_1) {
+            assert!(pods[0].ping(ip_1), "{ip_1} over {routed}");
+            assert_eq!(pods[0].tcp(&pods[1], ip_1), ip_0);
+            assert_eq!(pods[1].udp(&pods[0], ip_0), ip_1);
+            // A node's own packets come from its address among the pods, so that answers find the tunnel.
+            let node: IpAddr =
+                if ip_1.is_ipv4() { [10, 244, 1, 1].into() } else { "fd00:10:0:1::1".parse().unwrap() };
+            assert_eq!(apart.nodes[0].ns.tcp(&pods[1], ip_1), node);
+        }
+        assert!(sent(&apart.nodes[0].ns, "orlop-vxlan") > 10);
+        let mtu = |n: usize| pods[n].ip_json("link show dev eth0")[0]["mtu"].as_u64().unwrap();
+        let room = if routed == "4" { 1450 } else { 1430 };
+        assert_eq!((mtu(0), mtu(1)), (room, room));
+        // Another life finds all of it, changes nothing, and takes it down with the last peer.
+        let before = apart.nodes[0].ns.ip("-d link show dev orlop-vxlan");
+        live(0, &[(CIDRS[1], &at(1))]);
+        assert_eq!(apart.nodes[0].ns.ip("-d link show dev orlop-vxlan"), before);
+        live(0, &[]);
+        assert!(apart.nodes[0].ns.ip_json("link show").iter().all(|link| link["ifname"] != "orlop-vxlan"));
+        assert_eq!((mtu(0), apart.nodes[0].routes().len()), (1500, 4));
+    }
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn nodes_on_a_link_tunnel_only_if_they_are_told_to() {
+    let (one, two) = (Node::new("10.244.1.0/24"), Node::new("10.244.2.0/24"));
+    let (a, b) = (Ns::new(), Ns::new());
+    cable(&one.ns, "up0", "192.0.2.1/24", &two.ns, "up0", "192.0.2.2/24");
+    let (ip_a, ip_b) = (one.attach("a", &a), two.attach("b", &b));
+    let set = |node: &Node, overlay: Overlay, own: &str, other: (&str, &str)| {
+        let config = NetworkConfig { overlay, node_ips: vec![own.parse().unwrap()], ..node.config() };
+        node.run(async || Network::open(config).await.unwrap().set_peers(peers(&[other])).await.unwrap());
+    };
+    for overlay in [Overlay::Vxlan, Overlay::Auto, Overlay::Vxlan, Overlay::HostGateway] {
+        set(&one, overlay, "192.0.2.1", ("10.244.2.0/24", "192.0.2.2"));
+        set(&two, overlay, "192.0.2.2", ("10.244.1.0/24", "192.0.2.1"));
+        assert_eq!(a.tcp(&b, ip_b), ip_a, "{overlay:?}");
+        assert_eq!(b.udp(&a, ip_a), ip_b, "{overlay:?}");
+        let tunnelled = one.ns.ip_json("link show").iter().any(|link| link["ifname"] == "orlop-vxlan");
+        assert_eq!(tunnelled, overlay == Overlay::Vxlan);
+        assert!(!tunnelled || sent(&one.ns, "orlop-vxlan") > 10);
+    }
+    // A peer that moves: its entries follow, and those of before are gone.
+    set(&one, Overlay::Vxlan, "192.0.2.1", ("10.244.2.0/24", "192.0.2.2"));
+    set(&one, Overlay::Vxlan, "192.0.2.1", ("10.244.3.0/24", "192.0.2.3"));
+    let fdb = one.ns.exec(&["bridge", "fdb", "show", "dev", "orlop-vxlan"]);
+    assert!(fdb.contains("0a:59:c0:00:02:03 dst 192.0.2.3") && !fdb.contains("192.0.2.2"), "{fdb}");
+    assert_eq!(one.ns.ip_json("neigh show dev orlop-vxlan nud permanent").len(), 1);
+    assert!(one.routes().contains(&"10.244.3.0/24 10.244.3.1".to_owned()), "{:?}", one.routes());
+    one.run(async || Network::sweep().await.unwrap());
+    assert!(one.ns.ip_json("link show").iter().all(|link| link["ifname"] != "orlop-vxlan"));
 }
