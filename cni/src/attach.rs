@@ -17,7 +17,10 @@ use crate::{
     execute::{Failed, Links, execute},
     ipam::Owner,
     names::{self, LinkName, Mac},
-    netlink::{self, Route, RouteSocket, VethPair, Way},
+    netlink::{
+        self, Route, RouteSocket, VethPair, Way,
+        nft::{self, Permit},
+    },
     netns::Netns,
     network::{Attached, Attachment, Inner},
     plan::{LinkOp, PodLink, plan},
@@ -76,6 +79,7 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
         false => Ok(()),
     };
     let linked = synced.and_then(|()| {
+        nft::permit(&permits(uid, &want.addresses)).map_err(AttachError::Permit)?;
         let _one_at_a_time = inner.wiring();
         link(&want, &mut host, &mut pod, &netns)
     });
@@ -90,6 +94,7 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
             let may_be_in_use = matches!(&error, AttachError::Step { left, .. } if !left.is_empty());
             if assigned.new
                 && !may_be_in_use
+                && nft::forbid(&permits(uid, &want.addresses)).is_ok()
                 && let Err(release) = inner.ledger().release(uid)
             {
                 tracing::warn!(
@@ -101,6 +106,11 @@ pub(crate) fn attach(inner: &Inner, attachment: &Attachment) -> Result<Attached,
             Err(error)
         }
     }
+}
+
+/// What a pod's link may send under.
+pub(crate) fn permits(uid: &str, addresses: &[IpAddr]) -> Vec<Permit> {
+    addresses.iter().map(|address| (LinkName::for_pod(uid), *address)).collect()
 }
 
 /// The links that the pod should have.
@@ -155,6 +165,10 @@ pub(crate) fn detach(inner: &Inner, uid: &str) -> Result<(), DetachError> {
     delete_pair(&name, uid, &inner.reaper, &mut host)
         .map_err(|source| DetachError::Link { host: name, source })?;
     inner.put_back(host);
+    let held = inner.ledger().allocator().addresses(uid).unwrap_or_default().to_vec();
+    if !held.is_empty() {
+        nft::forbid(&permits(uid, &held)).map_err(DetachError::Forbid)?;
+    }
     Ok(inner.ledger().release(uid)?)
 }
 

@@ -27,6 +27,9 @@ pub enum OpenError {
     /// The masquerade rule could not be put up.
     #[error("put up the masquerade rule")]
     Masquerade(#[source] NetlinkError),
+    /// Pods would not be held to their addresses.
+    #[error("put up the rules about pods' addresses")]
+    Guard(#[source] NetlinkError),
     /// The route that ends what is sent to addresses without a pod.
     #[error("add the unreachable route for {pod_cidr}")]
     PodCidrRoute {
@@ -56,6 +59,9 @@ pub enum AttachError {
     /// No address.
     #[error(transparent)]
     Address(#[from] IpamError),
+    /// The node's rules would drop what the pod sends.
+    #[error("let the pod send under its addresses")]
+    Permit(#[source] NetlinkError),
     /// What is there could not be read.
     #[error("read the pod's links")]
     Observe(#[source] NetlinkError),
@@ -129,6 +135,9 @@ pub enum DetachError {
         #[source]
         source: NetlinkError,
     },
+    /// Another pod with its name could send under its addresses.
+    #[error("take back that the pod may send under its addresses")]
+    Forbid(#[source] NetlinkError),
     /// Its address is still taken.
     #[error(transparent)]
     Address(#[from] IpamError),

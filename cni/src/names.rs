@@ -22,13 +22,14 @@ pub(crate) fn gateway(family: Family) -> IpAddr {
 /// All host sides share one address: each is the only station on its own link.
 pub(crate) const HOST_MAC: Mac = Mac([0xee; 6]);
 
-/// The device that tunnels to other nodes begin at.
-pub(crate) const OVERLAY: &str = "orlop-vxlan";
+/// The device that tunnels to other nodes begin at. Its name must not look like that of a pod's link.
+pub(crate) const OVERLAY: &str = "vxlan.orlop";
 
 /// Marks the routes that are ours (`ip route show proto 111`); no others are ever changed.
 pub(crate) const PROTOCOL: u8 = 111;
 
-const PREFIX: &str = "orl";
+/// What the names of all pods' links begin with.
+pub(crate) const LINK_PREFIX: &str = "orl";
 const HEX: usize = 10;
 const ALIAS: &str = "pod:";
 /// The kernel keeps 255 bytes of alias; an uid of Kubernetes has 36.
@@ -42,12 +43,12 @@ impl LinkName {
     /// The name that belongs to a pod.
     pub fn for_pod(uid: &str) -> Self {
         let hash = fnv1a64(uid.as_bytes()) >> (64 - 4 * HEX);
-        Self(format!("{PREFIX}{hash:0HEX$x}"))
+        Self(format!("{LINK_PREFIX}{hash:0HEX$x}"))
     }
 
     /// Takes a name read from the kernel; `None` when it is not of our form.
     pub fn parse(name: &str) -> Option<Self> {
-        let hex = name.strip_prefix(PREFIX)?;
+        let hex = name.strip_prefix(LINK_PREFIX)?;
         let ours = hex.len() == HEX && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         ours.then(|| Self(name.to_owned()))
     }

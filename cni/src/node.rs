@@ -7,6 +7,7 @@ use orlop_model::net::{Family, IpNet};
 use rustix::io::Errno;
 
 use crate::{
+    attach,
     error::{OpenError, UninstallError, chain},
     ipam::{Ledger, Owner},
     names::{self, LinkName, OVERLAY},
@@ -36,6 +37,14 @@ pub(crate) fn install(config: &NetworkConfig, ledger: &mut Ledger) -> Result<(),
     let named = |table| Table { name: table_name(config.name.as_deref()), ..table };
     let tables = config.pod_cidrs.iter().map(|range| named(table(*range, &config.cluster_cidrs)));
     nft::apply(&tables.collect::<Vec<_>>()).map_err(OpenError::Masquerade)?;
+    let families: Vec<_> = config.pod_cidrs.iter().map(IpNet::family).collect();
+    let permits: Vec<_> = ledger
+        .allocator()
+        .assignments()
+        .flat_map(|(addresses, owner)| attach::permits(&owner.uid, addresses))
+        .filter(|(_, address)| families.contains(&Family::of(*address)))
+        .collect();
+    nft::guard(&families, &permits).map_err(OpenError::Guard)?;
     unreachable(config, &mut socket)
 }
 
@@ -82,12 +91,25 @@ pub(crate) fn sweep() -> Result<(), UninstallError> {
     }
     match RouteSocket::open() {
         Ok(mut socket) => {
+            note("remove the rules about pods' addresses", unguard(&mut socket));
             note("delete links", delete_links(&mut socket));
             note("delete routes", delete_routes(&mut socket));
         }
         Err(error) => note("find links and routes", Err(error)),
     }
     if failures.is_empty() { Ok(()) } else { Err(UninstallError { failures }) }
+}
+
+/// Other networks of this node are held by the same rules: then only the permissions of this one go.
+fn unguard(socket: &mut RouteSocket) -> Result<(), netlink::Error> {
+    let links = socket.links()?;
+    if links.iter().any(is_named) {
+        return Ok(());
+    }
+    [Family::V4, Family::V6].into_iter().try_for_each(|family| match nft::unguard(family) {
+        Err(error) if error.is(&[Errno::AFNOSUPPORT, Errno::OPNOTSUPP]) => Ok(()),
+        result => result,
+    })
 }
 
 fn delete_links(socket: &mut RouteSocket) -> Result<(), netlink::Error> {

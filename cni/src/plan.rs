@@ -296,7 +296,7 @@ impl fmt::Display for LinkOp {
             Self::TuneHost { host, v6: true } => {
                 write!(f, "sysctl {host} rp_filter=1 disable_ipv6=0 addr_gen_mode=1 accept_ra=0")
             }
-            Self::HostUp { host, uid } => write!(f, "link set {host} up alias pod:{uid}"),
+            Self::HostUp { host, uid } => write!(f, "link set {host} up arp off alias pod:{uid}"),
             Self::HostMtu { host, mtu } => write!(f, "link set {host} mtu {mtu}"),
             Self::PodMtu { mtu } => write!(f, "POD link set {POD_INTERFACE} mtu {mtu}"),
             Self::LoopbackUp => write!(f, "POD link set lo up"),

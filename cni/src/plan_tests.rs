@@ -64,7 +64,7 @@ fn a_fresh_pod_gets_everything_route_last() {
         expect![[r#"
             link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
             sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
-            link set orl08c47b07b5 up alias pod:u1
+            link set orl08c47b07b5 up arp off alias pod:u1
             POD link set lo up
             POD addr add 10.244.0.2/32 dev eth0
             POD link set eth0 up
@@ -86,7 +86,7 @@ fn both_families_are_set_up_side_by_side() {
     expect![[r#"
         link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
         sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=0 addr_gen_mode=1 accept_ra=0
-        link set orl08c47b07b5 up alias pod:u1
+        link set orl08c47b07b5 up arp off alias pod:u1
         POD link set lo up
         POD addr add 10.244.0.2/32 dev eth0
         POD addr add fd00::2/128 dev eth0 nodad
@@ -105,7 +105,7 @@ fn both_families_are_set_up_side_by_side() {
     expect![[r#"
         link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:df:8c:80:95 mtu 1450 netns POD
         sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=0 addr_gen_mode=1 accept_ra=0
-        link set orl08c47b07b5 up alias pod:u1
+        link set orl08c47b07b5 up arp off alias pod:u1
         POD link set lo up
         POD addr add fd00::2/128 dev eth0 nodad
         POD link set eth0 up
@@ -152,7 +152,7 @@ fn each_missing_part_is_added_alone() {
         |s| host(s).up = false,
         expect![[r#"
             sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
-            link set orl08c47b07b5 up alias pod:u1
+            link set orl08c47b07b5 up arp off alias pod:u1
             link show orl08c47b07b5 up
         "#]],
     );
@@ -160,7 +160,7 @@ fn each_missing_part_is_added_alone() {
         |s| host(s).uid = None,
         expect![[r#"
             sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
-            link set orl08c47b07b5 up alias pod:u1
+            link set orl08c47b07b5 up arp off alias pod:u1
             link show orl08c47b07b5 up
         "#]],
     );
@@ -205,7 +205,7 @@ fn a_pair_whose_pod_side_is_elsewhere_is_made_anew() {
             link del orl08c47b07b5
             link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
             sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
-            link set orl08c47b07b5 up alias pod:u1
+            link set orl08c47b07b5 up arp off alias pod:u1
             POD addr add 10.244.0.2/32 dev eth0
             POD link set eth0 up
             POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
@@ -225,7 +225,7 @@ fn a_pair_with_another_address_is_made_anew_and_one_with_another_mtu_changed() {
             link del orl08c47b07b5
             link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
             sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
-            link set orl08c47b07b5 up alias pod:u1
+            link set orl08c47b07b5 up arp off alias pod:u1
             POD addr add 10.244.0.2/32 dev eth0
             POD link set eth0 up
             POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
@@ -251,7 +251,7 @@ fn a_pair_whose_removal_was_begun_is_made_anew() {
             link del orl08c47b07b5
             link add orl08c47b07b5 address ee:ee:ee:ee:ee:ee mtu 1450 type veth peer name eth0 address 0a:58:0a:f4:00:02 mtu 1450 netns POD
             sysctl orl08c47b07b5 rp_filter=1 disable_ipv6=1
-            link set orl08c47b07b5 up alias pod:u1
+            link set orl08c47b07b5 up arp off alias pod:u1
             POD addr add 10.244.0.2/32 dev eth0
             POD link set eth0 up
             POD neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent

@@ -194,6 +194,8 @@ const PURE: &[&str] = &[
     "cni/src/spec",
     "cni/src/ipam/allocator",
     "cni/src/route/diff",
+    "cni/src/route/plan",
+    "cni/src/netlink/nft/guard",
     "cni/src/runtime/chain",
     "cni/src/runtime/conf",
     "dataplane/src/model",

@@ -123,12 +123,13 @@ impl RouteSocket {
         self.wait(self.handle.link().add(message.build()).execute())
     }
 
-    /// Sets a link up or down, and labels it in the same step.
+    /// Sets a link up or down, and labels it in the same step. One with a label is deaf to ARP: whoever is at its other
+    /// end is known.
     pub(crate) fn set_link(&mut self, index: u32, up: bool, alias: Option<&str>) -> Result<(), Error> {
         let message = LinkUnspec::new_with_index(index);
         let message = if up { message.up() } else { message.down() };
         let message = match alias {
-            Some(text) => message.alias(text),
+            Some(text) => message.alias(text).arp(false),
             None => message,
         };
         self.wait(self.handle.link().change(message.build()).execute())

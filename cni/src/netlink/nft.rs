@@ -4,6 +4,7 @@
 //! are run `nft` or are under the GPL.
 
 mod encode;
+mod guard;
 
 use std::{borrow::Cow, fmt, io};
 
@@ -13,6 +14,9 @@ use rtnetlink::{
     packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
     sys::protocols::NETLINK_NETFILTER,
 };
+use rustix::io::Errno;
+
+pub(crate) use guard::Permit;
 
 use super::{Error, direct::connect};
 
@@ -66,6 +70,30 @@ pub(crate) fn apply(tables: &[Table]) -> Result<(), Error> {
 /// Removes the tables; fine if there are none.
 pub(crate) fn remove(tables: &[Table]) -> Result<(), Error> {
     transact(&encode::remove(tables))
+}
+
+/// Puts up the rules that hold pods to their addresses in these families, and lets these links send under these
+/// addresses; what others may do stays as it is.
+pub(crate) fn guard(families: &[Family], permits: &[Permit]) -> Result<(), Error> {
+    transact(&guard::put_up(families, permits))
+}
+
+/// Lets these links send under these addresses.
+pub(crate) fn permit(permits: &[Permit]) -> Result<(), Error> {
+    transact(&guard::permit(permits))
+}
+
+/// Lets them no longer. Fine if there are no such rules.
+pub(crate) fn forbid(permits: &[Permit]) -> Result<(), Error> {
+    match transact(&guard::forbid(permits)) {
+        Err(error) if error.is(&[Errno::NOENT]) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes the rules; fine if there are none.
+pub(crate) fn unguard(family: Family) -> Result<(), Error> {
+    transact(&guard::remove(family))
 }
 
 /// Sends one batch. The kernel has answered everything by the time `send` returns.

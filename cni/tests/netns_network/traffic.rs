@@ -1,6 +1,9 @@
 //! Packets: who reaches whom, and under which address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    time::Duration,
+};
 
 use orlop_cni::{Network, NetworkConfig, Overlay};
 
@@ -52,26 +55,90 @@ fn pods_of_two_nodes_reach_each_other_under_their_own_addresses() {
     assert_eq!(one.ns.tcp(&b, ip_b), NODE);
 }
 
+/// Whether a datagram that the pod sends under `from` arrives at `to` in `receiver`.
+fn arrives(pod: &Ns, from: IpAddr, receiver: &Ns, to: IpAddr) -> bool {
+    let server = receiver.inside(|| UdpSocket::bind((to, 0)).unwrap());
+    server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let port = server.local_addr().unwrap().port();
+    pod.inside(|| UdpSocket::bind((from, 0)).unwrap().send_to(b"who am I", (to, port)).unwrap());
+    server.recv_from(&mut [0; 16]).is_ok_and(|(_, seen)| seen.ip() == from)
+}
+
 #[test]
 #[ignore = "netns tier"]
 fn a_pod_cannot_speak_under_another_address() {
-    let (node, a, b) = (Node::new("10.244.1.0/24"), Ns::new(), Ns::new());
-    let (_, ip_b) = (node.attach("a", &a), node.attach("b", &b));
-    a.ip("addr add 10.244.1.77/32 dev eth0");
-    a.exec(&[
-        "ip",
-        "route",
-        "replace",
-        "default",
-        "via",
-        "169.254.1.1",
-        "dev",
-        "eth0",
-        "onlink",
-        "src",
-        "10.244.1.77",
-    ]);
-    assert!(!a.ping(ip_b));
+    let (node, a, b, c, outside) = (Node::new(BOTH), Ns::new(), Ns::new(), Ns::new(), Ns::new());
+    cable(&node.ns, "up0", "192.0.2.1/24", &outside, "up0", "192.0.2.9/24");
+    let (ips_a, ips_b, ips_c) =
+        (node.attach_all("a", &a), node.attach_all("b", &b), node.attach_all("c", &c));
+    for ((own, to), other) in ips_a.iter().zip(&ips_b).zip(&ips_c) {
+        let nobodys: IpAddr =
+            if own.is_ipv4() { [10, 244, 1, 77].into() } else { "fd00:10:0:1::77".parse().unwrap() };
+        for stolen in [*other, nobodys] {
+            let nodad = if stolen.is_ipv6() { "nodad" } else { "" };
+            a.ip(&format!("addr add {stolen}/{} dev eth0 {nodad}", if stolen.is_ipv4() { 32 } else { 128 }));
+            // The kernel takes an IPv6 address into use a moment later.
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!arrives(&a, stolen, &b, *to), "{stolen}");
+            a.ip(&format!("addr del {stolen} dev eth0"));
+        }
+        assert!(arrives(&a, *own, &b, *to));
+    }
+    for family in ["ip", "ip6"] {
+        let rules = node.ns.exec(&["nft", "list", "table", family, "orlop-pods"]);
+        let rule = format!("iifname . {family} saddr != @addresses counter packets 2 ");
+        assert!(rules.contains(&rule), "{rules}");
+    }
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn a_pod_cannot_fill_the_nodes_neighbour_tables() {
+    let (node, pod) = (Node::new(BOTH), Ns::new());
+    node.ns.ip("addr add 192.0.2.1/32 dev lo");
+    node.ns.ip("addr add 2001:db8::1/128 dev lo");
+    node.attach("a", &pod);
+    let host = orlop_cni::LinkName::for_pod("a").to_string();
+    let before = node.ns.ip(&format!("neigh show dev {host}"));
+    // As if the node's own addresses were on the link: the pod asks for them, under addresses of its choice.
+    for (family, node, spoofed) in
+        [("-4", "192.0.2.1", "10.244.1.77/32"), ("-6", "2001:db8::1", "fd00:10:0:1::77/128")]
+    {
+        let nodad = if family == "-6" { "nodad" } else { "" };
+        pod.ip(&format!("addr add {spoofed} dev eth0 {nodad}"));
+        std::thread::sleep(Duration::from_millis(50));
+        let source = spoofed.split_once('/').unwrap().0;
+        pod.ip(&format!("{family} route add {node} dev eth0 src {source}"));
+        assert!(!pod.ping(node.parse::<IpAddr>().unwrap()));
+    }
+    assert_eq!(node.ns.ip(&format!("neigh show dev {host}")), before, "nothing was learned");
+    let rules = node.ns.exec(&["nft", "list", "table", "ip6", "orlop-pods"]);
+    let dropped = rules.lines().find(|line| line.contains("neighbours are known")).unwrap();
+    assert!(dropped.contains("counter packets") && !dropped.contains("counter packets 0 "), "{dropped}");
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn permissions_come_and_go_with_pods() {
+    let (node, pods) = (Node::new(BOTH), [Ns::new(), Ns::new()]);
+    let elements = || {
+        let families = ["ip", "ip6"]
+            .map(|family| node.ns.exec(&["nft", "list", "set", family, "orlop-pods", "addresses"]));
+        families.iter().map(|text| text.matches("\"orl").count()).collect::<Vec<_>>()
+    };
+    let ips = node.attach_all("a", &pods[0]);
+    node.attach("b", &pods[1]);
+    assert_eq!(elements(), [2, 2]);
+    // What someone has flushed is there again with the next life: pods of before speak on.
+    node.ns.exec(&["nft", "flush", "set", "ip", "orlop-pods", "addresses"]);
+    assert!(!pods[0].ping(NODE) && elements() == [0, 2]);
+    node.with(async |_| ());
+    assert_eq!(elements(), [2, 2]);
+    assert_eq!(pods[1].tcp(&pods[0], ips[0]), IpAddr::from([10, 244, 1, 3]));
+    node.with(async |net| net.detach("a").await.unwrap());
+    assert_eq!(elements(), [1, 1]);
+    node.run(async || Network::sweep().await.unwrap());
+    assert!(!node.ns.exec(&["nft", "list", "ruleset"]).contains("orlop"));
 }
 
 #[test]
@@ -275,16 +342,16 @@ fn pods_of_nodes_with_a_router_in_between_reach_each_other_inside_of_vxlan() {
                 if ip_1.is_ipv4() { [10, 244, 1, 1].into() } else { "fd00:10:0:1::1".parse().unwrap() };
             assert_eq!(apart.nodes[0].ns.tcp(&pods[1], ip_1), node);
         }
-        assert!(sent(&apart.nodes[0].ns, "orlop-vxlan") > 10);
+        assert!(sent(&apart.nodes[0].ns, "vxlan.orlop") > 10);
         let mtu = |n: usize| pods[n].ip_json("link show dev eth0")[0]["mtu"].as_u64().unwrap();
         let room = if routed == "4" { 1450 } else { 1430 };
         assert_eq!((mtu(0), mtu(1)), (room, room));
         // Another life finds all of it, changes nothing, and takes it down with the last peer.
-        let before = apart.nodes[0].ns.ip("-d link show dev orlop-vxlan");
+        let before = apart.nodes[0].ns.ip("-d link show dev vxlan.orlop");
         live(0, &[(CIDRS[1], &at(1))]);
-        assert_eq!(apart.nodes[0].ns.ip("-d link show dev orlop-vxlan"), before);
+        assert_eq!(apart.nodes[0].ns.ip("-d link show dev vxlan.orlop"), before);
         live(0, &[]);
-        assert!(apart.nodes[0].ns.ip_json("link show").iter().all(|link| link["ifname"] != "orlop-vxlan"));
+        assert!(apart.nodes[0].ns.ip_json("link show").iter().all(|link| link["ifname"] != "vxlan.orlop"));
         assert_eq!((mtu(0), apart.nodes[0].routes().len()), (1500, 4));
     }
 }
@@ -305,17 +372,17 @@ fn nodes_on_a_link_tunnel_only_if_they_are_told_to() {
         set(&two, overlay, "192.0.2.2", ("10.244.1.0/24", "192.0.2.1"));
         assert_eq!(a.tcp(&b, ip_b), ip_a, "{overlay:?}");
         assert_eq!(b.udp(&a, ip_a), ip_b, "{overlay:?}");
-        let tunnelled = one.ns.ip_json("link show").iter().any(|link| link["ifname"] == "orlop-vxlan");
+        let tunnelled = one.ns.ip_json("link show").iter().any(|link| link["ifname"] == "vxlan.orlop");
         assert_eq!(tunnelled, overlay == Overlay::Vxlan);
-        assert!(!tunnelled || sent(&one.ns, "orlop-vxlan") > 10);
+        assert!(!tunnelled || sent(&one.ns, "vxlan.orlop") > 10);
     }
     // A peer that moves: its entries follow, and those of before are gone.
     set(&one, Overlay::Vxlan, "192.0.2.1", ("10.244.2.0/24", "192.0.2.2"));
     set(&one, Overlay::Vxlan, "192.0.2.1", ("10.244.3.0/24", "192.0.2.3"));
-    let fdb = one.ns.exec(&["bridge", "fdb", "show", "dev", "orlop-vxlan"]);
+    let fdb = one.ns.exec(&["bridge", "fdb", "show", "dev", "vxlan.orlop"]);
     assert!(fdb.contains("0a:59:c0:00:02:03 dst 192.0.2.3") && !fdb.contains("192.0.2.2"), "{fdb}");
-    assert_eq!(one.ns.ip_json("neigh show dev orlop-vxlan nud permanent").len(), 1);
+    assert_eq!(one.ns.ip_json("neigh show dev vxlan.orlop nud permanent").len(), 1);
     assert!(one.routes().contains(&"10.244.3.0/24 10.244.3.1".to_owned()), "{:?}", one.routes());
     one.run(async || Network::sweep().await.unwrap());
-    assert!(one.ns.ip_json("link show").iter().all(|link| link["ifname"] != "orlop-vxlan"));
+    assert!(one.ns.ip_json("link show").iter().all(|link| link["ifname"] != "vxlan.orlop"));
 }

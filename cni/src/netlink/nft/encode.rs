@@ -9,15 +9,19 @@ use super::{Field, Match, Rule, Table};
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const NEW_TABLE: u16 = SUBSYSTEM << 8;
-const DEL_TABLE: u16 = (SUBSYSTEM << 8) | 2;
-const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
-const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
+pub(super) const NEW_TABLE: u16 = SUBSYSTEM << 8;
+pub(super) const DEL_TABLE: u16 = (SUBSYSTEM << 8) | 2;
+pub(super) const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
+pub(super) const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
+pub(super) const DEL_RULE: u16 = (SUBSYSTEM << 8) | 8;
+pub(super) const NEW_SET: u16 = (SUBSYSTEM << 8) | 9;
+pub(super) const NEW_SET_ELEMENT: u16 = (SUBSYSTEM << 8) | 12;
+pub(super) const DEL_SET_ELEMENT: u16 = (SUBSYSTEM << 8) | 14;
 
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
-const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
+pub(super) const CREATE: u16 = 0x400;
+pub(super) const APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;
 
 const FAMILY_UNSPEC: u8 = 0;
@@ -25,31 +29,42 @@ const FAMILY_IPV4: u8 = 2;
 const FAMILY_IPV6: u8 = 10;
 const HOOK_POSTROUTING: u32 = 4;
 const PRIORITY_SRCNAT: u32 = 100;
-const POLICY_ACCEPT: u32 = 1;
-const REGISTER: u32 = 1;
-const NETWORK_HEADER: u32 = 1;
-const EQUAL: u32 = 0;
+pub(super) const POLICY_ACCEPT: u32 = 1;
+pub(super) const REGISTER: u32 = 1;
+pub(super) const NETWORK_HEADER: u32 = 1;
+pub(super) const TRANSPORT_HEADER: u32 = 2;
+pub(super) const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 const PORTS_FULLY_RANDOM: u32 = 1 << 4;
 
 /// Attribute numbers.
-mod attr {
-    pub(super) const TABLE_NAME: u16 = 1;
-    pub(super) const CHAIN_TABLE: u16 = 1;
-    pub(super) const CHAIN_NAME: u16 = 3;
-    pub(super) const CHAIN_HOOK: u16 = 4;
-    pub(super) const CHAIN_POLICY: u16 = 5;
-    pub(super) const CHAIN_TYPE: u16 = 7;
-    pub(super) const HOOK_NUMBER: u16 = 1;
-    pub(super) const HOOK_PRIORITY: u16 = 2;
-    pub(super) const RULE_TABLE: u16 = 1;
-    pub(super) const RULE_CHAIN: u16 = 2;
-    pub(super) const RULE_EXPRESSIONS: u16 = 4;
-    pub(super) const RULE_USERDATA: u16 = 7;
-    pub(super) const LIST_ELEMENT: u16 = 1;
-    pub(super) const EXPRESSION_NAME: u16 = 1;
-    pub(super) const EXPRESSION_DATA: u16 = 2;
-    pub(super) const DATA_VALUE: u16 = 1;
+pub(super) mod attr {
+    pub(in super::super) const TABLE_NAME: u16 = 1;
+    pub(in super::super) const CHAIN_TABLE: u16 = 1;
+    pub(in super::super) const CHAIN_NAME: u16 = 3;
+    pub(in super::super) const CHAIN_HOOK: u16 = 4;
+    pub(in super::super) const CHAIN_POLICY: u16 = 5;
+    pub(in super::super) const CHAIN_TYPE: u16 = 7;
+    pub(in super::super) const HOOK_NUMBER: u16 = 1;
+    pub(in super::super) const HOOK_PRIORITY: u16 = 2;
+    pub(in super::super) const RULE_TABLE: u16 = 1;
+    pub(in super::super) const RULE_CHAIN: u16 = 2;
+    pub(in super::super) const RULE_EXPRESSIONS: u16 = 4;
+    pub(in super::super) const RULE_USERDATA: u16 = 7;
+    pub(in super::super) const SET_TABLE: u16 = 1;
+    pub(in super::super) const SET_NAME: u16 = 2;
+    pub(in super::super) const SET_FLAGS: u16 = 3;
+    pub(in super::super) const SET_KEY_TYPE: u16 = 4;
+    pub(in super::super) const SET_KEY_LENGTH: u16 = 5;
+    pub(in super::super) const SET_ID: u16 = 10;
+    pub(in super::super) const ELEMENTS_TABLE: u16 = 1;
+    pub(in super::super) const ELEMENTS_SET: u16 = 2;
+    pub(in super::super) const ELEMENTS: u16 = 3;
+    pub(in super::super) const ELEMENT_KEY: u16 = 1;
+    pub(in super::super) const LIST_ELEMENT: u16 = 1;
+    pub(in super::super) const EXPRESSION_NAME: u16 = 1;
+    pub(in super::super) const EXPRESSION_DATA: u16 = 2;
+    pub(in super::super) const DATA_VALUE: u16 = 1;
 }
 
 /// Batch that ends with exactly these tables.
@@ -64,7 +79,7 @@ pub(super) fn remove(tables: &[Table]) -> Vec<u8> {
 }
 
 fn table(table: &Table) -> Vec<Vec<u8>> {
-    let chain = message(table, NEW_CHAIN, CREATE, |b| {
+    let chain = message(table.family, NEW_CHAIN, CREATE, |b| {
         b.text(attr::CHAIN_TABLE, &table.name);
         b.text(attr::CHAIN_NAME, table.chain);
         b.nested(attr::CHAIN_HOOK, |hook| {
@@ -80,15 +95,15 @@ fn table(table: &Table) -> Vec<Vec<u8>> {
 }
 
 fn new_table(table: &Table) -> Vec<u8> {
-    message(table, NEW_TABLE, CREATE, |b| b.text(attr::TABLE_NAME, &table.name))
+    message(table.family, NEW_TABLE, CREATE, |b| b.text(attr::TABLE_NAME, &table.name))
 }
 
 fn del_table(table: &Table) -> Vec<u8> {
-    message(table, DEL_TABLE, 0, |b| b.text(attr::TABLE_NAME, &table.name))
+    message(table.family, DEL_TABLE, 0, |b| b.text(attr::TABLE_NAME, &table.name))
 }
 
 fn rule_message(table: &Table, rule: &Rule) -> Vec<u8> {
-    message(table, NEW_RULE, CREATE | APPEND, |b| {
+    message(table.family, NEW_RULE, CREATE | APPEND, |b| {
         b.text(attr::RULE_TABLE, &table.name);
         b.text(attr::RULE_CHAIN, table.chain);
         b.nested(attr::RULE_EXPRESSIONS, |list| {
@@ -101,10 +116,6 @@ fn rule_message(table: &Table, rule: &Rule) -> Vec<u8> {
 
 /// Load the address, mask it, compare it.
 fn match_address(list: &mut Attributes, wanted: &Match) {
-    let octets = |address: IpAddr| match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
     let (length, offset) = match (wanted.net.family(), wanted.field) {
         (Family::V4, Field::Source) => (4, 12),
         (Family::V4, Field::Destination) => (4, 16),
@@ -133,30 +144,37 @@ fn match_address(list: &mut Attributes, wanted: &Match) {
     });
 }
 
-fn expression(list: &mut Attributes, name: &str, data: impl FnOnce(&mut Attributes)) {
+pub(super) fn expression(list: &mut Attributes, name: &str, data: impl FnOnce(&mut Attributes)) {
     list.nested(attr::LIST_ELEMENT, |element| {
         element.text(attr::EXPRESSION_NAME, name);
         element.nested(attr::EXPRESSION_DATA, data);
     });
 }
 
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
 /// How `nft` stores a comment: type 0, length with the closing zero.
-fn comment(text: &str) -> Vec<u8> {
+pub(super) fn comment(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
     let kept = &text.as_bytes()[..usize::from(length) - 1];
     [&[0, length], kept, &[0]].concat()
 }
 
-fn batch(messages: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+pub(super) fn batch(messages: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let edge = |kind| frame(kind, REQUEST, FAMILY_UNSPEC, SUBSYSTEM, &[]);
     let inner: Vec<u8> = messages.flatten().collect();
     [edge(BATCH_BEGIN), inner, edge(BATCH_END)].concat()
 }
 
-fn message(table: &Table, kind: u16, flags: u16, fill: impl FnOnce(&mut Attributes)) -> Vec<u8> {
+pub(super) fn message(family: Family, kind: u16, flags: u16, fill: impl FnOnce(&mut Attributes)) -> Vec<u8> {
     let mut attributes = Attributes(Vec::new());
     fill(&mut attributes);
-    let family = match table.family {
+    let family = match family {
         Family::V4 => FAMILY_IPV4,
         Family::V6 => FAMILY_IPV6,
     };
@@ -178,10 +196,10 @@ fn frame(kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) ->
 }
 
 /// Attributes under construction; numbers are big-endian throughout nf_tables.
-struct Attributes(Vec<u8>);
+pub(super) struct Attributes(Vec<u8>);
 
 impl Attributes {
-    fn bytes(&mut self, kind: u16, value: &[u8]) {
+    pub(super) fn bytes(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
@@ -189,15 +207,15 @@ impl Attributes {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
-    fn text(&mut self, kind: u16, value: &str) {
+    pub(super) fn text(&mut self, kind: u16, value: &str) {
         self.bytes(kind, &[value.as_bytes(), &[0]].concat());
     }
 
-    fn number(&mut self, kind: u16, value: u32) {
+    pub(super) fn number(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
-    fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let mut inner = Self(Vec::new());
         fill(&mut inner);
         self.bytes(kind | NESTED, &inner.0);
