@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let mut words = std::env::args_os();
     // A plugin is a program of this name in a directory of container runtimes' plugins.
     let called = words.next().unwrap_or_default();
-    if Path::new(&called).file_name().is_some_and(|name| name == "orlop-cni") {
+    if Path::new(&called).file_name().is_some_and(|name| name == orlop_cni::plugin::NAME) {
         return orlop_cni::plugin::main();
     }
     if words.next().is_some_and(|word| word == "create") {

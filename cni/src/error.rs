@@ -5,8 +5,8 @@ use std::{fmt, net::IpAddr};
 use orlop_model::net::IpNet;
 
 use crate::{
-    attach::LinkError, ipam::IpamError, names::LinkName, netlink::Error as NetlinkError, netns::NetnsError,
-    plan::PlanError, route::OverlayError, sysctl::SysctlError,
+    attach::LinkError, cut::Busy, ipam::IpamError, names::LinkName, netlink::Error as NetlinkError,
+    netns::NetnsError, plan::PlanError, route::OverlayError, sysctl::SysctlError,
 };
 
 /// The network could not be opened.
@@ -138,6 +138,13 @@ pub enum DetachError {
     /// Another pod with its name could send under its addresses.
     #[error("take back that the pod may send under its addresses")]
     Forbid(#[source] NetlinkError),
+    /// Its interface is called what it was.
+    #[error("give the pod's interface another name")]
+    Name {
+        /// Why not.
+        #[source]
+        source: Busy,
+    },
     /// Its address is still taken.
     #[error(transparent)]
     Address(#[from] IpamError),

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod cut;
 mod error;
 mod execute;
 pub mod fuzz;

@@ -46,6 +46,14 @@ pub enum NetnsError {
     Thread(#[source] io::Error),
 }
 
+/// Tells this thread's namespace from others, before and after the machine was started anew.
+pub(crate) fn own_identity() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let own =
+        std::fs::metadata("/proc/thread-self/ns/net").map(|meta| format!("{}:{}", meta.dev(), meta.ino()));
+    format!("{}/{}", boot.trim(), own.unwrap_or_default())
+}
+
 /// An open network namespace that is not the node's.
 #[derive(Debug)]
 pub(crate) struct Netns {

@@ -135,23 +135,7 @@ impl Network {
     /// # Errors
     /// As there.
     pub async fn open_within(config: NetworkConfig, patience: Duration) -> Result<Self, OpenError> {
-        validate(&config)?;
-        let open = move || {
-            let mut ledger = Ledger::open(&config.state_dir, &config.pod_cidrs, patience)?;
-            node::install(&config, &mut ledger)?;
-            let mtu = RouteSocket::open().and_then(|mut socket| mtu::wanted(&config, &mut socket));
-            let inner = Inner {
-                config,
-                mtu: AtomicU32::new(mtu.map_err(OpenError::Adopt)?),
-                ledger: Mutex::new(ledger),
-                sockets: Mutex::default(),
-                turns: [const { Mutex::new(()) }; TURNS],
-                routes: Mutex::default(),
-                wiring: Mutex::default(),
-                reaper: Reaper::default(),
-            };
-            Ok(Self(Arc::new(inner)))
-        };
+        let open = move || Inner::open(config, patience, Care::Whole).map(|inner| Self(Arc::new(inner)));
         blocking(open).await
     }
 
@@ -193,9 +177,7 @@ impl Network {
 
     /// All pods that hold addresses, by the first of them.
     pub async fn attached(&self) -> Vec<(String, Vec<IpAddr>)> {
-        let ledger = self.0.ledger();
-        let assignments = ledger.allocator().assignments();
-        assignments.map(|(addresses, owner)| (owner.uid.clone(), addresses.to_vec())).collect()
+        self.0.attached()
     }
 
     /// Looks again which MTU pods' links should have, and changes them where it has become another; returns it.
@@ -250,7 +232,47 @@ impl Network {
     }
 }
 
+/// How much is seen to before a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// The ledger is read.
+    Ledger,
+    /// What a lost ledger had is learned, what was begun is finished.
+    Links,
+    /// And what is node-wide is put up.
+    Whole,
+}
+
 impl Inner {
+    /// [`Network::open_within`] on this thread.
+    pub(crate) fn open(config: NetworkConfig, patience: Duration, care: Care) -> Result<Self, OpenError> {
+        validate(&config)?;
+        let mut ledger = Ledger::open(&config.state_dir, &config.pod_cidrs, patience)?;
+        match care {
+            Care::Ledger => {}
+            Care::Links => node::adopt_all(&config, &mut ledger)?,
+            Care::Whole => node::install(&config, &mut ledger)?,
+        }
+        let mtu = RouteSocket::open().and_then(|mut socket| mtu::wanted(&config, &mut socket));
+        Ok(Self {
+            config,
+            mtu: AtomicU32::new(mtu.map_err(OpenError::Adopt)?),
+            ledger: Mutex::new(ledger),
+            sockets: Mutex::default(),
+            turns: [const { Mutex::new(()) }; TURNS],
+            routes: Mutex::default(),
+            wiring: Mutex::default(),
+            reaper: Reaper::default(),
+        })
+    }
+
+    /// See [`Network::attached`].
+    pub(crate) fn attached(&self) -> Vec<(String, Vec<IpAddr>)> {
+        let ledger = self.ledger();
+        let assignments = ledger.allocator().assignments();
+        assignments.map(|(addresses, owner)| (owner.uid.clone(), addresses.to_vec())).collect()
+    }
+
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
     }

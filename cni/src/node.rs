@@ -1,7 +1,7 @@
 //! What the whole node needs: forwarding, masquerade, an end for packets to addresses without a pod, and the
 //! repair of what an earlier run left half done.
 
-use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeSet, fs, net::IpAddr};
 
 use orlop_model::net::{Family, IpNet};
 use rustix::io::Errno;
@@ -15,6 +15,7 @@ use crate::{
         self, Kind, Link, Route, RouteSocket,
         nft::{self, Field, Match, Rule, Table},
     },
+    netns,
     network::{Inner, NetworkConfig},
     reap::DOOMED,
     sysctl::{self, SysctlError},
@@ -36,7 +37,22 @@ pub(crate) fn install(config: &NetworkConfig, ledger: &mut Ledger) -> Result<(),
     }
     let named = |table| Table { name: table_name(config.name.as_deref()), ..table };
     let tables = config.pod_cidrs.iter().map(|range| named(table(*range, &config.cluster_cidrs)));
-    nft::apply(&tables.collect::<Vec<_>>()).map_err(OpenError::Masquerade)?;
+    put_up(config, &tables.collect::<Vec<_>>(), ledger)?;
+    unreachable(config, &mut socket)
+}
+
+/// A transaction costs the plugin, which is a process per request, more than all else it does on the node: tables that
+/// it has put up, and that still have their rules, stay.
+fn put_up(config: &NetworkConfig, tables: &[Table], ledger: &Ledger) -> Result<(), OpenError> {
+    let stamp = config.state_dir.join("tables");
+    let rules: Vec<_> = tables.iter().flat_map(|table| &table.rules).map(ToString::to_string).collect();
+    let wanted = format!("{}\n{}\n", netns::own_identity(), rules.join("\n"));
+    let told = config.name.is_some() && fs::read_to_string(&stamp).is_ok_and(|told| told == wanted);
+    let has_rules = |table: &Table| nft::count(table).is_ok_and(|count| count == table.rules.len());
+    if told && tables.iter().all(|table| has_rules(table) && nft::guards(table.family)) {
+        return Ok(());
+    }
+    nft::apply(tables).map_err(OpenError::Masquerade)?;
     let families: Vec<_> = config.pod_cidrs.iter().map(IpNet::family).collect();
     let permits: Vec<_> = ledger
         .allocator()
@@ -45,7 +61,17 @@ pub(crate) fn install(config: &NetworkConfig, ledger: &mut Ledger) -> Result<(),
         .filter(|(_, address)| families.contains(&Family::of(*address)))
         .collect();
     nft::guard(&families, &permits).map_err(OpenError::Guard)?;
-    unreachable(config, &mut socket)
+    if config.name.is_some()
+        && let Err(error) = fs::write(&stamp, wanted)
+    {
+        tracing::debug!(%error, "remember which tables are up");
+    }
+    Ok(())
+}
+
+/// Learns addresses from links whose ledger line is lost, and removes links that were cut off half-made.
+pub(crate) fn adopt_all(config: &NetworkConfig, ledger: &mut Ledger) -> Result<(), OpenError> {
+    adopt(config, ledger, &mut RouteSocket::open().map_err(OpenError::Adopt)?)
 }
 
 /// Packets are passed on. For IPv6 this makes the kernel deaf to routers, and a node that has its default route from
@@ -138,7 +164,7 @@ fn is_named(link: &Link) -> bool {
 /// One for each network of this node.
 fn table_name(network: Option<&str>) -> Cow<'static, str> {
     let own = Cow::Borrowed("orlop");
-    network.map_or(own, |name| format!("orlop-{name}").into())
+    network.map_or(own, |name| format!("orlop-net-{name}").into())
 }
 
 /// Packets from pods of this node to outside the cluster leave with the node's address.
@@ -171,7 +197,7 @@ fn unreachable(config: &NetworkConfig, socket: &mut RouteSocket) -> Result<(), O
     Ok(())
 }
 
-/// Learns addresses from links whose ledger line is lost, and removes links that were cut off half-made.
+/// See [`adopt_all`].
 fn adopt(config: &NetworkConfig, ledger: &mut Ledger, socket: &mut RouteSocket) -> Result<(), OpenError> {
     let (network, ranges) = (config.name.as_deref(), &config.pod_cidrs);
     let known: BTreeSet<_> =

@@ -4,27 +4,37 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    process::ExitCode,
+    os::unix::process::CommandExt as _,
+    process::{Command, ExitCode, Stdio},
     time::Duration,
 };
 
 use serde_json::Value;
 
 use crate::{
+    attach, cut,
     error::{AttachError, CheckError, OpenError, chain},
     ipam::IpamError,
+    netlink,
     netns::NetnsError,
-    network::Network,
+    network::{Care, Inner},
     spec::{self, Code, Config, Environment, Fault, Request},
 };
 
 /// A kubelet asks for many pods at once, each by a process of its own: they take turns at the ledger.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// What the program is called as a plugin.
+pub const NAME: &str = "orlop-cni";
+/// What it is told by itself.
+const REAP: &str = "reap";
 /// More than any configuration has.
 const STDIN_MAX: u64 = 16 << 20;
 
 /// Answers the request in the environment and on standard input.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == REAP) {
+        return if cut::reap().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let environment = Environment(std::env::vars().filter(|(name, _)| name.starts_with("CNI_")).collect());
     let mut stdin = Vec::new();
     let read = std::io::stdin().take(STDIN_MAX).read_to_end(&mut stdin);
@@ -49,44 +59,65 @@ fn answer(environment: &Environment, stdin: &[u8]) -> Result<Option<Value>, Faul
     let config = spec::config(stdin)?;
     let in_its_version = |fault| Fault { cni_version: config.cni_version.clone(), ..fault };
     let request = config.request(environment).map_err(in_its_version)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Fault::new(Code::IoFailure, "start", error));
-    runtime.and_then(|runtime| runtime.block_on(serve(&config, request))).map_err(in_its_version)
+    serve(&config, &request).map_err(in_its_version)
 }
 
-async fn serve(config: &Config, request: Request) -> Result<Option<Value>, Fault> {
-    let network = Network::open_within(config.network(), PATIENCE).await;
-    let network = network.map_err(|error| open_fault(&request, &error))?;
+/// On this thread: a runtime's threads would cost more than the request.
+fn serve(config: &Config, request: &Request) -> Result<Option<Value>, Fault> {
+    let care = match request {
+        Request::Add(_) | Request::Status => Care::Whole,
+        Request::Gc { .. } => Care::Links,
+        Request::Del { .. } | Request::Check { .. } => Care::Ledger,
+    };
+    let network = Inner::open(config.network(), PATIENCE, care);
+    let network = network.map_err(|error| open_fault(request, &error))?;
     match request {
         Request::Add(attachment) => {
-            let attached = network.attach(&attachment).await.map_err(|error| attach_fault(&error))?;
+            let attached = attach::attach(&network, attachment).map_err(|error| attach_fault(&error))?;
             let previous = config.prev_result.as_ref();
-            spec::add_result(config.version(), &attachment, &attached, config.dns.as_ref(), previous)
-                .map(Some)
+            spec::add_result(config.version(), attachment, &attached, config.dns.as_ref(), previous).map(Some)
         }
-        Request::Del { uid } => detach(&network, &uid).await.map(|()| None),
+        Request::Del { uid, netns, interface } => {
+            match cut::off(&network, uid, netns.as_deref(), interface) {
+                Ok(false) => {}
+                Ok(true) => reap_later().map_err(|error| detach_fault(uid, &error))?,
+                Err(_) => attach::detach(&network, uid).map_err(|error| detach_fault(uid, &error))?,
+            }
+            Ok(None)
+        }
         Request::Check { attachment, addresses, routed } => {
-            let state = network.check(&attachment, &addresses, routed).await;
+            let state = attach::check(&network, attachment, addresses, *routed);
             state.map(|()| None).map_err(|error| check_fault(&error))
         }
         Request::Gc { keep } => {
-            let gone =
-                network.attached().await.into_iter().map(|(uid, _)| uid).filter(|uid| !keep.contains(uid));
             let mut result = Ok(None);
-            for uid in gone {
-                if let Err(fault) = detach(&network, &uid).await {
-                    result = Err(fault);
+            for (uid, _) in network.attached().iter().filter(|(uid, _)| !keep.contains(uid)) {
+                if let Err(error) = cut::off(&network, uid, None, "") {
+                    result = Err(detach_fault(uid, &error));
                 }
             }
-            result
+            let reaped = cut::reap().map_err(|error| detach_fault("what was cut off", &error));
+            reaped.and(result)
         }
         Request::Status => Ok(None),
     }
 }
 
-async fn detach(network: &Network, uid: &str) -> Result<(), Fault> {
-    let detached = network.detach(uid).await;
-    detached.map_err(|error| Fault::new(Code::IoFailure, format!("detach {uid}"), chain(&error)))
+/// By a process of its own, which nobody waits for.
+fn reap_later() -> Result<(), netlink::Error> {
+    let reap = || {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg0(NAME).arg(REAP).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+    };
+    match reap() {
+        Ok(_left_alone) => Ok(()),
+        Err(_) => cut::reap(),
+    }
+}
+
+fn detach_fault(uid: &str, error: &dyn std::error::Error) -> Fault {
+    Fault::new(Code::IoFailure, format!("detach {uid}"), chain(error))
 }
 
 fn check_fault(error: &CheckError) -> Fault {

@@ -135,6 +135,12 @@ impl RouteSocket {
         self.wait(self.handle.link().change(message.build()).execute())
     }
 
+    /// Gives a link another name.
+    pub(crate) fn rename(&mut self, index: u32, name: &str) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(index).name(name.to_owned()).build();
+        self.wait(self.handle.link().change(message).execute())
+    }
+
     /// Puts a link into a group. One that is gone is fine: namespaces take theirs along when they end.
     pub(crate) fn set_group(&mut self, index: u32, group: u32) -> Result<(), Error> {
         let message = LinkUnspec::new_with_index(index).link_group(group).build();

@@ -96,6 +96,43 @@ pub(crate) fn unguard(family: Family) -> Result<(), Error> {
     transact(&guard::remove(family))
 }
 
+/// How many rules the table has; none if it is not there.
+pub(crate) fn count(table: &Table) -> Result<usize, Error> {
+    count_rules(&encode::list(table.family, &table.name, table.chain))
+}
+
+/// Whether the rules that hold pods to their addresses are up.
+pub(crate) fn guards(family: Family) -> bool {
+    count_rules(&guard::list(family)).is_ok_and(|count| count > 0)
+}
+
+fn count_rules(request: &[u8]) -> Result<usize, Error> {
+    const DONE: u16 = 3;
+    let socket = connect(NETLINK_NETFILTER).map_err(Error::Open)?;
+    socket.send(request, 0).map_err(Error::Talk)?;
+    let mut rules = 0;
+    loop {
+        let (answer, _) = socket.recv_from_full().map_err(Error::Talk)?;
+        let mut rest = answer.as_slice();
+        while let Some((kind, length)) = header(rest) {
+            match kind {
+                encode::NEW_RULE => rules += 1,
+                DONE => return Ok(rules),
+                _ => return outcome(rest).map(|()| rules),
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// Kind and length of the first message.
+fn header(messages: &[u8]) -> Option<(u16, usize)> {
+    let length = u32::from_ne_bytes(messages.get(..4)?.try_into().ok()?);
+    let kind = u16::from_ne_bytes(messages.get(4..6)?.try_into().ok()?);
+    // At least itself: nobody is to go round in circles.
+    Some((kind, usize::try_from(length).ok()?.max(16)))
+}
+
 /// Sends one batch. The kernel has answered everything by the time `send` returns.
 fn transact(batch: &[u8]) -> Result<(), Error> {
     let socket = connect(NETLINK_NETFILTER).map_err(Error::Open)?;

@@ -30,6 +30,10 @@ pub(crate) enum Request {
     Del {
         /// Uid.
         uid: String,
+        /// The container, where it is known.
+        netns: Option<PathBuf>,
+        /// Its interface.
+        interface: String,
     },
     /// Is it still as the result said?
     Check {
@@ -245,7 +249,15 @@ impl Config {
         };
         match command {
             "ADD" => Ok(Request::Add(self.attachment(environment)?)),
-            "DEL" => Ok(Request::Del { uid: self.uid(environment.container()?, environment.interface()?) }),
+            "DEL" => {
+                let interface = environment.interface()?.to_owned();
+                let uid = self.uid(environment.container()?, &interface);
+                Ok(Request::Del {
+                    uid,
+                    netns: environment.optional("CNI_NETNS").map(PathBuf::from),
+                    interface,
+                })
+            }
             "CHECK" => {
                 since(Version::CHECK)?;
                 let attachment = self.attachment(environment)?;

@@ -48,11 +48,15 @@ fn commands_become_requests() {
             r#"Check { attachment: Attachment { uid: "pods/c1/eth0", namespace: "container", name: "c1", netns: "/run/netns/x", interface: "eth0", addresses: [], mac: Some(0a:58:0a:f4:01:02), default_route: true }, addresses: [10.244.1.2], routed: true }"#
         ]],
     );
-    check("COMMAND=DEL CONTAINERID=c1 IFNAME=eth0", GOOD, expect![[r#"Del { uid: "pods/c1/eth0" }"#]]);
+    check(
+        "COMMAND=DEL CONTAINERID=c1 IFNAME=eth0",
+        GOOD,
+        expect![[r#"Del { uid: "pods/c1/eth0", netns: None, interface: "eth0" }"#]],
+    );
     check(
         "COMMAND=DEL CONTAINERID=c1 IFNAME=net1 NETNS=/gone",
         &with("1.1.0", "0.3.1"),
-        expect![[r#"Del { uid: "pods/c1/net1" }"#]],
+        expect![[r#"Del { uid: "pods/c1/net1", netns: Some("/gone"), interface: "net1" }"#]],
     );
     check("COMMAND=GC", GOOD, expect![[r#"Gc { keep: ["pods/c1/eth0", "pods/c1/net1"] }"#]]);
     let both = with(r#""prevResult""#, r#""cni.dev/attachments":[],"prevResult""#);

@@ -68,7 +68,12 @@ fn a_pod_is_added_checked_and_deleted() {
 
     for _ in 0..2 {
         assert_eq!(call(&node, "DEL", "c1", Some(&pod), json!({})), Ok(Value::Null));
+        // What comes next may call its interface so, and nothing passes any more.
+        assert!(pod.ip_json("link show").iter().all(|link| link["ifname"] != "eth0"));
+        assert!(!node.ns.ping([10, 244, 1, 2]));
+        assert_eq!(node.routes(), ["10.244.1.0/24 unreachable"]);
     }
+    node.settle();
     assert_eq!(node.links(), Vec::<String>::new());
     assert_eq!(call(&node, "DEL", "never", None, json!({})), Ok(Value::Null));
 }

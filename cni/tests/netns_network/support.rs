@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use orlop_cni::{Attachment, Network, NetworkConfig, Overlay, Peer};
@@ -189,11 +189,21 @@ impl Node {
         self.with(async |net| net.attach(&attachment(uid, pod)).await.unwrap().addresses)
     }
 
-    /// Names of the links that are ours.
+    /// Names of the links that are ours, without those that are down and about to go.
     pub(crate) fn links(&self) -> Vec<String> {
-        let name = |link: Value| link["ifname"].as_str().unwrap().to_owned();
-        let names = self.ns.ip_json("link show").into_iter().map(name);
-        names.filter(|name| name.starts_with("orl")).collect()
+        let ours = |link: &Value| link["ifname"].as_str().unwrap().starts_with("orl");
+        let doomed = |link: &Value| link["group"] == "1869769828" && link["operstate"] == "DOWN";
+        let links = self.ns.ip_json("link show").into_iter().filter(|link| ours(link) && !doomed(link));
+        links.map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until what was cut off is taken apart.
+    pub(crate) fn settle(&self) {
+        let until = Instant::now() + PATIENCE;
+        while self.ns.ip("link show").contains(": orl") {
+            assert!(Instant::now() < until, "{}", self.ns.ip("link show"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Destinations of the routes that are ours.

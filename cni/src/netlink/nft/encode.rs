@@ -13,6 +13,7 @@ pub(super) const NEW_TABLE: u16 = SUBSYSTEM << 8;
 pub(super) const DEL_TABLE: u16 = (SUBSYSTEM << 8) | 2;
 pub(super) const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
 pub(super) const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
+const GET_RULE: u16 = (SUBSYSTEM << 8) | 7;
 pub(super) const DEL_RULE: u16 = (SUBSYSTEM << 8) | 8;
 pub(super) const NEW_SET: u16 = (SUBSYSTEM << 8) | 9;
 pub(super) const NEW_SET_ELEMENT: u16 = (SUBSYSTEM << 8) | 12;
@@ -20,6 +21,7 @@ pub(super) const DEL_SET_ELEMENT: u16 = (SUBSYSTEM << 8) | 14;
 
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;
@@ -70,6 +72,14 @@ pub(super) mod attr {
 /// Batch that ends with exactly these tables.
 pub(super) fn replace(tables: &[Table]) -> Vec<u8> {
     batch(tables.iter().flat_map(table))
+}
+
+/// Asks for all rules of a chain.
+pub(super) fn list(family: Family, table: &str, chain: &str) -> Vec<u8> {
+    message(family, GET_RULE, DUMP, |b| {
+        b.text(attr::RULE_TABLE, table);
+        b.text(attr::RULE_CHAIN, chain);
+    })
 }
 
 /// Batch that ends without the tables.

@@ -68,6 +68,11 @@ pub(super) fn forbid(permits: &[Permit]) -> Vec<u8> {
     batch(add.into_iter().chain(elements(DEL_SET_ELEMENT, 0, permits)))
 }
 
+/// Asks for the family's rules.
+pub(super) fn list(family: Family) -> Vec<u8> {
+    super::encode::list(family, TABLE, CHAIN)
+}
+
 /// Batch that ends without the family's table.
 pub(super) fn remove(family: Family) -> Vec<u8> {
     batch([new_table(family), del_table(family)].into_iter())
