@@ -31,13 +31,15 @@ fn start(node: &Node, command: &str, id: &str, netns: Option<&Ns>, extra: Value)
         "stateDir": node.dir.path(), "mtu": 1450,
     });
     config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    // So that a test can say it where it says all else.
+    let interface = config.as_object_mut().unwrap().remove("CNI_IFNAME").unwrap_or_else(|| "eth0".into());
     let mut process = Command::new("nsenter")
         .arg(format!("--net={}", node.ns.path().display()))
         .arg(env!("CARGO_BIN_EXE_orlop-cni"))
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", id)
         .env("CNI_NETNS", netns.map(Ns::path).unwrap_or_default())
-        .env("CNI_IFNAME", "eth0")
+        .env("CNI_IFNAME", interface.as_str().unwrap())
         .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{id}"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -100,6 +102,61 @@ fn both_families_are_in_the_result_and_checked() {
     assert!(error["details"].as_str().unwrap().contains("addr add fd00:10:0:1::2/128"), "{error}");
     call(&node, "DEL", "c1", Some(&pod), previous).unwrap();
     assert_eq!(node.links(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn rules_that_are_up_stay_and_rules_that_are_gone_come_back() {
+    let (node, pods) = (Node::new("10.244.1.0/24"), [Ns::new(), Ns::new(), Ns::new(), Ns::new()]);
+    let add = |id: &str, pod: &Ns, extra| call(&node, "ADD", id, Some(pod), extra).unwrap();
+    let rules = || node.ns.exec(&["nft", "-a", "list", "table", "ip", "orlop-pods"]);
+    add("c1", &pods[0], json!({}));
+    let first = rules();
+    assert!(first.contains("masquerade"), "{first}");
+    add("c2", &pods[1], json!({}));
+    assert_eq!(rules(), first, "handles would be others");
+    node.ns.exec(&["nft", "flush", "chain", "ip", "orlop-pods", "postrouting"]);
+    add("c3", &pods[2], json!({}));
+    assert!(rules().contains("ip daddr != 10.244.0.0/16"));
+    node.ns.exec(&["nft", "delete", "table", "ip", "orlop-pods"]);
+    add("c4", &pods[3], json!({ "clusterCIDR": "10.244.0.0/20" }));
+    assert!(rules().contains("ip daddr != 10.244.0.0/20"));
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn networks_and_interfaces_of_a_container_do_not_know_each_other() {
+    let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
+    node.ns.ip("addr add 192.0.2.1/32 dev lo");
+    let dir = node.dir.path().join("second");
+    let second = || json!({ "name": "second", "podCIDR": "10.9.1.0/24", "clusterCIDR": "10.9.0.0/16", "stateDir": dir });
+    let on = |interface: &str, command: &str, mut extra: Value| {
+        extra["CNI_IFNAME"] = interface.into();
+        call(&node, command, "c1", Some(&pod), extra)
+    };
+    on("eth0", "ADD", json!({})).unwrap();
+    let result = on("net1", "ADD", second()).unwrap();
+    assert_eq!(result["routes"], json!([{ "dst": "10.9.0.0/16", "gw": "169.254.1.1" }]));
+    let third = on("net2", "ADD", json!({})).unwrap();
+    assert_eq!(third["ips"][0]["address"], "10.244.1.3/32");
+    let peer = Ns::new();
+    call(&node, "ADD", "c2", Some(&peer), second()).unwrap();
+    assert!(node.ns.ping([10, 244, 1, 2]) && peer.ping([10, 9, 1, 2]));
+    assert!(pod.ip("route show default").contains("dev eth0"));
+
+    let mut previous = second();
+    previous["prevResult"] = result;
+    on("net1", "CHECK", previous).unwrap();
+    // The runtime knows of one attachment to the second network: only the other one goes.
+    let mut kept = second();
+    kept["cni.dev/valid-attachments"] = json!([{ "containerID": "c2", "ifname": "eth0" }]);
+    assert_eq!(on("", "GC", kept), Ok(Value::Null));
+    assert!(node.ns.ping([10, 244, 1, 2]) && node.ns.ping([10, 9, 1, 3]) && !peer.ping([10, 9, 1, 2]));
+    call(&node, "DEL", "c2", Some(&peer), second()).unwrap();
+    on("eth0", "DEL", json!({})).unwrap();
+    assert!(!node.ns.ping([10, 244, 1, 2]));
+    let third = format!("10.244.1.3 {}", node.links()[0]);
+    assert_eq!(node.routes(), ["10.244.1.0/24 unreachable", &third, "10.9.1.0/24 unreachable"]);
 }
 
 #[test]
