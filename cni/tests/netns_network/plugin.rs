@@ -109,16 +109,16 @@ fn both_families_are_in_the_result_and_checked() {
 fn rules_that_are_up_stay_and_rules_that_are_gone_come_back() {
     let (node, pods) = (Node::new("10.244.1.0/24"), [Ns::new(), Ns::new(), Ns::new(), Ns::new()]);
     let add = |id: &str, pod: &Ns, extra| call(&node, "ADD", id, Some(pod), extra).unwrap();
-    let rules = || node.ns.exec(&["nft", "-a", "list", "table", "ip", "orlop-pods"]);
+    let rules = || node.ns.exec(&["nft", "-a", "list", "table", "ip", "orlop-net-pods"]);
     add("c1", &pods[0], json!({}));
     let first = rules();
     assert!(first.contains("masquerade"), "{first}");
     add("c2", &pods[1], json!({}));
     assert_eq!(rules(), first, "handles would be others");
-    node.ns.exec(&["nft", "flush", "chain", "ip", "orlop-pods", "postrouting"]);
+    node.ns.exec(&["nft", "flush", "chain", "ip", "orlop-net-pods", "postrouting"]);
     add("c3", &pods[2], json!({}));
     assert!(rules().contains("ip daddr != 10.244.0.0/16"));
-    node.ns.exec(&["nft", "delete", "table", "ip", "orlop-pods"]);
+    node.ns.exec(&["nft", "delete", "table", "ip", "orlop-net-pods"]);
     add("c4", &pods[3], json!({ "clusterCIDR": "10.244.0.0/20" }));
     assert!(rules().contains("ip daddr != 10.244.0.0/20"));
 }
