@@ -11,6 +11,7 @@ pub mod credential;
 pub mod cri;
 pub mod csi;
 pub mod device;
+pub mod dns;
 pub mod events;
 pub mod evict;
 pub mod exclusive;
