@@ -423,8 +423,20 @@ flags! {
     container_log_max_size: String, "ORLOP_CONTAINER_LOG_MAX_SIZE";
     /// Most log files of a container, 2 at least [default: 5].
     container_log_max_files: usize, "ORLOP_CONTAINER_LOG_MAX_FILES";
-    /// DNS servers for pods with dnsPolicy ClusterFirst, separated by commas.
+    /// DNS servers for pods with dnsPolicy ClusterFirst, separated by commas [default: in mode standalone our own, the
+    /// tenth address of --service-cidr].
     cluster_dns: String, "ORLOP_CLUSTER_DNS";
+    /// Port of our own DNS server on the node's address (mode standalone, and mode node with --node-local-dns); 0 is no
+    /// server [default: 10053].
+    dns_port: u16, "ORLOP_DNS_PORT";
+    /// Name servers for names outside the cluster, as `address` or `address:port`, separated by commas [default: those
+    /// of the node's resolv.conf].
+    dns_upstreams: String, "ORLOP_DNS_UPSTREAMS";
+    /// Seconds for which an answer about the cluster's names may be kept [default: 30].
+    dns_ttl: u32, "ORLOP_DNS_TTL";
+    /// Answer the DNS questions of this node's pods and processes here instead of at the cluster's DNS server (mode
+    /// node) [default: false].
+    node_local_dns: bool, "ORLOP_NODE_LOCAL_DNS";
     /// Domain of the cluster [default: cluster.local].
     cluster_domain: String, "ORLOP_CLUSTER_DOMAIN";
     /// What to log, as in `info,orlop_dataplane=debug` [default: info].

@@ -54,6 +54,7 @@ use self::{
 };
 use crate::{
     args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags},
+    dns::upstreams,
     images::{collect, rate::Rate},
     pod::settings::ResourcePolicy,
 };
@@ -150,6 +151,8 @@ pub struct Config {
     pub cluster_dns: Vec<IpAddr>,
     /// Domain of the cluster.
     pub cluster_domain: String,
+    /// Our own DNS server.
+    pub dns: DnsConfig,
     /// What to log.
     pub log: String,
     /// What only the kubelet's own configuration says.
@@ -167,6 +170,19 @@ pub struct CniDirs {
     pub conf_dir: PathBuf,
     /// The programs.
     pub bin_dirs: Vec<PathBuf>,
+}
+
+/// What operators want of our DNS server.
+#[derive(Clone, Debug)]
+pub struct DnsConfig {
+    /// Port on the node's address; 0 is no server.
+    pub port: u16,
+    /// Who is asked for names outside the cluster; none given: whom the node's resolv.conf names.
+    pub upstreams: Vec<SocketAddr>,
+    /// Seconds that answers about the cluster may be kept.
+    pub ttl: u32,
+    /// Whether this node answers its own questions, in a cluster that has a DNS server.
+    pub node_local: bool,
 }
 
 impl Config {
@@ -250,6 +266,10 @@ impl TryFrom<Flags> for Config {
             container_log_max_files,
             cluster_dns,
             cluster_domain,
+            dns_port,
+            dns_upstreams,
+            dns_ttl,
+            node_local_dns,
             log,
         } = flags;
         let state_dir = absolute("state-dir", state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()))?;
@@ -347,6 +367,15 @@ impl TryFrom<Flags> for Config {
                 .map(|text| parse("cluster-dns", text))
                 .collect::<Result<_, _>>()?,
             cluster_domain: cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
+            dns: DnsConfig {
+                port: dns_port.unwrap_or(10053),
+                upstreams: words(dns_upstreams)
+                    .iter()
+                    .map(|text| upstreams::parse(text).map_err(|why| value("dns-upstreams", text, why)))
+                    .collect::<Result<_, _>>()?,
+                ttl: dns_ttl.unwrap_or(30),
+                node_local: node_local_dns.unwrap_or(false),
+            },
             log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
             kubelet: Kubelet::default(),
             warnings: Vec::new(),

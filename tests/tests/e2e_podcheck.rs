@@ -51,7 +51,7 @@ fn pods_behave_as_recorded_from_upstream() {
     let fixtures =
         fixtures.expect("ORLOP_FIXTURES is not set: the folder with the record of upstream's pods");
     let fixtures = PathBuf::from(fixtures).join("pod-behaviour");
-    let p = Playground::with(&[], &[("ORLOP_CLUSTER_DNS", "10.96.0.10")]);
+    let p = Playground::with(&[], &[("ORLOP_SERVICE_CIDR", "10.96.0.0/16")]);
     let cases = p.dir.join("cases");
     let count = copy_cases(&fixtures.join("cases"), &cases);
     let check = Check { p: &p, fixtures, cases };

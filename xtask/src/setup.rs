@@ -53,6 +53,8 @@ const TESTS: &[Needed] = &[
     needed("crun", "crun"),
     needed("bpftool", "bpftool"),
     needed("nft", "nftables"),
+    needed("dig", "bind9-dnsutils"),
+    needed("dnsmasq", "dnsmasq-base"),
     needed("iptables", "iptables"),
     needed("ping", "iputils-ping"),
     needed("htpasswd", "apache2-utils"),

@@ -70,7 +70,11 @@ const DOORS: &[Door] = &[
     },
     Door { library: "netlink_proto", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
     Door { library: "netlink_sys", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
-    Door { library: "hickory_proto", crates: &["orlop"], files: &["agent/src/dns/"] },
+    Door {
+        library: "hickory_proto",
+        crates: &["orlop"],
+        files: &["agent/src/dns/", "fuzz/fuzz_targets/dns"],
+    },
     Door { library: "reqwest", crates: &["orlop-runtime"], files: &["runtime/src/image/registry/"] },
     Door { library: "fjall", crates: &["orlop-apiserver"], files: &["apiserver/src/store"] },
     Door {
@@ -136,6 +140,7 @@ const PURE: &[&str] = &[
     "agent/src/device/grant",
     "agent/src/dns/cache",
     "agent/src/dns/clients",
+    "agent/src/dns/redirect",
     "agent/src/dns/upstreams",
     "agent/src/dns/wire",
     "agent/src/dns/zone/",

@@ -12,6 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::dns::Served;
 use orlop::{
     config::Config,
     memory::{Kind, Memory},
@@ -21,25 +22,44 @@ use orlop::{
 /// Updates waiting for the dataplane: it is faster than any watch, this only evens out bursts.
 const QUEUE: usize = 256;
 
-/// Runs until told to stop; the programs stay. `objects` also hears of every Service, so that one watch serves both.
+/// Who else hears of what is watched here, so that one watch serves all.
+#[derive(Default)]
+pub(super) struct Also {
+    /// Every Service.
+    pub(super) objects: Option<Arc<ApiObjects>>,
+    /// Services and their endpoints.
+    pub(super) dns: Option<Served>,
+}
+
+/// Runs until told to stop; the programs stay.
 pub(super) async fn run(
     config: &Config,
     client: &Client,
-    objects: Option<Arc<ApiObjects>>,
+    also: Also,
     memory: Option<Memory>,
     host_ports: BoxStream<'static, Update>,
     stop: CancellationToken,
 ) -> Result<()> {
     let (updates, received) = mpsc::channel(QUEUE);
+    let Also { objects, dns } = also;
+    let (dns, mut redirect) = dns.map_or((None, None), |served| (Some(served.dns), served.redirect));
+    let names = dns.clone();
     let services = watch(client, memory.as_ref(), Kind::Service).map(move |event| {
         if let Some(objects) = &objects {
             objects.apply_service(&event);
         }
+        if let Some(dns) = &dns {
+            dns.services(&event);
+        }
         Update::Service(event.map(Arc::unwrap_or_clone))
     });
     let slices = watch(client, memory.as_ref(), Kind::EndpointSlice);
-    let slices =
-        slices.map(|event: Event<Arc<EndpointSlice>>| Update::EndpointSlice(event.map(Arc::unwrap_or_clone)));
+    let slices = slices.map(move |event: Event<Arc<EndpointSlice>>| {
+        if let Some(dns) = &names {
+            dns.endpoint_slices(&event);
+        }
+        Update::EndpointSlice(event.map(Arc::unwrap_or_clone))
+    });
     let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
     let node = source::watch(Api::<Node>::all(client.clone()), own)
         .filter_map(|event| std::future::ready(node_of(&event)));
@@ -47,8 +67,14 @@ pub(super) async fn run(
         futures::stream::select_all([services.boxed(), slices.boxed(), node.boxed(), host_ports]);
     let feed = async move {
         while let Some(update) = merged.next().await {
-            if updates.send(update).await.is_err() {
-                return;
+            let passed = match &mut redirect {
+                Some(redirect) => redirect.pass(update),
+                None => vec![update],
+            };
+            for update in passed {
+                if updates.send(update).await.is_err() {
+                    return;
+                }
             }
         }
     };

@@ -10,6 +10,7 @@
 
 mod cri;
 mod dataplane;
+mod dns;
 mod host_ports;
 mod network;
 mod node;
@@ -52,7 +53,8 @@ pub(crate) async fn node(config: Config, stop: CancellationToken) -> Result<()> 
             let Joined { client, ca, expires } = connect(&config).await?;
             let memory = Memory::open(config.state_dir.join("memory"))
                 .with_context(|| format!("make {} ready", config.state_dir.join("memory").display()))?;
-            Some(node::ControlPlane { client, ca, expires, memory: Some(memory) })
+            let dns = (config.dns.node_local && config.dns.port != 0).then_some(dns::Role::NodeLocal);
+            Some(node::ControlPlane { client, ca, expires, memory: Some(memory), dns })
         }
     };
     node::run(config, control, stop).await
@@ -67,7 +69,7 @@ pub(crate) async fn dataplane(config: Config, stop: CancellationToken) -> Result
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("create {}", config.run_dir.display()))?;
     let no_pods = futures::stream::pending().boxed();
-    dataplane::run(&config, &joined.client, None, None, no_pods, stop).await
+    dataplane::run(&config, &joined.client, dataplane::Also::default(), None, no_pods, stop).await
 }
 
 /// A control plane reached over TLS.

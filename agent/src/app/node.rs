@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    dataplane,
+    dataplane, dns,
     host_ports::{self, Watched},
     network, plugins,
 };
@@ -112,6 +112,8 @@ pub(super) struct ControlPlane {
     pub(super) expires: Option<Timestamp>,
     /// For when it cannot be reached.
     pub(super) memory: Option<Memory>,
+    /// What its name server is for, where it has one.
+    pub(super) dns: Option<dns::Role>,
 }
 
 /// Runs the node until told to stop. Pods, networks and services go on without it. Without a control plane it runs the
@@ -125,7 +127,7 @@ pub(super) async fn run(
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     let (registry, probes) = (Registry::new(), Registry::new());
-    let control = control.map(|control| {
+    let mut control = control.map(|control| {
         let client = requests::counted(control.client, &registry);
         ControlPlane { client, ..control }
     });
@@ -154,6 +156,10 @@ pub(super) async fn run(
     tasks.spawn(follow_devices(counts, health.clone()));
     tasks.spawn(local_sockets(config.kubelet_dir.clone(), Arc::clone(&exclusive), stop.clone()));
     tasks.spawn(rotate_logs(runtime.clone(), config.kubelet.log_monitor));
+    let dns = match control.as_mut().and_then(|control| control.dns.take()) {
+        Some(role) => Some(dns::start(&config, role, &registry, &mut tasks).await?),
+        None => None,
+    };
     let node_name = config.node_name.to_string();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (changes, changed) = mpsc::unbounded_channel();
@@ -170,7 +176,7 @@ pub(super) async fn run(
             Some(plugins) => plugins,
             None => Arc::new(network::alone(&config).await.context("open the pod network")?),
         },
-        Some(ControlPlane { client, ca, memory, expires: _ }) => {
+        Some(ControlPlane { client, ca, memory, expires: _, dns: _ }) => {
             let source = Arc::new(ContainerLogs {
                 runtime: runtime.clone(),
                 client: client.clone(),
@@ -400,7 +406,8 @@ pub(super) async fn run(
     let services = async {
         match &client {
             Some(client) => {
-                dataplane::run(&config, client, api_objects, memory.clone(), host_ports, stop.clone()).await
+                let also = dataplane::Also { objects: api_objects, dns };
+                dataplane::run(&config, client, also, memory.clone(), host_ports, stop.clone()).await
             }
             None => {
                 stop.cancelled().await;

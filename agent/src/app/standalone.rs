@@ -17,7 +17,7 @@ use orlop_controllers::{Controller, ControllersConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::node;
+use super::{dns, node};
 use orlop::config::Config;
 
 /// Runs until told to stop.
@@ -47,6 +47,13 @@ pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Resul
     let masters = |user: &str| identity(user, "system:masters");
     let controllers = ControllersConfig { ca_pem: api.ca_pem().to_owned(), ..controllers };
     let manager = client(&api, masters("system:kube-controller-manager"));
+    let mut config = config;
+    let dns = dns::cluster_address(&config).map(|address| {
+        if config.cluster_dns.is_empty() {
+            config.cluster_dns = vec![address.into()];
+        }
+        dns::Role::Cluster { address, admin: client(&api, masters("system:dns")) }
+    });
     let agent = client(&api, identity(&format!("system:node:{}", config.node_name), "system:nodes"));
     // It lives and dies with the node: nothing has to be remembered of it.
     let control_plane = node::ControlPlane {
@@ -54,6 +61,7 @@ pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Resul
         ca: api.ca_pem().as_bytes().to_vec(),
         expires: None,
         memory: None,
+        dns,
     };
     // Drained in reverse order: the node first, so that its last statuses find an API server.
     let (serving, controlling) = (CancellationToken::new(), CancellationToken::new());

@@ -1,28 +1,24 @@
 //! `[p]` Who may ask: the cluster's pods and nodes, and this machine. Names of the cluster are no business of others,
 //! and a name server that answers everybody is a weapon against third parties.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
-use orlop_cni::Ipv4Net;
-use orlop_model::event::Event;
+
+use orlop_model::{event::Event, net::IpNet};
 
 /// Those who may.
 #[derive(Debug, Default)]
 pub struct Clients {
-    always: (Vec<Ipv4Net>, Vec<Ipv4Addr>),
-    nodes: BTreeMap<String, (Vec<Ipv4Net>, Vec<IpAddr>)>,
+    always: (Vec<IpNet>, Vec<IpAddr>),
+    nodes: BTreeMap<String, (Vec<IpNet>, Vec<IpAddr>)>,
 }
 
 impl Clients {
     /// These, whatever the Nodes say.
     #[must_use]
-    pub fn new(pods: Vec<Ipv4Net>, hosts: Vec<Ipv4Addr>) -> Clients {
+    pub fn new(pods: Vec<IpNet>, hosts: Vec<IpAddr>) -> Clients {
         Clients { always: (pods, hosts), nodes: BTreeMap::new() }
     }
 
@@ -49,17 +45,14 @@ impl Clients {
             return true;
         }
         let (pods, hosts) = &self.always;
-        let within = |nets: &[Ipv4Net]| match client {
-            IpAddr::V4(client) => nets.iter().any(|net| net.contains(client)),
-            IpAddr::V6(_) => false,
-        };
+        let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(client));
         within(pods)
-            || hosts.iter().any(|host| IpAddr::V4(*host) == client)
+            || hosts.contains(&client)
             || self.nodes.values().any(|(pods, hosts)| within(pods) || hosts.contains(&client))
     }
 }
 
-fn places(node: &Node) -> (Vec<Ipv4Net>, Vec<IpAddr>) {
+fn places(node: &Node) -> (Vec<IpNet>, Vec<IpAddr>) {
     let spec = node.spec.as_ref();
     let nets = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
     let nets = nets.iter().chain(spec.and_then(|spec| spec.pod_cidr.as_ref()));
@@ -75,7 +68,7 @@ mod tests {
     #[test]
     fn pods_nodes_and_this_machine_may_ask() {
         let mut clients =
-            Clients::new(vec!["10.42.0.0/16".parse().unwrap()], vec![Ipv4Addr::new(192, 0, 2, 1)]);
+            Clients::new(vec!["10.42.0.0/16".parse().unwrap()], vec![IpAddr::from([192, 0, 2, 1])]);
         let node: Node = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "far"},
             "spec": {"podCIDR": "10.244.3.0/24", "podCIDRs": ["10.244.3.0/24", "fd00::/64"]},

@@ -17,6 +17,8 @@ pub mod clients;
 mod forward;
 mod listen;
 mod metrics;
+pub mod publish;
+pub mod redirect;
 mod resolver;
 #[cfg(test)]
 mod tests;

@@ -43,10 +43,16 @@ impl Surroundings for Api {
         if usable == 0 {
             return Err("range is full".into());
         }
+        // The first addresses are for those who ask for one by number, as long as there are others (KEP-3070): the
+        // cluster's DNS has the tenth.
+        let set_aside = if usable > 16 { (usable / 16).clamp(16, 256) } else { 0 };
         // Start anywhere, so that an address is not handed out again right after its service is gone.
-        let start = u32::from_le_bytes(random::<4>()) % usable;
-        (0..usable)
-            .filter_map(|i| net.nth(1 + start.wrapping_add(i) % usable))
+        let start = u32::from_le_bytes(random::<4>()) % (usable - set_aside);
+        let others =
+            (0..usable - set_aside).map(|i| set_aside + start.wrapping_add(i) % (usable - set_aside));
+        others
+            .chain(0..set_aside)
+            .filter_map(|i| net.nth(1 + i))
             .find(|ip| !taken.contains(ip))
             .ok_or_else(|| "range is full".into())
     }

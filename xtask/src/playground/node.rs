@@ -107,6 +107,11 @@ fn joining_args(layout: &Layout, place: &NodePlace) -> Result<Vec<String>> {
     write_private(&kubeconfig, &made)?;
     let mut args = common_args("node", place);
     args.push(format!("--kubeconfig={}", kubeconfig.display()));
+    // A kubelet is told where the cluster's DNS is, and so are we; unless whoever calls says more about it.
+    let said = ["CLUSTER_DNS", "SERVICE_CIDR", "DNS_PORT", "CONFIG", "CONFIG_DIR"];
+    if said.iter().all(|name| std::env::var_os(format!("ORLOP_{name}")).is_none()) {
+        args.push("--cluster-dns=10.43.0.10".to_owned());
+    }
     Ok(args)
 }
 

@@ -37,6 +37,16 @@ use reverse::Reverse;
 /// The label of a slice that says whose it is.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// The domain that somebody calls `cluster.local`.
+///
+/// # Errors
+/// When it is no name.
+pub fn domain(text: &str) -> Result<Name, String> {
+    let name =
+        Name::from_ascii(format!("{}.", text.trim_end_matches('.'))).map_err(|error| error.to_string())?;
+    if name.is_root() { Err("the root is no cluster's domain".to_owned()) } else { Ok(name.to_lowercase()) }
+}
+
 /// What a zone is, whatever is in it.
 #[derive(Clone, Debug)]
 pub struct Settings {
