@@ -209,6 +209,11 @@ fn pods_find_services_pods_and_the_world() {
         assert!(metrics.contains(metric), "{metric} is not among the metrics");
     }
 
+    let alone = run(p.inside(1, "curl").args(["-sS", "--max-time", "2", "http://10.43.0.10:9153/metrics"]));
+    assert!(alone.text().contains("coredns_dns_requests_total{"));
+    let outside = format!("http://{node}:9153/metrics");
+    run(Command::new("curl").args(["-sS", "--max-time", "2", &outside])).refusal();
+
     // `kubectl delete service --all -n kube-system` takes no name away for long.
     p.kubectl(&["delete", "service", "kube-dns", "-n", "kube-system"]).text();
     p.wait_for(&["get", "service", "kube-dns", "-n", "kube-system", "-ojsonpath={.spec.clusterIP}"], |ip| {

@@ -21,6 +21,9 @@ use orlop::{
     source,
 };
 
+/// Where upstream's DNS shows its metrics.
+const METRICS_PORT: u16 = 9153;
+
 /// What the name server of a node is for.
 pub(super) enum Role {
     /// It is the cluster's.
@@ -66,8 +69,10 @@ pub(super) async fn start(
         [] => Upstreams::File { path: config.kubelet.resolv_conf.clone(), own: own.clone() },
         given => Upstreams::Given(given.to_vec()),
     };
+    let metrics = matches!(role, Role::Cluster { .. }).then(|| (config.node_ip, METRICS_PORT).into());
     let setup = Setup {
         listen,
+        metrics,
         zone: dns::zone::Settings { domain, ttl: config.dns.ttl, servers: own.clone() },
         // Greater after each start, as a zone's serial number has to be.
         serial: u32::try_from(Timestamp::now().as_second()).unwrap_or_default(),
@@ -77,12 +82,13 @@ pub(super) async fn start(
     let bound = Dns::bind(setup, registry).await.with_context(|| format!("DNS on {listen}"))?;
     let dns = bound.dns();
     let address = bound.address().context("DNS socket")?;
+    let metrics = bound.metrics_port();
     tasks.spawn(bound.serve());
     tracing::info!(%address, "DNS server ready");
     match role {
         Role::NodeLocal => Ok(Served { dns, redirect: Some(Redirect::new(own, address)) }),
         Role::Cluster { address: service, admin } => {
-            let place = Place { address: service, listener: address, metrics: None };
+            let place = Place { address: service, listener: address, metrics };
             tasks.spawn(publish::run(admin.clone(), place));
             tasks.spawn(follow(admin, dns.clone()));
             Ok(Served { dns, redirect: None })

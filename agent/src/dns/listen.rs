@@ -1,28 +1,35 @@
 //! The sockets: datagrams and streams in, answers out.
 //!
 //! ```text
-//!  UDP socket ─▶ receivers (one per processor) ─known─▶ answer at once
-//!                                              └──else─▶ a task that waits for others (bounded)
+//!  UDP socket ─▶ receivers (threads, one per processor) ─known─▶ answer at once
+//!                                                       └──else─▶ a task that waits for others (bounded)
 //!  TCP socket ─▶ a task per connection (bounded, also per client), one question after the other
 //! ```
 //!
-//! What is known is answered by the task that received it: no queue, nothing that could grow. Not for: what the answer is.
+//! What is known is answered by the thread that received it: no queue, nothing that could grow. Threads, because what
+//! takes time in answering is the kernel's, and two more calls for each question (to be told that there is one) are a
+//! third of it. Not for: what the answer is.
 
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use hickory_proto::op::ResponseCode;
+use rustix::net::{SendFlags, sendto};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
-    task::JoinSet,
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
     time::{sleep, timeout},
 };
 
@@ -40,6 +47,9 @@ const MOST_CONNECTIONS_OF_ONE: usize = 32;
 const IDLE: Duration = Duration::from_secs(10);
 /// No question is longer: one takes 300 bytes at most, and options some more.
 const LONGEST: usize = 4096;
+const MOST_RECEIVERS: usize = 4;
+/// Of a receiver, bytes: what it holds is a question and its answer.
+const STACK: usize = 512 << 10;
 /// Bursts between two turns of a receiver, as far as the kernel allows.
 const BUFFER: usize = 4 << 20;
 /// After an error that would come again at once.
@@ -53,12 +63,11 @@ pub(super) struct Listener {
 
 impl Listener {
     pub(super) async fn bind(address: SocketAddr) -> io::Result<Listener> {
-        let socket =
-            Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         // Less is no reason to stop.
         let _smaller = socket.set_recv_buffer_size(BUFFER);
         socket.bind(&address.into())?;
-        let udp = UdpSocket::from_std(socket.into())?;
+        let udp = UdpSocket::from(socket);
         // The kernel may have chosen the port.
         let tcp = TcpListener::bind(udp.local_addr()?).await?;
         Ok(Listener { udp, tcp })
@@ -70,7 +79,6 @@ impl Listener {
 
     /// Serves for good.
     pub(super) async fn serve(self, resolver: Arc<Resolver>, clients: Arc<RwLock<Clients>>) {
-        let mut tasks = JoinSet::new();
         let server = Arc::new(Server {
             resolver,
             clients,
@@ -78,15 +86,60 @@ impl Listener {
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
             by_client: Arc::default(),
         });
-        let udp = Arc::new(self.udp);
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        for _ in 0..processors.min(4) {
-            tasks.spawn(Arc::clone(&server).datagrams(Arc::clone(&udp)));
+        // Closed when a receiver ends: it must not leave half a server.
+        let (alive, mut ended) = mpsc::channel::<()>(1);
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let receivers = Receivers {
+            socket: Arc::new(self.udp),
+            over: Arc::default(),
+            count: processors.min(MOST_RECEIVERS),
+        };
+        for _ in 0..receivers.count {
+            let (server, socket) = (Arc::clone(&server), Arc::clone(&receivers.socket));
+            let (over, alive, runtime) = (Arc::clone(&receivers.over), alive.clone(), Handle::current());
+            let receive = move || {
+                let _word = LastWord(alive);
+                server.datagrams(&socket, &over, &runtime);
+            };
+            let started = thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(receive);
+            if let Err(error) = started {
+                return tracing::error!(%error, "start a receiver of DNS questions");
+            }
         }
-        tasks.spawn(server.connections(self.tcp));
-        // None of them ends; a panic in one must not leave the others half a server.
-        if let Some(Err(error)) = tasks.join_next().await {
-            tracing::error!(%error, "a part of the name server ended");
+        drop(alive);
+        tokio::select! {
+            _ = ended.recv() => tracing::error!("a receiver of DNS questions ended"),
+            () = server.connections(self.tcp) => {}
+        }
+    }
+}
+
+/// Said by a receiver however it ends.
+struct LastWord(mpsc::Sender<()>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        // One of them is enough.
+        let _full = self.0.try_send(());
+    }
+}
+
+/// The threads that receive datagrams. They end with this value.
+struct Receivers {
+    socket: Arc<UdpSocket>,
+    over: Arc<AtomicBool>,
+    count: usize,
+}
+
+impl Drop for Receivers {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        // Each of them waits for a datagram; these say nothing.
+        for _ in 0..self.count {
+            let woken = self.socket.local_addr().and_then(|own| self.socket.send_to(&[], own));
+            if let Err(error) = woken {
+                tracing::debug!(%error, "end a receiver of DNS questions");
+            }
         }
     }
 }
@@ -106,37 +159,39 @@ enum Step {
 }
 
 impl Server {
-    async fn datagrams(self: Arc<Self>, socket: Arc<UdpSocket>) {
+    fn datagrams(self: &Arc<Self>, socket: &Arc<UdpSocket>, over: &AtomicBool, runtime: &Handle) {
+        // Its clock is the one that counts.
+        let _inside = runtime.enter();
         let mut buffer = [0; LONGEST];
         loop {
-            let (len, client) = match socket.recv_from(&mut buffer).await {
+            let received = socket.recv_from(&mut buffer);
+            if over.load(Ordering::Acquire) {
+                return;
+            }
+            let (len, client) = match received {
                 Ok(received) => received,
                 Err(error) => {
                     tracing::debug!(%error, "receive a question");
-                    sleep(REST).await;
+                    thread::sleep(REST);
                     continue;
                 }
             };
             let start = Instant::now();
             let request = match self.begin(&buffer[..len], client, Transport::Udp, start) {
                 Step::Done(answer) => {
-                    send(&socket, answer, client);
+                    send(socket, answer, client);
                     continue;
                 }
                 Step::Ask(request) => request,
             };
             let Ok(place) = Arc::clone(&self.waiting).try_acquire_owned() else {
                 self.resolver.metrics.rejected.inc();
-                let reply = Reply::code(ResponseCode::ServFail);
-                send(
-                    &socket,
-                    Some(self.end(&request, client, Transport::Udp, (reply, "forward"), start)),
-                    client,
-                );
+                let told = (Reply::code(ResponseCode::ServFail), "forward");
+                send(socket, Some(self.end(&request, client, Transport::Udp, told, start)), client);
                 continue;
             };
-            let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
-            tokio::spawn(async move {
+            let (server, socket) = (Arc::clone(self), Arc::clone(socket));
+            runtime.spawn(async move {
                 let _place = place;
                 let told = server.resolver.find_out(&request, Transport::Udp).await;
                 send(&socket, Some(server.end(&request, client, Transport::Udp, told, start)), client);
@@ -239,7 +294,7 @@ impl Server {
 /// A datagram that does not fit into the socket's buffer is lost, as it may be anywhere.
 fn send(socket: &UdpSocket, answer: Option<Vec<u8>>, client: SocketAddr) {
     if let Some(answer) = answer
-        && let Err(error) = socket.try_send_to(&answer, client)
+        && let Err(error) = sendto(socket, &answer, SendFlags::DONTWAIT, &client)
     {
         tracing::debug!(%client, %error, "answer");
     }

@@ -20,6 +20,7 @@ mod metrics;
 pub mod publish;
 pub mod redirect;
 mod resolver;
+mod scrape;
 #[cfg(test)]
 mod tests;
 pub mod upstreams;
@@ -40,7 +41,7 @@ use k8s_openapi::api::{
 };
 use orlop_model::event::Event;
 use prometheus::Registry;
-use tokio::time::sleep;
+use tokio::{net::TcpListener, time::sleep};
 
 use clients::Clients;
 use forward::Forwarder;
@@ -86,6 +87,8 @@ impl Upstreams {
 pub struct Setup {
     /// Its address; port 0 is any.
     pub listen: SocketAddr,
+    /// Where it shows its metrics, besides the registry.
+    pub metrics: Option<SocketAddr>,
     /// The cluster's domain.
     pub zone: zone::Settings,
     /// The first serial number that the zone shows.
@@ -106,6 +109,8 @@ pub struct Dns {
 /// Its sockets, not served yet.
 pub struct Bound {
     listener: Listener,
+    metrics: Option<TcpListener>,
+    registry: Registry,
     dns: Dns,
     upstreams: Upstreams,
 }
@@ -116,14 +121,20 @@ impl Dns {
     /// # Errors
     /// When it cannot be had.
     pub async fn bind(setup: Setup, registry: &Registry) -> io::Result<Bound> {
-        let Setup { listen, zone, serial, upstreams, clients } = setup;
+        let Setup { listen, metrics: scraped, zone, serial, upstreams, clients } = setup;
         let listener = Listener::bind(listen).await?;
         let metrics = Metrics::new();
         metrics.register(registry);
+        let own = Registry::new();
+        metrics.register(&own);
         let forwarder = Forwarder::new(upstreams.read(), metrics.clone());
         let resolver = Resolver::new(Zone::new(zone, serial), forwarder, metrics);
         let dns = Dns { resolver, clients: Arc::new(RwLock::new(clients)) };
-        Ok(Bound { listener, dns, upstreams })
+        let scraped = match scraped {
+            Some(address) => scrape::bind(address).await,
+            None => None,
+        };
+        Ok(Bound { listener, metrics: scraped, registry: own, dns, upstreams })
     }
 
     /// Takes in what the watch of Services says.
@@ -156,6 +167,12 @@ impl Bound {
         self.listener.address()
     }
 
+    /// The port of its metrics, if it could be had.
+    #[must_use]
+    pub fn metrics_port(&self) -> Option<u16> {
+        Some(self.metrics.as_ref()?.local_addr().ok()?.port())
+    }
+
     /// The name server, to be told of the cluster.
     #[must_use]
     pub fn dns(&self) -> Dns {
@@ -164,7 +181,14 @@ impl Bound {
 
     /// Serves for good.
     pub async fn serve(self) {
-        let Bound { listener, dns, upstreams } = self;
+        let Bound { listener, metrics, registry, dns, upstreams } = self;
+        let clients = Arc::clone(&dns.clients);
+        let scrape = async {
+            match metrics {
+                Some(listener) => scrape::serve(listener, registry, clients).await,
+                None => std::future::pending().await,
+            }
+        };
         let follow = async {
             let mut known = upstreams.read();
             tracing::info!(servers = ?known, "name servers for names outside the cluster");
@@ -180,6 +204,7 @@ impl Bound {
         };
         tokio::select! {
             () = follow => {}
+            () = scrape => {}
             () = listener.serve(Arc::clone(&dns.resolver), Arc::clone(&dns.clients)) => {}
         }
     }

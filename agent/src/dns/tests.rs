@@ -129,6 +129,7 @@ async fn ours(servers: Vec<SocketAddr>) -> Ours {
     };
     let setup = Setup {
         listen: "127.0.0.1:0".parse().unwrap(),
+        metrics: Some("127.0.0.1:0".parse().unwrap()),
         zone,
         serial: 1,
         upstreams: Upstreams::Given(servers),
