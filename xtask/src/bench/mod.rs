@@ -1,9 +1,9 @@
 //! Measurements, printed as ratios against what a user would run instead, in one run on one machine.
 //!
 //! ```text
-//!  size, create, pull, connect, cni   programs on their own
-//!  start, pods, memory                a bare playground node, started once and removed afterwards whatever happens
-//!  many                               another one, with 500 pods
+//!  size, create, pull, connect, cni, dns   programs on their own
+//!  start, pods, memory                     a bare playground node, started once and removed afterwards whatever happens
+//!  many                                    another one, with 500 pods
 //! ```
 //! Every measurement gives rows; a row whose aim is missed says by how much. Not for: gating tests by time. A
 //! measurement fails only when it could not be taken.
@@ -12,6 +12,7 @@ mod cni;
 mod connect;
 mod cpu;
 mod create;
+mod dns;
 mod janitor;
 mod machine;
 mod many;
@@ -45,7 +46,7 @@ use crate::setup;
 /// `cargo xtask bench`.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Only measurements whose name contains this: size, create, pull, connect, cni, start, pods, memory,
+    /// Only measurements whose name contains this: size, create, pull, connect, cni, dns, start, pods, memory,
     /// many; `runtime` is create, pull and memory.
     filter: Option<String>,
     /// Also write machine and rows to this file, as JSON.
@@ -81,6 +82,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     bench.take("pull", |built, _| pull::measure(built));
     bench.take("connect", |_, tools| connect::measure(tools));
     bench.take("cni", |built, _| cni::measure(built));
+    bench.take("dns", |_, tools| dns::measure(tools));
     bench.whole_node();
     bench.many();
     bench.report(&before)
