@@ -69,7 +69,7 @@ pub(super) async fn start(
         [] => Upstreams::File { path: config.kubelet.resolv_conf.clone(), own: own.clone() },
         given => Upstreams::Given(given.to_vec()),
     };
-    let metrics = matches!(role, Role::Cluster { .. }).then(|| (config.node_ip, METRICS_PORT).into());
+    let metrics = matches!(role, Role::Cluster { .. }).then(|| (config.node_ip(), METRICS_PORT).into());
     let setup = Setup {
         listen,
         metrics,
