@@ -4,7 +4,11 @@
 //! by `--config` (camelCase), or the kubelet's KubeletConfiguration. What is said closer to the process wins: flag, environment, file, default.
 //! Not for: what a value must be like; `config` turns these words into a [`crate::config::Config`].
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
@@ -123,6 +127,21 @@ pub enum Command {
     Stats(DirArgs),
     /// Say in words what the service load balancer's maps in the kernel hold.
     Services(DirArgs),
+    /// List connections whose packets are translated: who asked for which service, and which backend it got.
+    Connections(DirArgs),
+    /// Say step by step what would become of the first packet of a connection.
+    Explain {
+        /// Address of the sender.
+        source: IpAddr,
+        /// `ADDRESS:PORT` that it dials.
+        destination: SocketAddr,
+        /// `tcp`, `udp` or `sctp`.
+        #[arg(long, default_value = "tcp")]
+        protocol: String,
+        /// Where it is.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
     /// Print a kubeconfig with a new client certificate of the standalone cluster's CA.
     Kubeconfig(KubeconfigArgs),
     /// Remove what keeps running without an agent: pods, networks, mounts, programs in the kernel. Keeps state and images.

@@ -59,6 +59,10 @@ fn run(command: Command) -> Result<()> {
         Command::Trace { pod, dirs } => cli::trace(pod.as_deref(), &dirs),
         Command::Stats(dirs) => cli::stats(&dirs),
         Command::Services(dirs) => cli::services(&dirs),
+        Command::Connections(dirs) => cli::connections(&dirs),
+        Command::Explain { source, destination, protocol, dirs } => {
+            cli::explain(source, destination, &protocol, &dirs)
+        }
         Command::Kubeconfig(args) => cli::kubeconfig(&args),
         Command::Reset { yes, cgroup_root, dirs } => cli::reset(yes, &cgroup_root, &dirs),
         Command::Version => {

@@ -1,13 +1,17 @@
-//! What is in the pinned maps, in words: for `orlop services`, with or without a running agent.
+//! What is in the pinned maps, in words: for `orlop services`, `connections` and `explain`, with or without a running
+//! agent.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
+use orlop_abi::{Connection, Counters};
 
+use crate::explain::{Explanation, Packet, explain};
 use crate::loader::pins;
-use crate::maps::{KernelMaps, MapError, Maps as _};
+use crate::maps::{KernelMaps, MapError, Maps as _, address, seen};
+use crate::sys;
 use crate::tables::Vip;
 
 /// One service address and where it leads.
@@ -31,6 +35,62 @@ pub struct ServiceView {
     pub ranges: Option<Vec<IpNet>>,
     /// Seconds a client stays with its backend; 0: it does not.
     pub affinity_seconds: u32,
+    /// What went through all addresses of the service port.
+    pub counters: Counters,
+}
+
+/// A connection whose packets are translated (those made at a socket are not seen again).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionView {
+    /// Transport protocol, by number.
+    pub protocol: u32,
+    /// Who began it.
+    pub client: SocketAddr,
+    /// The service address it asked for.
+    pub service: SocketAddr,
+    /// The backend it got.
+    pub backend: SocketAddr,
+    /// What the backend sees as its peer.
+    pub seen_as: SocketAddr,
+    /// Seconds since the client last sent a packet.
+    pub idle: u32,
+    /// Seconds since it began.
+    pub age: u32,
+    /// The client is done.
+    pub closed: bool,
+}
+
+/// Reads the pinned table of connections.
+///
+/// # Errors
+/// When nothing is pinned there, or the map cannot be read.
+pub fn connections(bpffs: &Path) -> Result<Vec<ConnectionView>, MapError> {
+    let now = u32::try_from(sys::monotonic_seconds()).unwrap_or(u32::MAX);
+    let end = |ip, port: u16| SocketAddr::new(address(ip), u16::from_be(port));
+    let entries = seen::connections(&pins(bpffs))?;
+    let there = entries.into_iter().filter(|(_, to)| to.flags & Connection::REPLY == 0);
+    let mut views: Vec<_> = there
+        .map(|(key, to)| ConnectionView {
+            protocol: key.proto,
+            client: end(key.source, key.source_port),
+            service: end(key.destination, key.destination_port),
+            backend: end(to.destination, to.destination_port),
+            seen_as: end(to.source, to.source_port),
+            idle: now.saturating_sub(to.seen),
+            age: now.saturating_sub(to.made),
+            closed: to.flags & Connection::CLOSED != 0,
+        })
+        .collect();
+    views.sort();
+    Ok(views)
+}
+
+/// What the maps would do with a packet.
+///
+/// # Errors
+/// When nothing is pinned there, or the maps cannot be read.
+pub fn explain_pinned(bpffs: &Path, packet: &Packet) -> Result<Explanation, MapError> {
+    Ok(explain(&KernelMaps::open(&pins(bpffs))?.dump()?, packet))
 }
 
 /// Reads the pinned maps, sorted by address.
@@ -39,6 +99,7 @@ pub struct ServiceView {
 /// When nothing is pinned there, or the maps cannot be read.
 pub fn describe(bpffs: &Path) -> Result<Vec<ServiceView>, MapError> {
     let tables = KernelMaps::open(&pins(bpffs))?.dump()?;
+    let counters = seen::counters(&pins(bpffs))?;
     let mut views: Vec<_> = tables
         .services
         .iter()
@@ -57,11 +118,29 @@ pub fn describe(bpffs: &Path) -> Result<Vec<ServiceView>, MapError> {
                 backends,
                 ranges: frontend.rules.guarded.then(|| entry.ranges.iter().copied().collect()),
                 affinity_seconds: frontend.affinity_seconds,
+                counters: counters.get(id).copied().unwrap_or_default(),
             }
         })
         .collect();
     views.sort_by_key(|view| view.address);
     Ok(views)
+}
+
+impl fmt::Display for ConnectionView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            6 => "TCP",
+            17 => "UDP",
+            132 => "SCTP",
+            _ => "?",
+        };
+        write!(f, "{protocol:<5}{} asked {} got {}", self.client, self.service, self.backend)?;
+        if self.seen_as != self.client {
+            write!(f, " which sees {}", self.seen_as)?;
+        }
+        write!(f, ", {} s old, silent for {} s", self.age, self.idle)?;
+        if self.closed { write!(f, ", closed") } else { Ok(()) }
+    }
 }
 
 impl fmt::Display for ServiceView {
@@ -85,6 +164,13 @@ impl fmt::Display for ServiceView {
         }
         if self.affinity_seconds > 0 {
             write!(f, ", clients stay for {} s", self.affinity_seconds)?;
+        }
+        let Counters { connections, rejected, .. } = self.counters;
+        if connections > 0 {
+            write!(f, ", {connections} connections")?;
+        }
+        if rejected > 0 {
+            write!(f, ", {rejected} refused")?;
         }
         if !self.draining.is_empty() {
             write!(f, ", draining {}", list(&self.draining))?;

@@ -48,8 +48,15 @@ pub fn service(object: &core::Service) -> Option<Service> {
         internal: policy(spec.internal_traffic_policy.as_deref()),
         external: policy(spec.external_traffic_policy.as_deref()),
         affinity_seconds: affinity(spec),
+        health_check_node_port: health_check_node_port(spec),
         ports: spec.ports.iter().flatten().filter_map(port).collect(),
     })
+}
+
+fn health_check_node_port(spec: &core::ServiceSpec) -> Option<u16> {
+    let balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    let local = policy(spec.external_traffic_policy.as_deref()) == Policy::Local;
+    spec.health_check_node_port.filter(|_| balanced && local).and_then(number)
 }
 
 /// The key under which a slice is kept: its namespace and its own name.

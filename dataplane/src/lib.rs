@@ -16,6 +16,7 @@ pub mod describe;
 pub mod devices;
 pub mod diff;
 pub mod explain;
+pub mod health;
 pub mod ids;
 pub mod index;
 pub mod ingest;
@@ -35,7 +36,7 @@ mod tests;
 #[cfg(test)]
 extern crate self as orlop_dataplane;
 
-pub use describe::{ServiceView, describe};
+pub use describe::{ConnectionView, ServiceView, connections, describe, explain_pinned};
 pub use loader::{LoadError, uninstall};
 pub use reconcile::{DataplaneConfig, Error, Update, run};
 pub use status::Status;

@@ -19,6 +19,7 @@ use crate::tables::{
 };
 
 mod fake;
+pub mod seen;
 
 pub use fake::FakeMaps;
 

@@ -93,6 +93,8 @@ pub struct Service {
     pub external: Policy,
     /// Seconds a client stays with its endpoint, if the service asks for that.
     pub affinity_seconds: Option<u32>,
+    /// Where balancers ask whether to send traffic: type `LoadBalancer` with external policy `Local` only.
+    pub health_check_node_port: Option<u16>,
     /// Its ports.
     pub ports: Vec<Port>,
 }

@@ -19,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::devices::{self, Seen, Skip};
+use crate::health::Eligibility;
 use crate::loader::{self, Devices, LoadError};
 use crate::maps::Maps;
 use crate::model::{HostPort, Node, ServiceKey, Settings};
@@ -69,6 +70,8 @@ pub enum Update {
         zone: Option<String>,
         /// Addresses in the status.
         primary: Vec<IpAddr>,
+        /// Whether balancers may send traffic here.
+        eligibility: Eligibility,
     },
     /// The host ports of this node's pods: all of them, by pod. A pod's key is never a service's.
     HostPorts(BTreeMap<ServiceKey, Vec<HostPort>>),

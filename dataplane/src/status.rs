@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::health::{Eligibility, HealthCheck};
 use crate::model::ServiceKey;
 
 /// The state of the loop after its last step.
@@ -21,4 +22,8 @@ pub struct Status {
     pub unreadable: Option<String>,
     /// Devices whose packets are not translated, and why: node ports and load-balancer addresses are not answered there.
     pub bare_devices: Vec<String>,
+    /// What load balancers ask about, by service.
+    pub health_checks: BTreeMap<ServiceKey, HealthCheck>,
+    /// Whether they may send traffic to this node.
+    pub eligibility: Eligibility,
 }

@@ -1,4 +1,4 @@
-//! Raw `bpf(2)`: the few commands on links that aya does not offer; and one socket option. The only unsafe code of this crate.
+//! Raw `bpf(2)`: the few commands on links that aya does not offer; one socket option, and a clock. The only unsafe code of this crate.
 
 use std::ffi::CString;
 use std::io;
@@ -114,6 +114,14 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         GetInfo { bpf_fd: number(link)?, info_len: len, info: (&raw mut info).expose_provenance() as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &attr)?;
     Ok(LinkInfo { place: info.place })
+}
+
+/// The programs' clock: seconds since the machine started, without those it slept.
+pub(crate) fn monotonic_seconds() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid place for the answer. The call cannot fail with this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec
 }
 
 /// What the kernel calls this process's network namespace in programs.

@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, runtime::watcher};
-use orlop_dataplane::{DataplaneConfig, Update, devices::Skip, model::Settings};
+use orlop_dataplane::{DataplaneConfig, Update, devices::Skip, health::Eligibility, model::Settings};
 use orlop_model::event::Event;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::dns::Served;
+use super::{dns::Served, service_health};
 use orlop::{
     config::Config,
     memory::{Kind, Memory},
@@ -87,7 +87,8 @@ pub(super) async fn run(
     };
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     tokio::select! {
-        () = report(seen) => Ok(()),
+        () = report(seen.clone()) => Ok(()),
+        () = service_health::run(seen) => Ok(()),
         ended = orlop_dataplane::run(dataplane, received, status, stop) => ended.context("service dataplane"),
         () = feed => Ok(()),
     }
@@ -134,7 +135,19 @@ fn node_of(event: &Event<Arc<Node>>) -> Option<Update> {
     Some(Update::Node {
         zone: labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")).cloned(),
         primary: ips.filter_map(|at| at.address.parse().ok()).collect(),
+        eligibility: eligibility(node),
     })
+}
+
+/// KEP-3836: balancers are told to go elsewhere before the node goes.
+fn eligibility(node: &Node) -> Eligibility {
+    const REMOVED: &str = "ToBeDeletedByClusterAutoscaler";
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let removed = taints.into_iter().flatten().any(|taint| taint.key == REMOVED);
+    match removed || node.metadata.deletion_timestamp.is_some() {
+        true => Eligibility::Leaving,
+        false => Eligibility::Eligible,
+    }
 }
 
 /// Logs which services cannot be served, when that changes.

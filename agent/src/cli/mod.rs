@@ -19,7 +19,7 @@ pub(crate) use kubeconfig::kubeconfig;
 pub(crate) use logs::logs;
 pub(crate) use ps::ps;
 pub(crate) use reset::reset;
-pub(crate) use services::services;
+pub(crate) use services::{connections, explain, services};
 pub(crate) use session::{attach, exec};
 pub(crate) use trace::trace;
 

@@ -6,6 +6,7 @@ use super::Update;
 use super::claims::Claims;
 use crate::compile::{Compiled, compile, host_ports};
 use crate::diff::{diff, diff_all};
+use crate::health::{self, Eligibility, HealthCheck};
 use crate::ids::Ids;
 use crate::index::Index;
 use crate::ingest;
@@ -21,6 +22,8 @@ pub struct State<M> {
     node: Node,
     index: Index,
     host_ports: BTreeMap<ServiceKey, Vec<HostPort>>,
+    health_checks: BTreeMap<ServiceKey, HealthCheck>,
+    eligibility: Eligibility,
     /// What the maps hold as far as we know; `None` until they were read, which is not before both lists are in.
     known: Option<Known>,
     failures: BTreeMap<ServiceKey, String>,
@@ -45,6 +48,8 @@ impl<M: Maps> State<M> {
             node,
             index: Index::default(),
             host_ports: BTreeMap::new(),
+            health_checks: BTreeMap::new(),
+            eligibility: Eligibility::default(),
             known: None,
             failures: BTreeMap::new(),
             repaired: 0,
@@ -79,7 +84,8 @@ impl<M: Maps> State<M> {
             Update::EndpointSlice(event) => {
                 self.index.slices(event.map(|object| (ingest::slice_key(&object), ingest::slice(&object))));
             }
-            Update::Node { zone, primary } => {
+            Update::Node { zone, primary, eligibility } => {
+                self.eligibility = eligibility;
                 let addresses = std::mem::take(&mut self.node.addresses);
                 self.be(Node { zone, primary, addresses, ..self.node.clone() });
             }
@@ -122,16 +128,27 @@ impl<M: Maps> State<M> {
         }
     }
 
-    fn compiled(&self, key: &ServiceKey) -> Vec<Compiled> {
-        match self.index.get(key) {
-            Some((service, slices)) => compile(service, slices, &self.node),
-            None => host_ports(self.host_ports.get(key).map_or(&[], Vec::as_slice)),
+    /// What has changed and should stand in the maps; and what balancers hear of it.
+    fn take_dirty(&mut self) -> Vec<(Vec<Compiled>, ServiceKey)> {
+        let mut dirty = Vec::new();
+        for key in self.index.take_dirty() {
+            let (compiled, check) = match self.index.get(&key) {
+                Some((service, slices)) => {
+                    (compile(service, slices.clone(), &self.node), health::check(service, slices, &self.node))
+                }
+                None => (host_ports(self.host_ports.get(&key).map_or(&[], Vec::as_slice)), None),
+            };
+            match check {
+                Some(check) => drop(self.health_checks.insert(key.clone(), check)),
+                None => drop(self.health_checks.remove(&key)),
+            }
+            dirty.push((compiled, key));
         }
+        dirty
     }
 
     fn write_dirty(&mut self) {
-        let dirty = self.index.take_dirty();
-        let dirty: Vec<_> = dirty.into_iter().map(|key| (self.compiled(&key), key)).collect();
+        let dirty = self.take_dirty();
         let Some(known) = &mut self.known else { return };
         if let Err(error) = known.write(&mut self.maps, ServiceId::NODE, &own(&self.node)) {
             tracing::warn!(error, "addresses of this node are not in the service maps");
@@ -177,8 +194,7 @@ impl<M: Maps> State<M> {
         self.failures.clear();
         self.index.touch_all();
         self.host_ports.keys().cloned().for_each(|key| self.index.touch(key));
-        let dirty = self.index.take_dirty();
-        let dirty: Vec<_> = dirty.into_iter().map(|key| (self.compiled(&key), key)).collect();
+        let dirty = self.take_dirty();
         let Some(known) = &mut self.known else { return 0 };
         let mut desired = Tables::default();
         desired.services.insert(ServiceId::NODE, own(&self.node));
@@ -223,6 +239,8 @@ impl<M: Maps> State<M> {
             repaired: self.repaired,
             unreadable: self.unreadable.clone(),
             bare_devices: self.bare.clone(),
+            health_checks: self.health_checks.clone(),
+            eligibility: self.eligibility,
         }
     }
 }

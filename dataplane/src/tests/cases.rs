@@ -15,9 +15,10 @@ use super::node;
 use super::rows::{Dialled, Packet, PacketExpect, Rows, World, rows};
 use crate::compile::{candidates, compile};
 use crate::explain::{self, Explanation, Verdict, explain};
+use crate::health::{self, Eligibility};
 use crate::ingest;
 use crate::maps::{FakeMaps, Maps as _};
-use crate::model::{Endpoint, Node, Policy, Port, Protocol, Settings};
+use crate::model::{Endpoint, Node, Policy, Port, Protocol, Settings, Slice};
 use crate::reconcile::State;
 use crate::select::{Candidate, Policies, select};
 use crate::tables::Host;
@@ -27,7 +28,7 @@ struct Cases {
     selection: Vec<Selection>,
     affinity: Value,
     udp_flush: Value,
-    health: BTreeMap<String, Vec<Value>>,
+    health: Health,
     ingest: Vec<Ingest>,
 }
 
@@ -59,7 +60,7 @@ struct RowPolicy {
     external_access: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct RowEndpoint {
     id: String,
     node: String,
@@ -272,22 +273,132 @@ fn endpoints(rows: impl Iterator<Item = Value>) -> BTreeSet<IngestEndpoint> {
         .collect()
 }
 
+#[derive(Deserialize)]
+struct Health {
+    service: Vec<ServiceHealth>,
+    listener: Vec<Listener>,
+    proxy: Vec<ProxyHealth>,
+}
+
+#[derive(Deserialize)]
+struct ServiceHealth {
+    id: String,
+    why: String,
+    endpoints: Vec<HealthEndpoint>,
+    proxy_healthy: bool,
+    expect: HealthExpect,
+}
+
+#[derive(Deserialize)]
+struct HealthEndpoint {
+    addr: SocketAddr,
+    node: String,
+    state: String,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct HealthExpect {
+    local_endpoints: usize,
+    status: u16,
+    header_weight: String,
+    service_proxy_healthy: bool,
+}
+
+#[derive(Deserialize)]
+struct Listener {
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    external_traffic_policy: String,
+    health_check_node_port: i32,
+    listens: bool,
+}
+
+#[derive(Deserialize)]
+struct ProxyHealth {
+    id: String,
+    late: Vec<String>,
+    node: String,
+    healthz: u16,
+    livez: u16,
+}
+
+fn balanced(kind: &str, policy: &str, port: i32) -> crate::model::Service {
+    let object = serde_json::json!({
+        "metadata": {"namespace": "ns", "name": "web"},
+        "spec": {
+            "type": kind, "clusterIP": "10.43.0.1", "externalTrafficPolicy": policy, "healthCheckNodePort": port,
+            "ports": [{"port": 80}],
+        },
+    });
+    ingest::service(&serde_json::from_value(object).unwrap()).unwrap()
+}
+
+#[test]
+fn health_rows_of_services() {
+    let service = balanced("LoadBalancer", "Local", 32150);
+    for ServiceHealth { id, why, endpoints, proxy_healthy, expect } in cases().health.service {
+        let slices = endpoints.iter().map(|row| {
+            let endpoint =
+                RowEndpoint { node: row.node.clone(), state: row.state.clone(), ..RowEndpoint::default() };
+            let endpoint = Endpoint { ip: row.addr.ip(), ..endpoint.endpoint() };
+            Slice {
+                service: service.key.clone(),
+                name: row.addr.to_string(),
+                ports: Vec::new(),
+                endpoints: vec![endpoint],
+            }
+        });
+        let slices: Vec<_> = slices.collect();
+        let check = health::check(&service, slices.iter(), &node()).unwrap();
+        assert_eq!(check.port, 32150);
+        let health::Answer { status, weight, body } = health::of_service(&service.key, &check, proxy_healthy);
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["service"], serde_json::json!({"namespace": "ns", "name": "web"}));
+        let got = HealthExpect {
+            local_endpoints: body["localEndpoints"].as_u64().unwrap().try_into().unwrap(),
+            status,
+            header_weight: weight.unwrap().to_string(),
+            service_proxy_healthy: body["serviceProxyHealthy"].as_bool().unwrap(),
+        };
+        assert_eq!(got, expect, "{id}: {why}");
+    }
+}
+
+#[test]
+fn health_rows_of_listeners() {
+    for row in cases().health.listener {
+        let service = balanced(&row.kind, &row.external_traffic_policy, row.health_check_node_port);
+        assert_eq!(service.health_check_node_port.is_some(), row.listens, "{}", row.id);
+    }
+}
+
+#[test]
+fn health_rows_of_the_proxy() {
+    for ProxyHealth { id, late, node, healthz, livez } in cases().health.proxy {
+        let eligibility = match node.as_str() {
+            "normal" => Eligibility::Eligible,
+            "missing" => Eligibility::Unknown,
+            _ => Eligibility::Leaving,
+        };
+        let answer = |eligibility| health::of_proxy(late.is_empty(), eligibility, "", "").status;
+        assert_eq!((answer(Some(eligibility)), answer(None)), (healthz, livez), "{id}");
+    }
+}
+
 /// Groups of rows that need parts which come later. A part that arrives takes its group out of here.
 #[test]
 fn groups_of_rows_for_later() {
-    let Cases { affinity, udp_flush, health, .. } = cases();
+    let Cases { affinity, udp_flush, .. } = cases();
     let count = |value: &Value, name: &str| value.get(name).and_then(Value::as_sequence).map_or(0, Vec::len);
-    let health: Vec<_> = health.iter().map(|(name, rows)| format!("{name} {}", rows.len())).collect();
     let report = format!(
-        "session affinity {}\nflush of connection tracking {}\nhealth: {}\n",
+        "session affinity {}\nflush of connection tracking {}\n",
         count(&affinity, "cases"),
         count(&udp_flush, "entries"),
-        health.join(", ")
     );
     expect![[r#"
         session affinity 16
         flush of connection tracking 20
-        health: listener 4, proxy 8, service 10
     "#]]
     .assert_eq(&report);
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::fixture::{Fixture, lists, parse};
 use super::{node, set, shown, state};
 use crate::Update;
+use crate::health::Eligibility;
 use crate::maps::FakeMaps;
 use crate::model::{HostPort, Protocol, ServiceKey};
 use crate::reconcile::{State, follow};
@@ -156,7 +157,11 @@ fn the_zone_decides_once_it_is_known() {
   - {ip: 10.0.0.3, ports: {'': 80}, for_zones: [z2]}";
     let mut state = state(hinted);
     expect!["10.96.0.1:80/TCP slots=1 10.0.0.2:80\n"].assert_eq(&shown(&state));
-    state.ingest(Update::Node { zone: Some("z2".to_owned()), primary: Vec::new() });
+    state.ingest(Update::Node {
+        zone: Some("z2".to_owned()),
+        primary: Vec::new(),
+        eligibility: Eligibility::Eligible,
+    });
     state.sync();
     expect!["10.96.0.1:80/TCP slots=1 10.0.0.3:80\n"].assert_eq(&shown(&state));
 }
