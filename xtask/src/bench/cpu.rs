@@ -39,7 +39,7 @@ fn spent(node: &BenchNode) -> Result<f64> {
 pub(crate) fn rows(idle: f64, loaded: f64, pods: usize) -> Vec<Row> {
     let more = (loaded - idle).max(0.0) / pods as f64;
     vec![
-        Row::new("agent and API server, CPU per hour, idle", "s", Summary::single(idle)),
+        Row::new("the agent's process, CPU per hour, idle", "s", Summary::single(idle)),
         Row::new(format!("the same with {pods} pods at rest"), "s", Summary::single(loaded)),
         Row::new(format!("more per pod-hour, of {pods}"), "s", Summary::single(more)),
     ]

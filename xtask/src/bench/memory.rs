@@ -77,9 +77,11 @@ pub(crate) fn per_pod(before: &Sample, after: &Sample, pods: usize) -> [Row; 1] 
     [Row::new(format!("more per pod of {pods}, all of ours, PSS"), "MB", more).aim(Aim::AtMost(0.2))]
 }
 
-/// Megabytes of one program, PSS.
-pub(crate) fn of(sample: &Sample, program: &str) -> f64 {
-    sample.get(program).into_iter().flatten().map(|memory| memory.pss).sum()
+/// Megabytes of one process, PSS.
+pub(crate) fn of(pid: i32) -> Result<f64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    Ok(parse(&text).with_context(|| path)?.pss)
 }
 
 fn total(sample: &Sample, pick: fn(&Memory) -> f64) -> f64 {

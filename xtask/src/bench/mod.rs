@@ -3,7 +3,7 @@
 //! ```text
 //!  size, create, pull, connect, cni, dns   programs on their own
 //!  start, pods, memory                     a bare playground node, started once and removed afterwards whatever happens
-//!  many                                    another one, with 500 pods
+//!  many                                    one that joined another, with 500 pods
 //! ```
 //! Every measurement gives rows; a row whose aim is missed says by how much. Not for: gating tests by time. A
 //! measurement fails only when it could not be taken.
@@ -156,7 +156,7 @@ impl Bench<'_> {
         let place = self.args.dir.clone();
         self.take("many", |built, tools| {
             let client = tools.client()?;
-            let node = BenchNode::up(&place, &dir, &many::ENVIRONMENT)?;
+            let node = BenchNode::joined(&place, &dir, &many::ENVIRONMENT)?;
             many::measure(&node, &client, &node.load_example(built)?)
         });
     }

@@ -1,4 +1,5 @@
-//! The bench's own playground: one bare node, taken down when this is dropped, or when this process is killed.
+//! The bench's own playground: one bare node, or one that joined a control plane beside it; taken down when this is
+//! dropped, or when this process is killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,14 +27,30 @@ pub(crate) struct BenchNode {
 }
 
 impl BenchNode {
+    /// A whole cluster in one process.
     pub(crate) fn up(dir: &Path, bin: &Path, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::last_of(1, dir, bin, environment)
+    }
+
+    /// A node and nothing else in the process that is looked at: it joins a cluster in another one, which takes no pods.
+    pub(crate) fn joined(dir: &Path, bin: &Path, environment: &[(&str, &str)]) -> Result<Self> {
+        let node = Self::last_of(2, dir, bin, environment)?;
+        let mut cordon = Command::new("kubectl");
+        output(cordon.arg("--kubeconfig").arg(node.kubeconfig()).args(["cordon", "node1"]))?;
+        Ok(node)
+    }
+
+    fn last_of(nodes: u8, dir: &Path, bin: &Path, environment: &[(&str, &str)]) -> Result<Self> {
         let janitor =
             Janitor::hire("exec \"$0\" down --dir \"$1\"", &[xtask()?.as_os_str(), dir.as_os_str()])?;
         let mut up = Command::new(xtask()?);
-        up.args(["up", "--no-example", "--json", "--dir"]).arg(dir).arg("--bin").arg(bin);
+        up.args(["up", "--no-example", "--json", "--nodes", &nodes.to_string(), "--dir"])
+            .arg(dir)
+            .arg("--bin")
+            .arg(bin);
         tools::json(up.env("ORLOP_LOG", LOG).envs(environment.iter().copied()))?;
         let layout = Layout::open(dir)?;
-        let place = layout.node(1);
+        let place = layout.node(nodes);
         let pid = running_pid(&place).context("the node does not run")?;
         let line = fs::read(format!("/proc/{pid}/cmdline")).context("read the node's command line")?;
         let words = String::from_utf8(line).context("the node's command line")?;
@@ -60,7 +77,7 @@ impl BenchNode {
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.place.state.join("admin.kubeconfig")
+        self.layout.node(1).state.join("admin.kubeconfig")
     }
 
     /// Its subtree of every cgroup hierarchy.
@@ -71,6 +88,11 @@ impl BenchNode {
     /// Its process.
     pub(crate) fn pid(&self) -> Result<i32> {
         running_pid(&self.place).context("the node does not run")
+    }
+
+    /// The process with the API server in it, which is the same but for [`BenchNode::joined`].
+    pub(crate) fn api_pid(&self) -> Result<i32> {
+        running_pid(&self.layout.node(1)).context("the control plane does not run")
     }
 
     pub(crate) fn pid_file(&self) -> &Path {
