@@ -14,21 +14,22 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use tokio::sync::watch;
 
 use crate::{
     cpu::{
-        pool::{Held, Pool},
+        pool::{self, Held, Pool},
         reconcile,
         set::CpuSet,
     },
     device::{
         Devices,
         grant::{self, Grants},
-        ledger::Wanted,
+        ledger::{self, Ledger, Wanted},
     },
-    pod::{admission::Refused, desired::Desired, machine::ContainerSpec},
+    pod::{admission::Refused, desired::Desired, machine::ContainerSpec, resources},
+    topology::{Alignment, Merged, Nodes, Policy, Scope, merge},
 };
 
 /// Label of sandboxes: processors by container, as lists.
@@ -38,6 +39,8 @@ const CPUS: &str = "orlop/cpus";
 pub struct Exclusive {
     /// With the static policy.
     cpus: Option<Mutex<Pool>>,
+    /// How near to each other it has to be, and the machine's memory nodes.
+    alignment: (Alignment, Nodes),
     shared: watch::Sender<CpuSet>,
     devices: Devices,
     pods: Mutex<Vec<Arc<Pod>>>,
@@ -54,10 +57,17 @@ impl Exclusive {
         let shared = cpus.as_ref().map(Pool::shared).unwrap_or_default();
         Exclusive {
             cpus: cpus.map(Mutex::new),
+            alignment: (Alignment::default(), Nodes::default()),
             shared: watch::Sender::new(shared),
             devices,
             pods: Mutex::default(),
         }
+    }
+
+    /// What a pod's containers have is near to each other.
+    #[must_use]
+    pub fn aligned(self, alignment: Alignment, machine: Nodes) -> Exclusive {
+        Exclusive { alignment: (alignment, machine), ..self }
     }
 
     /// Neither processors nor devices.
@@ -86,14 +96,59 @@ impl Exclusive {
     /// There is not enough.
     pub fn reserve(&self, desired: &Desired) -> Result<Vec<Wanted>, Refused> {
         let (uid, spec) = (desired.uid(), desired.spec());
-        if let Some(pool) = &self.cpus {
-            locked(pool).admit(uid, spec)?;
-            self.tell();
+        let mut pool = self.cpus.as_ref().map(locked);
+        let reserved = self.devices.with_ledger(|ledger| {
+            let drafts = self.draft(pool.as_deref(), ledger, spec)?;
+            if let Some(pool) = pool.as_deref_mut() {
+                pool.keep(uid, drafts.0);
+            }
+            Ok(ledger.keep(uid, drafts.1))
+        });
+        drop(pool);
+        self.tell();
+        reserved
+    }
+
+    /// Container by container, each as near to itself as the policy wants it.
+    fn draft(
+        &self,
+        pool: Option<&Pool>,
+        ledger: &Ledger,
+        spec: &PodSpec,
+    ) -> Result<(pool::Draft, ledger::Draft), Refused> {
+        let (Alignment { policy, scope }, machine) = self.alignment;
+        let mut drafts = (pool::Draft::default(), ledger::Draft::default());
+        let place = |drafts: &(pool::Draft, ledger::Draft), cpus: usize, asked: &[(String, usize)]| {
+            let hints = pool.map(|pool| pool.hints(&drafts.0, cpus)).into_iter();
+            let hints: Vec<_> = hints.chain(ledger.hints(&drafts.1, machine, asked)).collect();
+            match merge(policy, machine, &hints) {
+                Merged { nodes, admitted: true } => Ok(nodes),
+                Merged { .. } => Err(unaligned()),
+            }
+        };
+        let together = match (policy, scope) {
+            (Policy::None, _) | (_, Scope::Container) => None,
+            (_, Scope::Pod) => {
+                let (cpus, asked) = (of_pod(spec, |c| cpus_of(spec, c)), of_pod(spec, ledger::asked));
+                let cpus = cpus.into_iter().next().map_or(0, |(_, count)| count);
+                Some(place(&drafts, cpus, &asked)?)
+            }
+        };
+        for (container, ends) in resources::in_order(spec) {
+            let nodes = match (policy, together) {
+                (Policy::None, _) => None,
+                (_, Some(nodes)) => nodes,
+                _ => {
+                    let cpus = resources::whole_cpus(spec, container);
+                    place(&drafts, cpus, &ledger::asked(container))?
+                }
+            };
+            if let Some(pool) = pool {
+                pool.add(&mut drafts.0, spec, container, ends, nodes)?;
+            }
+            ledger.add(&mut drafts.1, container, ends, nodes).map_err(|error| unexpected(&error))?;
         }
-        self.devices.reserve(uid, spec).map_err(|error| {
-            self.release(uid);
-            unexpected(&error)
-        })
+        Ok(drafts)
     }
 
     /// Asks the plugins.
@@ -208,6 +263,35 @@ impl Exclusive {
 }
 
 /// In upstream's words.
+fn unaligned() -> Refused {
+    Refused {
+        reason: "TopologyAffinityError".to_owned(),
+        text: "Resources cannot be allocated with Topology locality".to_owned(),
+    }
+}
+
+fn cpus_of(spec: &PodSpec, container: &Container) -> Vec<(String, usize)> {
+    vec![("cpu".to_owned(), resources::whole_cpus(spec, container))]
+}
+
+/// What all containers need at once: those that stay together, or the largest of those that end before.
+fn of_pod(spec: &PodSpec, asked: impl Fn(&Container) -> Vec<(String, usize)>) -> Vec<(String, usize)> {
+    let (mut stay, mut most) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
+    for (container, ends) in resources::in_order(spec) {
+        for (name, count) in asked(container) {
+            let so_far = stay.entry(name.clone()).or_default();
+            let at_once = *so_far + count;
+            if !ends {
+                *so_far = at_once;
+            }
+            let most = most.entry(name).or_default();
+            *most = at_once.max(*most);
+        }
+    }
+    most.into_iter().collect()
+}
+
+/// In upstream's words.
 fn unexpected(error: &str) -> Refused {
     Refused {
         reason: "UnexpectedAdmissionError".to_owned(),
@@ -278,6 +362,66 @@ mod tests {
         assert_eq!(next.shared().unwrap().borrow().to_string(), "0,3");
         next.retain(Vec::new(), std::iter::empty());
         assert_eq!(next.shared().unwrap().borrow().to_string(), "0-3");
+    }
+
+    fn two_nodes(alignment: Alignment) -> Exclusive {
+        let machine = Topology::regular(2, 4, 1);
+        let pool = Pool::new(machine, "0".parse().unwrap(), 0, How::default(), false);
+        let nodes = pool.nodes();
+        let exclusive = Exclusive::new(Some(pool), Devices::open("/".into(), None)).aligned(alignment, nodes);
+        let on = |node| ledger::Device { healthy: true, nodes: vec![node] };
+        let offered = [("near".to_owned(), on(0)), ("far".to_owned(), on(1))];
+        exclusive.devices.with_ledger(|ledger| ledger.offer("v.example/x", offered.into()));
+        exclusive
+    }
+
+    #[test]
+    fn processors_are_where_the_device_is_or_the_pod_is_not_here() {
+        use Policy::{BestEffort, None, Restricted, SingleNode};
+        let limits = "{cpu: 2, memory: 1Mi, v.example/x: 1}";
+        // One device on each node, and of the processors of the first node three may be had.
+        for (policy, cpus) in [
+            (None, ["1-2", "3-4", ""]),
+            (BestEffort, ["1-2", "4-5", ""]),
+            (Restricted, ["1-2", "4-5", ""]),
+            (SingleNode, ["1-2", "4-5", ""]),
+        ] {
+            let exclusive = two_nodes(Alignment { policy, scope: Scope::Container });
+            let seen = ["a", "b", "c"].map(|uid| {
+                let reserved = exclusive.reserve(&pod(uid, limits));
+                reserved.map(|_| exclusive.own_cpus(uid, "c").unwrap().to_string()).unwrap_or_default()
+            });
+            assert_eq!(seen, cpus, "{policy:?}");
+            let device = exclusive.devices.with_ledger(|ledger| ledger.held("a", "c", "v.example/x"));
+            let expected = if policy == None { "far" } else { "near" };
+            assert!(device.contains(expected), "{policy:?}: {device:?}");
+        }
+        // Five processors are on no one node.
+        for (policy, refused) in [(None, false), (BestEffort, false), (Restricted, false), (SingleNode, true)]
+        {
+            let exclusive = two_nodes(Alignment { policy, scope: Scope::Container });
+            let reserved = exclusive.reserve(&pod("a", "{cpu: 5, memory: 1Mi}"));
+            assert_eq!(reserved.is_err(), refused, "{policy:?}");
+            if let Err(error) = reserved {
+                assert_eq!(error, unaligned());
+                assert_eq!(exclusive.shared().unwrap().borrow().to_string(), "0-7", "nothing is kept");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_as_a_whole_is_on_one_node() {
+        let text = "{metadata: {uid: a}, spec: {containers: [{name: c, resources: {limits: {cpu: 2, memory: 1Mi}}}, \
+                    {name: d, resources: {limits: {cpu: 2, memory: 1Mi}}}]}}";
+        let pod = Desired::new(Arc::new(serde_norway::from_str(text).unwrap()));
+        let cpus = |scope| {
+            let exclusive = two_nodes(Alignment { policy: Policy::SingleNode, scope });
+            exclusive.reserve(&pod).unwrap();
+            ["c", "d"].map(|name| exclusive.own_cpus("a", name).unwrap().to_string())
+        };
+        // Of the first node three are left: enough for one container, not for both.
+        assert_eq!(cpus(Scope::Container), ["1-2", "4-5"]);
+        assert_eq!(cpus(Scope::Pod), ["4-5", "6-7"]);
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ pub mod shutdown;
 pub mod source;
 pub mod status;
 pub mod telemetry;
+pub mod topology;
 pub mod usage;
 pub mod volume;
 pub mod watch_dir;

@@ -8,6 +8,7 @@ use orlop_tests::{Playground, until};
 
 const CONFIG: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
     cpuManagerPolicy: static\nreservedSystemCPUs: '0'\ncpuManagerReconcilePeriod: 1s\nmaxPods: 7\n\
+    topologyManagerPolicy: single-numa-node\n\
     registerWithTaints: [{key: test.orlop.dev/x, effect: PreferNoSchedule}]\n\
     crashLoopBackOff: {maxContainerRestartPeriod: 1s}\nfailCgroupV1: true\n";
 

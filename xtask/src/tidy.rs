@@ -145,6 +145,7 @@ const PURE: &[&str] = &[
     "agent/src/dns/wire",
     "agent/src/dns/zone/",
     "agent/src/device/ledger",
+    "agent/src/topology",
     "agent/src/credential/cache",
     "agent/src/images/rate",
     "agent/src/events/correlate",

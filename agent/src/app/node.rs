@@ -74,6 +74,7 @@ use orlop::{
         storage::ApiStorage,
     },
     status::{Outlet, Writer},
+    topology::{Nodes, Policy},
     usage::Usage,
     volume::{Disk, own_dirs, storage::StorageObjects},
     wire::{
@@ -488,7 +489,12 @@ fn exclusive(config: &Config) -> Result<Exclusive> {
         }
     };
     let known = config.state_dir.join("device-resources.json");
-    Ok(Exclusive::new(cpus, Devices::open(config.kubelet_dir.join("device-plugins"), Some(known))))
+    let nodes = match config.kubelet.alignment.policy {
+        Policy::None => Nodes::default(),
+        _ => cpu::read::topology().context("read the memory nodes of this machine")?.nodes(),
+    };
+    let devices = Devices::open(config.kubelet_dir.join("device-plugins"), Some(known));
+    Ok(Exclusive::new(cpus, devices).aligned(config.kubelet.alignment, nodes))
 }
 
 /// The sockets for device plugins and for monitoring agents. A node is of use without.

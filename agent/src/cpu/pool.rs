@@ -10,9 +10,20 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use super::{
     choose::{How, choose},
     set::CpuSet,
-    topology::Topology,
+    topology::{Topology, Unit},
 };
-use crate::pod::{admission::Refused, resources};
+use crate::{
+    pod::{admission::Refused, resources},
+    topology::{self, Hints, Nodes},
+};
+
+/// What a pod's containers would get, one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    held: Held,
+    /// What init containers had that have ended by then.
+    again: CpuSet,
+}
 
 /// By name of the container.
 pub type Held = BTreeMap<String, CpuSet>;
@@ -84,26 +95,73 @@ impl Pool {
     /// # Errors
     /// There is not enough; in upstream's words.
     pub fn admit(&mut self, uid: &str, spec: &PodSpec) -> Result<(), Refused> {
-        let (mut held, mut again) = (Held::new(), CpuSet::default());
-        for (container, init) in in_order(spec) {
-            let count = resources::whole_cpus(spec, container);
-            if count == 0 {
-                continue;
-            }
-            let cpus = self.take(count, &held, &again)?;
-            // Those of init containers that end are the next ones'.
-            again = if init { &again | &cpus } else { &again - &cpus };
-            held.insert(container.name.clone(), cpus);
+        let mut draft = Draft::default();
+        for (container, ends) in resources::in_order(spec) {
+            self.add(&mut draft, spec, container, ends, None)?;
         }
-        if !held.is_empty() {
-            self.held.insert(uid.to_owned(), held);
+        self.keep(uid, draft);
+        Ok(())
+    }
+
+    /// Memory nodes of the machine.
+    #[must_use]
+    pub fn nodes(&self) -> Nodes {
+        self.machine.nodes()
+    }
+
+    /// From where so many could be had, after what was drafted.
+    #[must_use]
+    pub fn hints(&self, draft: &Draft, count: usize) -> Hints {
+        if count == 0 {
+            return None;
+        }
+        let (all, free) = (self.allocatable(), self.free(draft));
+        let on = |nodes: Nodes, cpus: &CpuSet| (&self.on(nodes) & cpus).len();
+        Some(topology::ways(self.nodes(), count, |nodes| on(nodes, &all), |nodes| on(nodes, &free)))
+    }
+
+    /// Gives a container what it asks for, from these memory nodes as far as they do. `ends` are init containers.
+    ///
+    /// # Errors
+    /// There is not enough; in upstream's words.
+    pub fn add(
+        &self,
+        draft: &mut Draft,
+        spec: &PodSpec,
+        container: &Container,
+        ends: bool,
+        nodes: Option<Nodes>,
+    ) -> Result<(), Refused> {
+        let count = resources::whole_cpus(spec, container);
+        if count > 0 {
+            let cpus = self.take(count, draft, nodes)?;
+            // Those of init containers that end are the next ones'.
+            draft.again = if ends { &draft.again | &cpus } else { &draft.again - &cpus };
+            draft.held.insert(container.name.clone(), cpus);
         }
         Ok(())
     }
 
-    fn take(&self, count: usize, held: &Held, again: &CpuSet) -> Result<CpuSet, Refused> {
-        let own = held.values().fold(CpuSet::default(), |all, cpus| &all | cpus);
-        let free = &(&(&self.allocatable() - &self.taken()) - &own) | again;
+    /// Makes a draft true.
+    pub fn keep(&mut self, uid: &str, draft: Draft) {
+        if !draft.held.is_empty() {
+            self.held.insert(uid.to_owned(), draft.held);
+        }
+    }
+
+    /// The processors of memory nodes.
+    fn on(&self, nodes: Nodes) -> CpuSet {
+        let units = self.machine.units(Unit::Node).into_iter().filter(|(node, _)| nodes.has(*node));
+        units.fold(CpuSet::default(), |all, (_, cpus)| &all | &cpus)
+    }
+
+    fn free(&self, draft: &Draft) -> CpuSet {
+        let own = draft.held.values().fold(CpuSet::default(), |all, cpus| &all | cpus);
+        &(&(&self.allocatable() - &self.taken()) - &own) | &draft.again
+    }
+
+    fn take(&self, count: usize, draft: &Draft, nodes: Option<Nodes>) -> Result<CpuSet, Refused> {
+        let (free, again) = (self.free(draft), &draft.again);
         let per_core = self.machine.per_core();
         if self.how.whole_cores && !count.is_multiple_of(per_core) {
             return Err(Refused {
@@ -115,6 +173,10 @@ impl Pool {
         }
         // What an init container gave back is used first, and only then something else.
         let first = choose(&self.machine, again, count.min(again.len()), self.how).unwrap_or_default();
+        let near = nodes.map(|nodes| &(&self.on(nodes) & &free) - &first).unwrap_or_default();
+        let left = count - first.len();
+        let near = choose(&self.machine, &near, left.min(near.len()), self.how).unwrap_or_default();
+        let first = &first | &near;
         let rest = choose(&self.machine, &(&free - &first), count - first.len(), self.how);
         rest.map(|rest| &first | &rest).ok_or_else(|| {
             let available = free.len();
@@ -131,13 +193,6 @@ impl Pool {
     fn taken(&self) -> CpuSet {
         self.held.values().flat_map(BTreeMap::values).fold(CpuSet::default(), |all, cpus| &all | cpus)
     }
-}
-
-/// Containers in the order of their starts, and whether each ends before the next one.
-fn in_order(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
-    let init = spec.init_containers.iter().flatten();
-    let init = init.map(|container| (container, container.restart_policy.as_deref() != Some("Always")));
-    init.chain(spec.containers.iter().map(|container| (container, false)))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::set::CpuSet;
+use crate::topology::Nodes;
 
 /// Where a processor is. Numbers are unique on the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,12 @@ impl Topology {
             units.entry(number(place, unit)).or_default().push(*cpu);
         }
         units.into_iter().map(|(number, cpus)| (number, cpus.into_iter().collect())).collect()
+    }
+
+    /// The memory nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Nodes {
+        self.units(Unit::Node).into_keys().collect()
     }
 
     /// In which unit a processor is.

@@ -8,6 +8,10 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use orlop_model::quantities::Quantity;
 
 use super::grant::{Extras, Grant, Grants};
+use crate::{
+    pod::resources,
+    topology::{self, Hints, Nodes},
+};
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +38,23 @@ pub struct Wanted {
     pub container: String,
     /// The resource.
     pub resource: String,
+    /// From where, if that matters.
+    pub nodes: Option<Nodes>,
+}
+
+/// What a pod's containers would get, one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    grants: Grants,
+    wanted: Vec<Wanted>,
+    /// Devices of init containers that have ended by then.
+    again: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Device {
+    fn is_on(&self, nodes: Nodes) -> bool {
+        self.nodes.iter().any(|node| u32::try_from(*node).is_ok_and(|node| nodes.has(node)))
+    }
 }
 
 /// What a plugin may choose from.
@@ -110,44 +131,90 @@ impl Ledger {
     /// # Errors
     /// There are not enough; in upstream's words.
     pub fn reserve(&mut self, uid: &str, spec: &PodSpec) -> Result<Vec<Wanted>, String> {
-        let (mut grants, mut wanted) = (Grants::new(), Vec::new());
-        // Devices of init containers that end are the next ones'.
-        let mut again: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (container, ends) in in_order(spec) {
-            for (resource, count) in asked(container) {
-                let Some(devices) = self.offered.get(&resource) else { continue };
-                let again = again.entry(resource.clone()).or_default();
-                let own = grants.values().filter_map(|grant| grant.resources.get(&resource)).flatten();
-                let taken: BTreeSet<&String> =
-                    own.chain(self.taken(&resource)).filter(|id| !again.contains(*id)).collect();
-                let healthy: Vec<_> =
-                    devices.iter().filter(|(_, device)| device.healthy).map(|(id, _)| id).collect();
-                if healthy.is_empty() {
-                    return Err(format!(
-                        "no healthy devices present; cannot allocate unhealthy devices {resource}"
-                    ));
-                }
-                let free: Vec<_> = healthy.into_iter().filter(|id| !taken.contains(id)).collect();
-                if free.len() < count {
-                    let available = free.len();
-                    return Err(format!(
-                        "requested number of devices unavailable for {resource}. Requested: {count}, Available: {available}"
-                    ));
-                }
-                let (first, others): (Vec<_>, Vec<_>) = free.into_iter().partition(|id| again.contains(*id));
-                let ids: BTreeSet<String> = first.into_iter().chain(others).take(count).cloned().collect();
-                match ends {
-                    true => again.extend(ids.iter().cloned()),
-                    false => again.retain(|id| !ids.contains(id)),
-                }
-                grants.entry(container.name.clone()).or_default().resources.insert(resource.clone(), ids);
-                wanted.push(Wanted { container: container.name.clone(), resource });
+        let mut draft = Draft::default();
+        for (container, ends) in resources::in_order(spec) {
+            self.add(&mut draft, container, ends, None)?;
+        }
+        Ok(self.keep(uid, draft))
+    }
+
+    /// From where what is asked for could be had, after what was drafted, by resource.
+    #[must_use]
+    pub fn hints(&self, draft: &Draft, machine: Nodes, asked: &[(String, usize)]) -> Vec<Hints> {
+        let hints = |(resource, count): &(String, usize)| {
+            let devices = self.offered.get(resource)?;
+            let healthy: Vec<_> = devices.iter().filter(|(_, device)| device.healthy).collect();
+            // Where none says where it is, it does not matter.
+            if *count == 0 || healthy.iter().all(|(_, device)| device.nodes.is_empty()) {
+                return None;
             }
+            let free: BTreeSet<_> = self.free(draft, resource).collect();
+            let all = |nodes| healthy.iter().filter(|(_, device)| device.is_on(nodes)).count();
+            let on = |nodes| {
+                healthy.iter().filter(|(id, device)| device.is_on(nodes) && free.contains(id)).count()
+            };
+            Some(topology::ways(machine, *count, all, on))
+        };
+        asked.iter().map(hints).collect()
+    }
+
+    /// Sets devices aside for a container, from these memory nodes as far as they do. `ends` are init containers.
+    ///
+    /// # Errors
+    /// There are not enough; in upstream's words.
+    pub fn add(
+        &self,
+        draft: &mut Draft,
+        container: &Container,
+        ends: bool,
+        nodes: Option<Nodes>,
+    ) -> Result<(), String> {
+        for (resource, count) in asked(container) {
+            let Some(devices) = self.offered.get(&resource) else { continue };
+            if !devices.values().any(|device| device.healthy) {
+                return Err(format!(
+                    "no healthy devices present; cannot allocate unhealthy devices {resource}"
+                ));
+            }
+            let mut free: Vec<_> = self.free(draft, &resource).collect();
+            if free.len() < count {
+                let available = free.len();
+                return Err(format!(
+                    "requested number of devices unavailable for {resource}. Requested: {count}, Available: {available}"
+                ));
+            }
+            let again = draft.again.get(&resource);
+            let is_again = |id: &String| again.is_some_and(|again| again.contains(id));
+            let far = |id: &String| nodes.is_some_and(|nodes| !devices[id].is_on(nodes));
+            free.sort_by_key(|id| (!is_again(id), far(id)));
+            let ids: BTreeSet<String> = free.into_iter().take(count).cloned().collect();
+            let again = draft.again.entry(resource.clone()).or_default();
+            match ends {
+                true => again.extend(ids.iter().cloned()),
+                false => again.retain(|id| !ids.contains(id)),
+            }
+            draft.grants.entry(container.name.clone()).or_default().resources.insert(resource.clone(), ids);
+            draft.wanted.push(Wanted { container: container.name.clone(), resource, nodes });
         }
-        if !grants.is_empty() {
-            self.held.insert(uid.to_owned(), grants);
+        Ok(())
+    }
+
+    /// Makes a draft true; what plugins have to be asked for.
+    pub fn keep(&mut self, uid: &str, draft: Draft) -> Vec<Wanted> {
+        if !draft.grants.is_empty() {
+            self.held.insert(uid.to_owned(), draft.grants);
         }
-        Ok(wanted)
+        draft.wanted
+    }
+
+    /// Healthy ones that nobody has, nor a container that was drafted, but what that gives back.
+    fn free<'a>(&'a self, draft: &'a Draft, resource: &'a str) -> impl Iterator<Item = &'a String> {
+        let own = draft.grants.values().filter_map(|grant| grant.resources.get(resource)).flatten();
+        let again = draft.again.get(resource);
+        let is_again = move |id: &String| again.is_some_and(|again| again.contains(id));
+        let taken: BTreeSet<&String> = own.chain(self.taken(resource)).filter(|id| !is_again(id)).collect();
+        let devices = self.offered.get(resource).into_iter().flatten();
+        devices.filter(move |(id, device)| device.healthy && !taken.contains(id)).map(|(id, _)| id)
     }
 
     fn taken<'a>(&'a self, resource: &'a str) -> impl Iterator<Item = &'a String> {
@@ -164,7 +231,8 @@ impl Ledger {
 
     /// What a plugin may choose from for a container that has some set aside: these, and what is free.
     #[must_use]
-    pub fn choice(&self, uid: &str, container: &str, resource: &str) -> Choice {
+    pub fn choice(&self, uid: &str, wanted: &Wanted) -> Choice {
+        let Wanted { container, resource, nodes } = wanted;
         let own = self.held(uid, container, resource);
         let taken: BTreeSet<_> = self.taken(resource).collect();
         // What it shares with a container of its own pod was chosen for that one before.
@@ -172,7 +240,10 @@ impl Ledger {
         let shared: BTreeSet<_> =
             others.filter_map(|(_, grant)| grant.resources.get(resource)).flatten().collect();
         let devices = self.offered.get(resource).into_iter().flatten();
-        let free = devices.filter(|(id, device)| device.healthy && !taken.contains(id)).map(|(id, _)| id);
+        let near = |device: &Device| nodes.is_none_or(|nodes| device.is_on(nodes));
+        let free = devices
+            .filter(|(id, device)| device.healthy && near(device) && !taken.contains(id))
+            .map(|(id, _)| id);
         Choice {
             count: own.len(),
             included: own.iter().filter(|id| shared.contains(id)).cloned().collect(),
@@ -181,13 +252,14 @@ impl Ledger {
     }
 
     /// Takes others than those set aside, if that many are preferred and nobody else has them.
-    pub fn swap(&mut self, uid: &str, container: &str, resource: &str, preferred: &BTreeSet<String>) {
-        let choice = self.choice(uid, container, resource);
+    pub fn swap(&mut self, uid: &str, wanted: &Wanted, preferred: &BTreeSet<String>) {
+        let choice = self.choice(uid, wanted);
+        let Wanted { container, resource, .. } = wanted;
         let good = preferred.len() == choice.count
             && preferred.is_subset(&choice.available)
             && choice.included.is_subset(preferred);
         if good && let Some(grant) = self.held.get_mut(uid).and_then(|grants| grants.get_mut(container)) {
-            grant.resources.insert(resource.to_owned(), preferred.clone());
+            grant.resources.insert(resource.clone(), preferred.clone());
         }
     }
 
@@ -223,15 +295,9 @@ impl Ledger {
     }
 }
 
-/// Containers in the order of their starts, and whether each ends before the next one.
-fn in_order(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
-    let init = spec.init_containers.iter().flatten();
-    let init = init.map(|container| (container, container.restart_policy.as_deref() != Some("Always")));
-    init.chain(spec.containers.iter().map(|container| (container, false)))
-}
-
 /// Whole numbers of resources of vendors: `vendor.example/device`.
-fn asked(container: &Container) -> Vec<(String, usize)> {
+#[must_use]
+pub fn asked(container: &Container) -> Vec<(String, usize)> {
     let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let of_vendor = |name: &str| name.split_once('/').is_some_and(|(domain, _)| !is_own(domain));
     let asked =
@@ -298,12 +364,51 @@ mod tests {
         ledger.of_pod(uid).into_iter().flatten().map(of).collect::<Vec<_>>().join(" ")
     }
 
+    fn set(ids: &str) -> BTreeSet<String> {
+        ids.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn wanted_by(container: &str) -> Wanted {
+        Wanted { container: container.into(), resource: GPU.into(), nodes: None }
+    }
+
+    #[test]
+    fn devices_come_from_where_they_are_wanted() {
+        let mut ledger = Ledger::default();
+        let on = |nodes: &[i64]| Device { healthy: true, nodes: nodes.to_vec() };
+        ledger.offer(GPU, [("a".into(), on(&[0])), ("b".into(), on(&[1])), ("c".into(), on(&[1]))].into());
+        ledger.offer("v.example/anywhere", [("x".into(), on(&[]))].into());
+        let machine = Nodes::from_iter([0, 1]);
+        let draft = Draft::default();
+        let asked =
+            [(GPU.to_owned(), 2), ("v.example/anywhere".to_owned(), 1), ("cpu.other/x".to_owned(), 1)];
+        let hints = ledger.hints(&draft, machine, &asked);
+        let nodes = |hints: &Hints| -> Vec<String> {
+            let one = |hint: &topology::Hint| {
+                format!("{}{}", hint.nodes.unwrap(), if hint.preferred { "!" } else { "" })
+            };
+            hints.iter().flatten().map(one).collect()
+        };
+        assert_eq!(nodes(&hints[0]), ["1!", "0,1"]);
+        assert_eq!(hints[1..], [None, None], "it does not matter, or is nobody's");
+        let spec = pod(&[("m", 2)], &[]);
+        let mut draft = Draft::default();
+        ledger.add(&mut draft, &spec.containers[0], false, Some(Nodes::from_iter([1]))).unwrap();
+        let wanted = ledger.keep("1", draft);
+        assert_eq!(ledger.held("1", "m", GPU), set("b c"));
+        assert_eq!(
+            ledger.choice("1", &wanted[0]).available,
+            set("b c"),
+            "nor may the plugin choose the other"
+        );
+    }
+
     #[test]
     fn devices_are_given_and_given_back() {
         let mut ledger = ledger();
         assert_eq!(ledger.counts()[GPU], Counts { capacity: 4, allocatable: 3 });
         let wanted = ledger.reserve("1", &pod(&[("c", 2), ("none", 0)], &[])).unwrap();
-        assert_eq!(wanted, [Wanted { container: "c".into(), resource: GPU.into() }]);
+        assert_eq!(wanted, [wanted_by("c")]);
         assert_eq!(shown(&ledger, "1"), "c=a+b");
         let short = ledger.reserve("2", &pod(&[("c", 2)], &[])).unwrap_err();
         assert_eq!(
@@ -361,14 +466,13 @@ mod tests {
         let mut ledger = ledger();
         ledger.reserve("1", &pod(&[("c", 1)], &[])).unwrap();
         ledger.reserve("2", &pod(&[("c", 1)], &[("i", 1)])).unwrap();
-        let set = |ids: &str| ids.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
-        let choice = ledger.choice("1", "c", GPU);
+        let choice = ledger.choice("1", &wanted_by("c"));
         assert_eq!(choice, Choice { available: set("a c"), included: set(""), count: 1 });
         for (preferred, now) in [("b", "c=a"), ("x", "c=a"), ("a c", "c=a"), ("c", "c=c")] {
-            ledger.swap("1", "c", GPU, &set(preferred));
+            ledger.swap("1", &wanted_by("c"), &set(preferred));
             assert_eq!(shown(&ledger, "1"), now, "{preferred}");
         }
-        assert_eq!(ledger.choice("2", "c", GPU).included, set("b"), "as its init container has");
+        assert_eq!(ledger.choice("2", &wanted_by("c")).included, set("b"), "as its init container has");
     }
 
     #[test]

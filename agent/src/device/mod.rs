@@ -86,12 +86,18 @@ impl Devices {
         self.state().ledger.reserve(uid, spec)
     }
 
+    /// With nothing else happening meanwhile.
+    pub fn with_ledger<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+        work(&mut self.state().ledger)
+    }
+
     /// Asks the plugins for what was set aside.
     ///
     /// # Errors
     /// A plugin is gone, refuses, or answers what cannot be done here.
     pub async fn allocate(&self, uid: &str, wanted: &[Wanted]) -> Result<(), String> {
-        for Wanted { container, resource, .. } in wanted {
+        for one in wanted {
+            let Wanted { container, resource, .. } = one;
             let plugin = self.state().plugins.get(resource).cloned();
             let Some(plugin) = plugin else {
                 return Err(format!(
@@ -99,7 +105,7 @@ impl Devices {
                 ));
             };
             if plugin.options.get_preferred_allocation_available {
-                self.prefer(&plugin, uid, container, resource).await?;
+                self.prefer(&plugin, uid, one).await?;
             }
             let ids = self.state().ledger.held(uid, container, resource);
             let answer = plugin.allocate(&ids).await?;
@@ -109,16 +115,10 @@ impl Devices {
     }
 
     /// Takes other devices than those set aside, if the plugin would rather have it so and they are still free.
-    async fn prefer(
-        &self,
-        plugin: &Plugin,
-        uid: &str,
-        container: &str,
-        resource: &str,
-    ) -> Result<(), String> {
-        let choice = self.state().ledger.choice(uid, container, resource);
+    async fn prefer(&self, plugin: &Plugin, uid: &str, wanted: &Wanted) -> Result<(), String> {
+        let choice = self.state().ledger.choice(uid, wanted);
         let preferred = plugin.preferred(&choice).await?;
-        self.state().ledger.swap(uid, container, resource, &preferred);
+        self.state().ledger.swap(uid, wanted, &preferred);
         Ok(())
     }
 

@@ -134,6 +134,7 @@ pub fn event_reason(reason: &str) -> &'static str {
         "Evicted" => "Evicted",
         "NodeShutdown" => "NodeShutdown",
         "SMTAlignmentError" => "SMTAlignmentError",
+        "TopologyAffinityError" => "TopologyAffinityError",
         _ => "UnexpectedAdmissionError",
     }
 }

@@ -148,6 +148,13 @@ pub fn quota(milli: i64, period_us: u64) -> i64 {
     milli.saturating_mul(i64::try_from(period_us).unwrap_or(i64::MAX)).saturating_div(1000).max(1000)
 }
 
+/// Containers in the order of their starts, and whether each ends before the next one.
+pub fn in_order(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
+    let init = spec.init_containers.iter().flatten();
+    let init = init.map(|container| (container, container.restart_policy.as_deref() != Some("Always")));
+    init.chain(spec.containers.iter().map(|container| (container, false)))
+}
+
 /// How many processors a container would have for itself (static policy): all that it asks for, if it is of a Guaranteed
 /// pod and these are whole ones. Resources of a pod as a whole are not of any container.
 pub fn whole_cpus(spec: &PodSpec, container: &Container) -> usize {

@@ -16,6 +16,7 @@ use crate::{
     args::Flags,
     cpu::{choose::How, reconcile, set::CpuSet},
     images::rate::Rate,
+    topology::{Alignment, Policy, Scope},
 };
 
 /// Pods of this priority and above are critical (`system-cluster-critical`).
@@ -38,6 +39,7 @@ fn kubelet(fields: &Fields, notes: &mut Vec<Note>) -> Result<Kubelet, Wrong> {
         shutdown: shutdown(fields)?,
         reserved_cpus: reserved_cpus(fields)?,
         static_cpus: static_cpus(fields, notes)?,
+        alignment: alignment(fields)?,
         node: node(fields)?,
         address: fields.address.filter(|address| !address.is_unspecified()),
         all_addresses: fields.address.is_some_and(|address| address.is_unspecified()),
@@ -177,6 +179,27 @@ fn reserved_cpus(fields: &Fields) -> Result<CpuSet, Wrong> {
     text.parse().map_err(|error: crate::cpu::set::NoCpuSet| {
         Wrong::new("reservedSystemCPUs", &text, error.to_string())
     })
+}
+
+fn alignment(fields: &Fields) -> Result<Alignment, Wrong> {
+    let (policy, scope) =
+        (fields.topology_manager_policy.as_deref(), fields.topology_manager_scope.as_deref());
+    let policy = match policy.unwrap_or_default() {
+        "" | "none" => Policy::None,
+        "best-effort" => Policy::BestEffort,
+        "restricted" => Policy::Restricted,
+        "single-numa-node" => Policy::SingleNode,
+        other => {
+            let reason = "must be none, best-effort, restricted or single-numa-node";
+            return Err(Wrong::new("topologyManagerPolicy", other, reason));
+        }
+    };
+    let scope = match scope.unwrap_or_default() {
+        "" | "container" => Scope::Container,
+        "pod" => Scope::Pod,
+        other => return Err(Wrong::new("topologyManagerScope", other, "must be container or pod")),
+    };
+    Ok(Alignment { policy, scope })
 }
 
 fn static_cpus(fields: &Fields, notes: &mut Vec<Note>) -> Result<Option<StaticCpus>, Wrong> {

@@ -129,9 +129,7 @@ pub(super) const UNSUPPORTED: Unsupported = &[
     ("systemReservedCgroup", "", "only pods are held to limits"),
     ("tlsCipherSuites", "", "those of the TLS library"),
     ("tlsMinVersion", "\"VersionTLS12\"", "TLS 1.2 and 1.3"),
-    ("topologyManagerPolicy", "\"none\"", "there is no topology manager"),
-    ("topologyManagerPolicyOptions", "", "there is no topology manager"),
-    ("topologyManagerScope", "\"container\"", "there is no topology manager"),
+    ("topologyManagerPolicyOptions", "", "the fewest memory nodes are taken, of eight at most"),
     ("tracing", "", "spans are not exported"),
     ("volumePluginDir", "", "there are no flexvolumes"),
     ("volumeStatsAggPeriod", "\"1m0s\"|\"1m\"", "volumes are not measured"),
@@ -204,6 +202,8 @@ object! {
         "systemReserved" system_reserved: BTreeMap<String, String>, Acts;
         "tlsCertFile" tls_cert_file: PathBuf, Acts;
         "tlsPrivateKeyFile" tls_private_key_file: PathBuf, Acts;
+        "topologyManagerPolicy" topology_manager_policy: String, Acts;
+        "topologyManagerScope" topology_manager_scope: String, Acts;
         "userNamespaces" user_namespaces: UserNamespaces, Acts;
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     args::Flags,
     cpu::{choose::How, set::CpuSet},
     images::rate::Rate,
+    topology::Alignment,
 };
 use eviction::Eviction;
 use fields::Fields;
@@ -56,6 +57,8 @@ pub struct Kubelet {
     pub reserved_cpus: CpuSet,
     /// The static policy: Guaranteed pods may have processors for themselves.
     pub static_cpus: Option<StaticCpus>,
+    /// How near to each other processors and devices are.
+    pub alignment: Alignment,
     /// About the Node object.
     pub node: NodeObject,
     /// Address of the kubelet API instead of the node's.
@@ -146,6 +149,7 @@ impl Default for Kubelet {
             shutdown: Vec::new(),
             reserved_cpus: CpuSet::default(),
             static_cpus: None,
+            alignment: Alignment::default(),
             node: NodeObject::default(),
             address: None,
             all_addresses: false,
