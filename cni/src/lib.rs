@@ -17,6 +17,7 @@
 
 mod attach;
 mod cut;
+mod delegate;
 mod error;
 mod execute;
 pub mod fuzz;

@@ -13,11 +13,12 @@ use serde_json::Value;
 
 use crate::{
     attach, cut,
+    delegate::Delegate,
     error::{AttachError, CheckError, OpenError, chain},
     ipam::IpamError,
     netlink,
     netns::NetnsError,
-    network::{Care, Inner},
+    network::{Attachment, Care, Inner},
     spec::{self, Code, Config, Environment, Fault, Request},
 };
 
@@ -59,11 +60,16 @@ fn answer(environment: &Environment, stdin: &[u8]) -> Result<Option<Value>, Faul
     let config = spec::config(stdin)?;
     let in_its_version = |fault| Fault { cni_version: config.cni_version.clone(), ..fault };
     let request = config.request(environment).map_err(in_its_version)?;
-    serve(&config, &request).map_err(in_its_version)
+    let delegate = config.delegate().map(|kind| Delegate { kind, environment, stdin });
+    serve(&config, &request, delegate.as_ref()).map_err(in_its_version)
 }
 
 /// On this thread: a runtime's threads would cost more than the request.
-fn serve(config: &Config, request: &Request) -> Result<Option<Value>, Fault> {
+fn serve(
+    config: &Config,
+    request: &Request,
+    delegate: Option<&Delegate<'_>>,
+) -> Result<Option<Value>, Fault> {
     let care = match request {
         Request::Add(_) | Request::Status => Care::Whole,
         Request::Gc { .. } => Care::Links,
@@ -72,20 +78,18 @@ fn serve(config: &Config, request: &Request) -> Result<Option<Value>, Fault> {
     let network = Inner::open(config.network(), PATIENCE, care);
     let network = network.map_err(|error| open_fault(request, &error))?;
     match request {
-        Request::Add(attachment) => {
-            let attached = attach::attach(&network, attachment).map_err(|error| attach_fault(&error))?;
-            let previous = config.prev_result.as_ref();
-            spec::add_result(config.version(), attachment, &attached, config.dns.as_ref(), previous).map(Some)
-        }
+        Request::Add(attachment) => add(&network, config, attachment, delegate).map(Some),
         Request::Del { uid, netns, interface } => {
             match cut::off(&network, uid, netns.as_deref(), interface) {
                 Ok(false) => {}
                 Ok(true) => reap_later().map_err(|error| detach_fault(uid, &error))?,
                 Err(_) => attach::detach(&network, uid).map_err(|error| detach_fault(uid, &error))?,
             }
-            Ok(None)
+            // Not before nobody has the address.
+            delegate.map_or(Ok(()), |delegate| delegate.tell("DEL")).map(|()| None)
         }
         Request::Check { attachment, addresses, routed } => {
+            delegate.map_or(Ok(()), |delegate| delegate.tell("CHECK"))?;
             let state = attach::check(&network, attachment, addresses, *routed);
             state.map(|()| None).map_err(|error| check_fault(&error))
         }
@@ -97,10 +101,30 @@ fn serve(config: &Config, request: &Request) -> Result<Option<Value>, Fault> {
                 }
             }
             let reaped = cut::reap().map_err(|error| detach_fault("what was cut off", &error));
-            reaped.and(result)
+            let told = delegate.map_or(Ok(()), |delegate| delegate.tell("GC"));
+            reaped.and(told).and(result)
         }
-        Request::Status => Ok(None),
+        Request::Status => delegate.map_or(Ok(()), |delegate| delegate.tell("STATUS")).map(|()| None),
     }
+}
+
+fn add(
+    network: &Inner,
+    config: &Config,
+    attachment: &Attachment,
+    delegate: Option<&Delegate<'_>>,
+) -> Result<Value, Fault> {
+    let given = delegate.map(Delegate::add).transpose()?;
+    let addresses = given.as_ref().map_or(&attachment.addresses, |given| &given.addresses).clone();
+    let attachment = Attachment { addresses, ..attachment.clone() };
+    let attached = attach::attach(network, &attachment).map_err(|error| {
+        if let Some(Err(fault)) = delegate.map(|delegate| delegate.tell("DEL")) {
+            tracing::warn!(error = fault.text(), "give back an address");
+        }
+        attach_fault(&error)
+    })?;
+    let dns = config.dns.as_ref().or_else(|| given.as_ref()?.dns.as_ref()?.as_object());
+    spec::add_result(config.version(), &attachment, &attached, dns, config.prev_result.as_ref())
 }
 
 /// By a process of its own, which nobody waits for.

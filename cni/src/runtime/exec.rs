@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs::File,
+    io::{self, Seek as _, Write as _},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    process::{Pid, Signal, kill_process_group},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::{Child, Command},
@@ -80,10 +84,18 @@ pub(crate) fn find(kind: &str, dirs: &[PathBuf]) -> Result<PathBuf, PluginError>
     found.ok_or_else(|| PluginError::Missing { kind: kind.to_owned(), dirs: dirs.to_vec() })
 }
 
+/// An input that nobody waits for: a file without a name.
+pub(crate) fn stdin(text: &[u8]) -> io::Result<Stdio> {
+    let mut file = File::from(memfd_create("cni-stdin", MemfdFlags::CLOEXEC)?);
+    file.write_all(text)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
 /// Runs the program in a process group of its own, and returns what it printed if it ended well.
 pub(crate) async fn run(
     program: &Path,
-    environment: &BTreeMap<&'static str, String>,
+    environment: &BTreeMap<&str, String>,
     stdin: Stdio,
     limit: Duration,
 ) -> Result<Vec<u8>, PluginError> {

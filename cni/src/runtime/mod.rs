@@ -15,7 +15,7 @@ mod chain;
 pub(crate) mod conf;
 mod desk;
 mod error;
-mod exec;
+pub(crate) mod exec;
 mod loopback;
 mod record;
 
@@ -322,7 +322,7 @@ impl Inner {
         for plugin in chain::order(command, list) {
             let stdin = chain::stdin(&list.name, version, plugin, told).to_string();
             let environment = self.environment(command);
-            if let Err(source) = self.run(&plugin.kind, &environment, pipe(stdin.as_bytes())).await {
+            if let Err(source) = self.run(&plugin.kind, &environment, exec::stdin(stdin.as_bytes())).await {
                 errors.push(ChainError::plugin(&plugin.kind, command)(source));
             }
         }
@@ -360,7 +360,7 @@ impl Inner {
     async fn run(
         &self,
         kind: &str,
-        environment: &BTreeMap<&'static str, String>,
+        environment: &BTreeMap<&str, String>,
         stdin: std::io::Result<Stdio>,
     ) -> Result<Vec<u8>, PluginError> {
         let program = exec::find(kind, &self.config.bin_dirs)?;
@@ -428,7 +428,7 @@ impl Inner {
         environment
             .extend(["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"].map(|name| (name, "dummy".to_owned())));
         let stdin = json!({ "cniVersion": NEWEST }).to_string();
-        let answer = self.run(kind, &environment, pipe(stdin.as_bytes())).await?;
+        let answer = self.run(kind, &environment, exec::stdin(stdin.as_bytes())).await?;
         let answer: Answer = serde_json::from_slice(&answer).map_err(PluginError::Answer)?;
         if let Some(stamp) = stamp {
             let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -463,13 +463,4 @@ fn identity(netns: &Path) -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let meta = fs::metadata(netns).map(|meta| format!("{}:{}", meta.dev(), meta.ino()));
     format!("{}/{}", boot.trim(), meta.unwrap_or_default())
-}
-
-/// An input that nobody waits for: a file without a name.
-fn pipe(text: &[u8]) -> std::io::Result<Stdio> {
-    use std::io::{Seek as _, Write as _};
-    let mut file = fs::File::from(rustix::fs::memfd_create("cni-stdin", rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.write_all(text)?;
-    file.rewind()?;
-    Ok(file.into())
 }

@@ -94,10 +94,16 @@ impl Record {
 pub(crate) struct Store(PathBuf);
 
 impl Store {
-    /// Makes the directory.
+    /// Makes the directory, and removes what a killed process did not come to rename. It is for one process at a time.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let dir = dir.join("results");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                fs::remove_file(entry.path())?;
+            }
+        }
         Ok(Self(dir))
     }
 
@@ -212,6 +218,7 @@ mod tests {
         fs::write(results.join(".n-c8-eth0"), "half").unwrap();
         let all = store.all().unwrap();
         assert_eq!((all.len(), all[0].container_id.as_str(), all[0].addresses().len()), (1, "c9", 1));
-        assert!(results.join("n-bad-eth0").exists());
+        Store::open(dir.path()).unwrap();
+        assert!(results.join("n-bad-eth0").exists() && !results.join(".n-c8-eth0").exists());
     }
 }

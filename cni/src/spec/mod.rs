@@ -53,6 +53,8 @@ pub(crate) enum Code {
     TryAgainLater = 11,
     /// `STATUS`: no container can be added.
     NotAvailable = 50,
+    /// Ours: what the plugin for addresses said.
+    Delegate = 100,
 }
 
 impl Fault {

@@ -77,7 +77,7 @@ pub(crate) struct Config {
     mtu: Option<u32>,
     is_default_gateway: Option<bool>,
     ip_masq: Option<bool>,
-    ipam: Option<Value>,
+    ipam: Option<Ipam>,
     /// Goes into the result as it is.
     pub(crate) dns: Option<Map<String, Value>>,
     #[serde(default)]
@@ -91,6 +91,13 @@ pub(crate) struct Config {
     /// Its name in drafts of the specification; runtimes send both.
     #[serde(rename = "cni.dev/attachments")]
     attachments: Option<Vec<ValidAttachment>>,
+}
+
+/// Who has the addresses.
+#[derive(Clone, Debug, Deserialize)]
+struct Ipam {
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
 /// What a runtime or a user wishes for one container.
@@ -194,12 +201,8 @@ impl Config {
         if self.ip_masq == Some(false) {
             return unsupported("ipMasq false", "what leaves clusterCIDR is always masqueraded");
         }
-        let own_ipam = match &self.ipam {
-            None | Some(Value::Null) => true,
-            Some(ipam) => ipam.as_object().is_some_and(Map::is_empty),
-        };
-        if !own_ipam {
-            return unsupported("ipam", "addresses are from podCIDR, in a ledger of this plugin's own");
+        if self.delegate().is_some_and(|kind| kind.contains(['/', '\0']) || kind.starts_with('.')) {
+            return Err(Fault::new(Code::InvalidConfig, "ipam.type is malformed", ""));
         }
         let wishes = [&self.runtime_config, &self.args.cni];
         if wishes.iter().any(|wishes| !wishes.port_mappings.is_empty()) {
@@ -209,6 +212,11 @@ impl Config {
             return unsupported("bandwidth", "put the plugin bandwidth behind this one");
         }
         Ok(())
+    }
+
+    /// The plugin that has the addresses, if it is not this one.
+    pub(crate) fn delegate(&self) -> Option<&str> {
+        self.ipam.as_ref()?.kind.as_deref().filter(|kind| !kind.is_empty())
     }
 
     /// The library's words for it.

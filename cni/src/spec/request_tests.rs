@@ -109,7 +109,7 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
         2: portMappings: put the plugin portmap behind this one
         2: bandwidth: put the plugin bandwidth behind this one
         2: ipMasq false: what leaves clusterCIDR is always masqueraded
-        2: ipam: addresses are from podCIDR, in a ledger of this plugin's own"#]]
+        7: ipam.type is malformed"#]]
     .assert_eq(
         &[
             of("ARGS=IP=x", ""),
@@ -124,7 +124,7 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
             of("", r#""runtimeConfig":{"portMappings":[{"hostPort":80}]},"#),
             of("", r#""runtimeConfig":{"bandwidth":{"ingressRate":1}},"#),
             of("", r#""ipMasq":false,"#),
-            of("", r#""ipam":{"type":"dhcp"},"#),
+            of("", r#""ipam":{"type":"../dhcp"},"#),
         ]
         .join("\n"),
     );

@@ -37,6 +37,7 @@ fn start(node: &Node, command: &str, id: &str, netns: Option<&Ns>, extra: Value)
         .arg(format!("--net={}", node.ns.path().display()))
         .arg(env!("CARGO_BIN_EXE_orlop-cni"))
         .env("CNI_COMMAND", command)
+        .env("CNI_PATH", "/usr/lib/cni")
         .env("CNI_CONTAINERID", id)
         .env("CNI_NETNS", netns.map(Ns::path).unwrap_or_default())
         .env("CNI_IFNAME", interface.as_str().unwrap())
@@ -157,6 +158,43 @@ fn networks_and_interfaces_of_a_container_do_not_know_each_other() {
     assert!(!node.ns.ping([10, 244, 1, 2]));
     let third = format!("10.244.1.3 {}", node.links()[0]);
     assert_eq!(node.routes(), ["10.244.1.0/24 unreachable", &third, "10.9.1.0/24 unreachable"]);
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn addresses_can_be_another_plugins_business() {
+    let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
+    node.ns.ip("addr add 192.0.2.1/32 dev lo");
+    let data = node.dir.path().join("host-local");
+    let given = || {
+        let entries = std::fs::read_dir(data.join("pods")).into_iter().flatten();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.parse::<Ipv4Addr>().is_ok()).collect::<Vec<_>>()
+    };
+    let ipam = |subnet: &str| {
+        json!({ "cniVersion": "1.0.0", "ipam": { "type": "host-local", "dataDir": data,
+            "ranges": [[{ "subnet": subnet, "rangeStart": subnet.replace("0/24", "200") }]] } })
+    };
+    let result = call(&node, "ADD", "c1", Some(&pod), ipam("10.244.1.0/24")).unwrap();
+    assert_eq!(result["ips"][0]["address"], "10.244.1.200/32");
+    assert_eq!(given(), ["10.244.1.200"]);
+    assert!(node.ns.ping([10, 244, 1, 200]));
+    let mut previous = ipam("10.244.1.0/24");
+    previous["prevResult"] = result;
+    assert_eq!(call(&node, "CHECK", "c1", Some(&pod), previous), Ok(Value::Null));
+    for _ in 0..2 {
+        assert_eq!(call(&node, "DEL", "c1", Some(&pod), ipam("10.244.1.0/24")), Ok(Value::Null));
+        assert_eq!(given(), Vec::<String>::new());
+    }
+    // An address that is none of the network's is given back.
+    let error = call(&node, "ADD", "c1", Some(&pod), ipam("10.9.1.0/24")).unwrap_err();
+    assert_eq!((&error["code"], given()), (&json!(7), Vec::new()), "{error}");
+    let error = call(&node, "ADD", "c1", Some(&pod), json!({ "ipam": { "type": "none" } })).unwrap_err();
+    assert_eq!(error["code"], 100);
+    assert!(
+        error["details"].as_str().unwrap().starts_with(r#"failed to find plugin "none" in path ["#),
+        "{error}"
+    );
 }
 
 #[test]
