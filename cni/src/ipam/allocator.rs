@@ -1,7 +1,7 @@
 //! Addresses of one range per family: the next free one after the last given, so that a freed one rests. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
     path::PathBuf,
 };
@@ -60,6 +60,9 @@ pub enum Refused {
     },
 }
 
+/// How many freed addresses are remembered as such.
+const RESTING: usize = 128;
+
 /// Who has what.
 #[derive(Clone, Debug)]
 pub(crate) struct Allocator {
@@ -67,6 +70,8 @@ pub(crate) struct Allocator {
     by_address: BTreeMap<IpAddr, String>,
     by_uid: HashMap<String, (Vec<IpAddr>, Owner)>,
     last: BTreeMap<Family, IpAddr>,
+    /// Freed not long ago, the first one first: others are given before these.
+    resting: VecDeque<IpAddr>,
 }
 
 impl Allocator {
@@ -74,7 +79,13 @@ impl Allocator {
     /// the second (kept for the node) and IPv4's last (broadcast) are never given.
     pub(crate) fn new(ranges: &[IpNet]) -> Self {
         let ranges = ranges.iter().copied().map(Range).collect();
-        Self { ranges, by_address: BTreeMap::new(), by_uid: HashMap::new(), last: BTreeMap::new() }
+        Self {
+            ranges,
+            by_address: BTreeMap::new(),
+            by_uid: HashMap::new(),
+            last: BTreeMap::new(),
+            resting: VecDeque::new(),
+        }
     }
 
     /// The owner's addresses: those it has, else of each range the one that is wished for, or the next free one after
@@ -104,8 +115,12 @@ impl Allocator {
             };
         }
         let last = self.last.get(&range.0.family()).copied();
-        let address = range.next_free(last, |address| self.by_address.contains_key(&address));
-        address.ok_or_else(|| Full { range: range.0, size: range.size() }.into())
+        let busy = |address| self.by_address.contains_key(&address) || self.resting.contains(&address);
+        let rested = || self.resting.iter().copied().find(|address| range.gives(*address));
+        range
+            .next_free(last, busy)
+            .or_else(rested)
+            .ok_or_else(|| Full { range: range.0, size: range.size() }.into())
     }
 
     /// The range that an address is none for pods of, if it is in none.
@@ -131,6 +146,7 @@ impl Allocator {
             self.by_address.insert(*address, owner.uid.clone());
             self.resume_after(*address);
         }
+        self.resting.retain(|address| !addresses.contains(address));
         self.by_uid.insert(owner.uid.clone(), (addresses, owner));
         true
     }
@@ -138,8 +154,24 @@ impl Allocator {
     /// Frees what the pod has.
     pub(crate) fn release(&mut self, uid: &str) -> Option<Vec<IpAddr>> {
         let (addresses, _) = self.by_uid.remove(uid)?;
-        addresses.iter().for_each(|address| drop(self.by_address.remove(address)));
+        for address in &addresses {
+            self.by_address.remove(address);
+            self.rest(*address);
+        }
         Some(addresses)
+    }
+
+    /// Gives others before this one, for a while.
+    pub(crate) fn rest(&mut self, address: IpAddr) {
+        self.resting.push_back(address);
+        if self.resting.len() > RESTING {
+            self.resting.pop_front();
+        }
+    }
+
+    /// Those that rest, the first one first.
+    pub(crate) fn resting(&self) -> impl Iterator<Item = IpAddr> {
+        self.resting.iter().copied()
     }
 
     /// Continue after this address, in its family.
@@ -196,6 +228,12 @@ impl Range {
         self.0.index_of(address).is_some_and(|offset| (first - 1..=last).contains(&offset))
     }
 
+    /// Whether it is given to pods that do not ask for a certain one.
+    fn gives(self, address: IpAddr) -> bool {
+        let (first, last) = self.bounds();
+        self.0.index_of(address).is_some_and(|offset| (first..=last).contains(&offset))
+    }
+
     fn size(self) -> u128 {
         let (first, last) = self.bounds();
         last.saturating_sub(first) + 1
@@ -244,6 +282,17 @@ mod tests {
         assert_eq!(last_octets(&mut a, &["a", "b"]), [2, 3]);
         a.release("a");
         assert_eq!(last_octets(&mut a, &["c", "d", "e", "f"]), [4, 5, 6, 2]);
+    }
+
+    #[test]
+    fn an_address_that_is_next_but_was_freed_just_now_waits_for_the_others() {
+        let mut a = range("10.0.0.0/29");
+        assert_eq!(last_octets(&mut a, &["a", "b", "c", "d", "e"]), [2, 3, 4, 5, 6]);
+        for uid in ["c", "a", "b"] {
+            a.release(uid);
+        }
+        // The round begins anew at 2; all rest, so the one that has for longest comes first.
+        assert_eq!(last_octets(&mut a, &["f", "g", "h"]), [4, 2, 3]);
     }
 
     #[test]

@@ -134,7 +134,9 @@ impl Ledger {
     fn rewrite(&mut self) -> io::Result<()> {
         let live = self.allocator.assignments();
         let records = live.map(|(addresses, owner)| Record::Assign(addresses.to_vec(), owner.clone()));
-        let records: Vec<_> = records.chain(self.allocator.last().map(Record::Cursor)).collect();
+        let (cursors, rests) =
+            (self.allocator.last().map(Record::Cursor), self.allocator.resting().map(Record::Rest));
+        let records: Vec<_> = records.chain(cursors).chain(rests).collect();
         let text: String = records.iter().map(|record| format!("{record}\n")).collect();
         let fresh = self.path.with_extension("new");
         let mut file = File::create(&fresh)?;
@@ -182,6 +184,10 @@ fn apply(allocator: &mut Allocator, record: Record) -> Option<()> {
         Record::Release(uid) => allocator.release(&uid).map(drop),
         Record::Cursor(address) => {
             allocator.resume_after(address);
+            Some(())
+        }
+        Record::Rest(address) => {
+            allocator.rest(address);
             Some(())
         }
     }

@@ -9,6 +9,8 @@
 
 mod allocator;
 mod ledger;
+#[cfg(test)]
+mod model_tests;
 mod record;
 
 use std::{io, net::IpAddr, path::PathBuf};

@@ -4,6 +4,7 @@
 //!  assign 10.42.0.7,fd00::7 <uid> <namespace>/<name> <path of the network namespace> #1f2e3d4c
 //!  release <uid> #…
 //!  cursor 10.42.0.7 #…
+//!  rest 10.42.0.5 #…
 //! ```
 //!
 //! Lines of before there was IPv6 have one address and no path; they are read as ever.
@@ -22,6 +23,8 @@ pub(super) enum Record {
     Release(String),
     /// Where to go on in this address's family; written when the ledger is rewritten.
     Cursor(IpAddr),
+    /// An address that was freed not long ago; written when the ledger is rewritten.
+    Rest(IpAddr),
 }
 
 impl Record {
@@ -40,6 +43,7 @@ impl Record {
             }
             ["release", uid] => Some(Self::Release(uid.into())),
             ["cursor", address] => Some(Self::Cursor(address.parse().ok()?)),
+            ["rest", address] => Some(Self::Rest(address.parse().ok()?)),
             _ => None,
         }
     }
@@ -55,6 +59,7 @@ impl fmt::Display for Record {
             }
             Self::Release(uid) => format!("release {uid}"),
             Self::Cursor(address) => format!("cursor {address}"),
+            Self::Rest(address) => format!("rest {address}"),
         };
         write!(f, "{body} #{}", checksum(&body))
     }
@@ -81,6 +86,7 @@ mod tests {
                 Record::Assign(addresses, Owner { uid: uid.clone(), pod, netns: netns.map(PathBuf::from) }),
                 Record::Release(uid),
                 Record::Cursor(cursor),
+                Record::Rest(cursor),
             ] {
                 prop_assert_eq!(Record::parse(&record.to_string()), Some(record));
             }
