@@ -13,6 +13,7 @@ use orlop_model::net::Family;
 use rustix::io::Errno;
 
 use crate::{
+    bandwidth::{Bandwidth, bucket},
     error::{AttachError, CheckError, DetachError, chain},
     execute::{Failed, Links, execute},
     ipam::Owner,
@@ -120,6 +121,7 @@ fn wanted(inner: &Inner, attachment: &Attachment, addresses: Vec<IpAddr>) -> Pod
         interface: attachment.interface.clone(),
         mac: attachment.mac,
         only,
+        bandwidth: attachment.bandwidth,
         ..PodLink::new(&attachment.uid, addresses, inner.mtu.load(Ordering::SeqCst))
     }
 }
@@ -142,6 +144,8 @@ pub(crate) fn check(
     let mut host = inner.socket().map_err(|e| AttachError::Socket("node", e))?;
     let mut state = netlink::observe(&want, &mut host, &mut pod).map_err(AttachError::Observe)?;
     inner.put_back(host);
+    // To limit is to limit again.
+    let want = PodLink { bandwidth: Bandwidth::default(), ..want };
     // A later plugin of a chain may have tuned these, and the way out may have another MTU by now.
     if let Some(host) = &mut state.host {
         host.mtu = want.mtu;
@@ -161,9 +165,12 @@ pub(crate) fn detach(inner: &Inner, uid: &str) -> Result<(), DetachError> {
     let _turn = inner.turn(uid);
     let mut host = inner.socket().map_err(DetachError::Socket)?;
     let name = LinkName::for_pod(uid);
+    let failed = |source| DetachError::Link { host: name.clone(), source };
+    if let Some(shaper) = host.link(&name.shaper()).map_err(failed)? {
+        host.delete_link(shaper.index).map_err(failed)?;
+    }
     // As long as the link is there its address must not go to another pod.
-    delete_pair(&name, uid, &inner.reaper, &mut host)
-        .map_err(|source| DetachError::Link { host: name, source })?;
+    delete_pair(&name, uid, &inner.reaper, &mut host).map_err(failed)?;
     inner.put_back(host);
     let held = inner.ledger().allocator().addresses(uid).unwrap_or_default().to_vec();
     if !held.is_empty() {
@@ -352,6 +359,17 @@ impl Links for KernelLinks<'_> {
                 let index = self.pod_index()?;
                 self.pod.set_link(index, true, None)?;
             }
+            LinkOp::LimitIngress { host, rate, mtu } => {
+                let index = self.host_index(host)?;
+                self.host.limit(index, &bucket(*rate, *mtu))?;
+            }
+            LinkOp::LimitEgress { host, rate, mtu } => {
+                let (index, shaper) = (self.host_index(host)?, host.shaper());
+                self.host.create_shaper(&shaper)?;
+                let through = self::index(&mut None, self.host, &shaper)?;
+                self.host.limit(through, &bucket(*rate, *mtu))?;
+                self.host.lead_through(index, through)?;
+            }
             LinkOp::HostMtu { host, mtu } => {
                 let index = self.host_index(host)?;
                 self.host.set_mtu(index, *mtu)?;
@@ -386,11 +404,17 @@ impl Links for KernelLinks<'_> {
         match op {
             LinkOp::DeletePair { .. }
             | LinkOp::TuneHost { .. }
+            | LinkOp::LimitIngress { .. }
             | LinkOp::HostMtu { .. }
             | LinkOp::PodMtu { .. }
             | LinkOp::Carrier { .. }
             | LinkOp::PodAnswers { .. } => {}
             LinkOp::CreatePair { host, .. } => self.delete_pair(host)?,
+            LinkOp::LimitEgress { host, .. } => {
+                if let Some(link) = self.host.link(&host.shaper())? {
+                    self.host.delete_link(link.index)?;
+                }
+            }
             LinkOp::HostUp { host, .. } => {
                 let index = self.host_index(host)?;
                 self.host.set_link(index, false, None)?;

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod bandwidth;
 mod cut;
 mod delegate;
 mod error;
@@ -36,6 +37,7 @@ pub mod runtime;
 mod spec;
 mod sysctl;
 
+pub use bandwidth::Bandwidth;
 pub use error::{
     AttachError, CheckError, DetachError, MtuError, OpenError, RouteError, RoutesError, UninstallError,
 };

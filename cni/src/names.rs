@@ -30,6 +30,8 @@ pub(crate) const PROTOCOL: u8 = 111;
 
 /// What the names of all pods' links begin with.
 pub(crate) const LINK_PREFIX: &str = "orl";
+/// Not one that begins like a pod's link: rules about those are not about these.
+const SHAPER_PREFIX: &str = "ors";
 const HEX: usize = 10;
 const ALIAS: &str = "pod:";
 /// The kernel keeps 255 bytes of alias; an uid of Kubernetes has 36.
@@ -44,6 +46,16 @@ impl LinkName {
     pub fn for_pod(uid: &str) -> Self {
         let hash = fnv1a64(uid.as_bytes()) >> (64 - 4 * HEX);
         Self(format!("{LINK_PREFIX}{hash:0HEX$x}"))
+    }
+
+    /// The link that what the pod sends is led through, where it is limited.
+    pub(crate) fn shaper(&self) -> String {
+        format!("{SHAPER_PREFIX}{}", self.0.trim_start_matches(LINK_PREFIX))
+    }
+
+    /// Whose shaper has this name.
+    pub(crate) fn of_shaper(name: &str) -> Option<Self> {
+        Self::parse(&format!("{LINK_PREFIX}{}", name.strip_prefix(SHAPER_PREFIX)?))
     }
 
     /// Takes a name read from the kernel; `None` when it is not of our form.

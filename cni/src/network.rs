@@ -11,6 +11,7 @@ use orlop_model::net::{Family, IpNet};
 
 use crate::{
     attach,
+    bandwidth::Bandwidth,
     error::{
         AttachError, CheckError, DetachError, MtuError, OpenError, RouteError, RoutesError, UninstallError,
     },
@@ -67,6 +68,8 @@ pub struct Attachment {
     pub mac: Option<Mac>,
     /// Its default route leads through this interface; else only the cluster is reached there.
     pub default_route: bool,
+    /// How much it may send and get.
+    pub bandwidth: Bandwidth,
 }
 
 impl Attachment {
@@ -81,6 +84,7 @@ impl Attachment {
             addresses: Vec::new(),
             mac: None,
             default_route: true,
+            bandwidth: Bandwidth::default(),
         }
     }
 }

@@ -142,7 +142,8 @@ fn delete_links(socket: &mut RouteSocket) -> Result<(), netlink::Error> {
     if let Some(overlay) = socket.link(OVERLAY)? {
         socket.delete_link(overlay.index)?;
     }
-    for link in socket.links()?.iter().filter(|link| ours(link).is_some() && !is_named(link)) {
+    let links = socket.links()?;
+    for link in links.iter().filter(|link| ours(link).is_some() && !is_named(link) || of_nobody(link, &[])) {
         socket.set_group(link.index, DOOMED)?;
     }
     socket.delete_group(DOOMED)
@@ -203,7 +204,11 @@ fn adopt(config: &NetworkConfig, ledger: &mut Ledger, socket: &mut RouteSocket) 
     let known: BTreeSet<_> =
         ledger.allocator().assignments().map(|(_, owner)| LinkName::for_pod(&owner.uid)).collect();
     let routes = socket.routes().map_err(OpenError::Adopt)?;
-    for link in socket.links().map_err(OpenError::Adopt)? {
+    let links = socket.links().map_err(OpenError::Adopt)?;
+    for shaper in links.iter().filter(|link| of_nobody(link, &links)) {
+        socket.delete_link(shaper.index).map_err(OpenError::Adopt)?;
+    }
+    for link in links {
         let Some(name) = ours(&link) else { continue };
         let Some(uid) = link.alias.as_deref().and_then(names::uid_of_alias) else {
             // Another network of this node may be about to finish what this one does not know.
@@ -234,6 +239,12 @@ fn adopt(config: &NetworkConfig, ledger: &mut Ledger, socket: &mut RouteSocket) 
         }
     }
     Ok(())
+}
+
+/// Whether a link shapes what a pod sends whose own link is not among these.
+fn of_nobody(link: &Link, links: &[Link]) -> bool {
+    let pod = LinkName::of_shaper(&link.name);
+    pod.is_some_and(|pod| !links.iter().any(|link| link.name == pod.as_str()))
 }
 
 /// Whether a link is the host side of a pod's pair.

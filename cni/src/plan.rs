@@ -9,7 +9,11 @@ use std::{fmt, net::IpAddr};
 
 use orlop_model::net::{Family, IpNet};
 
-use crate::names::{HOST_MAC, LinkName, Mac, POD_INTERFACE, PROTOCOL, gateway};
+use crate::{
+    bandwidth::{Bandwidth, bucket},
+    names::{HOST_MAC, LinkName, Mac, POD_INTERFACE, PROTOCOL, gateway},
+    netlink::Bucket,
+};
 
 /// What a pod's links should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct PodLink {
     pub mac: Option<Mac>,
     /// Instead of default routes, those to here.
     pub only: Vec<IpNet>,
+    /// How much may go through it.
+    pub bandwidth: Bandwidth,
 }
 
 impl PodLink {
@@ -41,6 +47,7 @@ impl PodLink {
             mtu,
             mac: None,
             only: Vec::new(),
+            bandwidth: Bandwidth::default(),
         }
     }
 
@@ -143,6 +150,10 @@ pub enum LinkOp {
     HostMtu { host: LinkName, mtu: u32 },
     /// The pod side's MTU.
     PodMtu { mtu: u32 },
+    /// What the pod gets is held to a rate, in bits per second.
+    LimitIngress { host: LinkName, rate: u64, mtu: u32 },
+    /// What the pod sends is led through a link of its own on the node, where nobody in the pod can lift the limit.
+    LimitEgress { host: LinkName, rate: u64, mtu: u32 },
     /// `lo` in the pod.
     LoopbackUp,
     /// The pod's address.
@@ -211,9 +222,10 @@ pub fn undo(done: &[LinkOp]) -> Vec<LinkOp> {
         | LinkOp::TuneHost { .. }
         | LinkOp::HostMtu { .. }
         | LinkOp::PodMtu { .. }
+        | LinkOp::LimitIngress { .. }
         | LinkOp::Carrier { .. }
         | LinkOp::PodAnswers { .. } => false,
-        LinkOp::CreatePair { .. } | LinkOp::LoopbackUp => true,
+        LinkOp::CreatePair { .. } | LinkOp::LimitEgress { .. } | LinkOp::LoopbackUp => true,
         _ => !created,
     };
     done.iter().rev().filter(own).cloned().collect()
@@ -254,6 +266,9 @@ fn repair(want: &PodLink, there: &HostSide, pod: &PodSide) -> Vec<LinkOp> {
     let up = [
         (!host_up).then(|| LinkOp::TuneHost { host: host(), v6: want.v6() }),
         (!host_up).then(|| LinkOp::HostUp { host: host(), uid: uid.clone() }),
+        // Set again each time: to see whether they hold costs as much.
+        want.bandwidth.ingress.map(|rate| LinkOp::LimitIngress { host: host(), rate, mtu: want.mtu }),
+        want.bandwidth.egress.map(|rate| LinkOp::LimitEgress { host: host(), rate, mtu: want.mtu }),
         Some(LinkOp::LoopbackUp),
     ];
     let addresses = lacking(&pod.addresses).map(|address| LinkOp::PodAddress { address });
@@ -299,6 +314,21 @@ impl fmt::Display for LinkOp {
             Self::HostUp { host, uid } => write!(f, "link set {host} up arp off alias pod:{uid}"),
             Self::HostMtu { host, mtu } => write!(f, "link set {host} mtu {mtu}"),
             Self::PodMtu { mtu } => write!(f, "POD link set {POD_INTERFACE} mtu {mtu}"),
+            Self::LimitIngress { host, rate, mtu } => {
+                let Bucket { burst, limit, .. } = bucket(*rate, *mtu);
+                write!(f, "qdisc replace dev {host} root tbf rate {rate}bit burst {burst} limit {limit}")
+            }
+            Self::LimitEgress { host, rate, mtu } => {
+                let (shaper, Bucket { burst, limit, .. }) = (host.shaper(), bucket(*rate, *mtu));
+                write!(
+                    f,
+                    "qdisc replace dev {shaper} root tbf rate {rate}bit burst {burst} limit {limit}; "
+                )?;
+                write!(
+                    f,
+                    "filter add dev {host} ingress u32 match u8 0 0 action mirred egress redirect dev {shaper}"
+                )
+            }
             Self::LoopbackUp => write!(f, "POD link set lo up"),
             Self::PodAddress { address } => {
                 let nodad = if address.is_ipv6() { " nodad" } else { "" };

@@ -135,6 +135,27 @@ fn both_families_are_set_up_side_by_side() {
 }
 
 #[test]
+fn limits_are_set_before_the_pod_can_send() {
+    let bandwidth = Bandwidth { ingress: Some(40_000_000), egress: Some(10_000_000) };
+    let want = PodLink { bandwidth, ..want() };
+    let ops = plan(&want, &LinkState::default()).unwrap();
+    let words: Vec<_> = ops.iter().map(ToString::to_string).collect();
+    let at = |part: &str| words.iter().position(|words| words.contains(part)).unwrap();
+    assert!(at("tbf rate 10000000bit") < at("POD link set eth0 up"));
+    expect![[r#"
+        qdisc replace dev orl08c47b07b5 root tbf rate 40000000bit burst 100000 limit 300000
+        qdisc replace dev ors08c47b07b5 root tbf rate 10000000bit burst 25000 limit 75000; filter add dev orl08c47b07b5 ingress u32 match u8 0 0 action mirred egress redirect dev ors08c47b07b5
+    "#]].assert_eq(
+        &words.iter().filter(|words| words.contains("tbf")).map(|w| format!("{w}\n")).collect::<String>(),
+    );
+    let undone: Vec<_> = undo(&ops).iter().map(ToString::to_string).collect();
+    assert!(
+        undone.iter().any(|words| words.contains("mirred")),
+        "the shaper is a link of its own: {undone:?}"
+    );
+}
+
+#[test]
 fn each_missing_part_is_added_alone() {
     check(
         |s| host(s).routes.clear(),

@@ -206,6 +206,7 @@ const PURE: &[&str] = &[
     "cni/src/spec",
     "cni/src/ipam/allocator",
     "cni/src/route/diff",
+    "cni/src/bandwidth",
     "cni/src/route/plan",
     "cni/src/netlink/nft/guard",
     "cni/src/runtime/chain",

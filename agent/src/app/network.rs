@@ -13,7 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, runtime::watcher};
-use orlop_cni::{Attachment, Network, NetworkConfig, Peer};
+use orlop_cni::{Attachment, Bandwidth, Network, NetworkConfig, Peer};
 use orlop_model::{event::Event, net::IpNet};
 use tokio::{
     sync::watch,
@@ -209,9 +209,12 @@ pub(super) async fn attach(
     wishes: &Wishes,
     netns: &Path,
 ) -> Result<Attached, Failure> {
-    let addresses = wishes.ips.clone();
-    let attachment =
-        Attachment { addresses, ..Attachment::of_pod(&pod.uid, &pod.namespace, &pod.name, netns) };
+    let Wishes { ips, ingress, egress, ports: _ } = wishes;
+    let attachment = Attachment {
+        addresses: ips.clone(),
+        bandwidth: Bandwidth { ingress: *ingress, egress: *egress },
+        ..Attachment::of_pod(&pod.uid, &pod.namespace, &pod.name, netns)
+    };
     let attached = network.attach(&attachment).await.map_err(|error| Failure(chain(&error)))?;
     Ok(Attached { addresses: attached.addresses })
 }

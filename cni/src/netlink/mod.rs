@@ -15,6 +15,7 @@ mod neighbour;
 pub(crate) mod nft;
 mod observe;
 mod route;
+mod shape;
 mod socket;
 
 pub use error::Error;
@@ -22,4 +23,5 @@ pub(crate) use link::{Link, VethPair, VxlanLink};
 pub(crate) use neighbour::FdbEntry;
 pub(crate) use observe::observe;
 pub(crate) use route::{Kind, Route, Way};
+pub(crate) use shape::Bucket;
 pub(crate) use socket::RouteSocket;

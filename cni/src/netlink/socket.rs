@@ -84,6 +84,11 @@ impl RouteSocket {
         }
     }
 
+    /// One request, seen through to the kernel's acknowledgement, for which the crate has no builder.
+    pub(super) fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
+        self.wait(ask(self.handle.clone(), message, NLM_F_ACK | flags)).map(drop)
+    }
+
     /// All objects of a kind; read again when they changed meanwhile.
     pub(super) fn list(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
         for _ in 0..LISTING_ATTEMPTS {

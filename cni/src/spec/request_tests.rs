@@ -38,14 +38,14 @@ fn commands_become_requests() {
         &format!("{ADD} {args}"),
         GOOD,
         expect![[
-            r#"Add(Attachment { uid: "pods/c1/eth0", namespace: "ns", name: "web", netns: "/run/netns/x", interface: "eth0", addresses: [], mac: None, default_route: true })"#
+            r#"Add(Attachment { uid: "pods/c1/eth0", namespace: "ns", name: "web", netns: "/run/netns/x", interface: "eth0", addresses: [], mac: None, default_route: true, bandwidth: Bandwidth { ingress: None, egress: None } })"#
         ]],
     );
     check(
         "COMMAND=CHECK CONTAINERID=c1 NETNS=/run/netns/x IFNAME=eth0",
         GOOD,
         expect![[
-            r#"Check { attachment: Attachment { uid: "pods/c1/eth0", namespace: "container", name: "c1", netns: "/run/netns/x", interface: "eth0", addresses: [], mac: Some(0a:58:0a:f4:01:02), default_route: true }, addresses: [10.244.1.2], routed: true }"#
+            r#"Check { attachment: Attachment { uid: "pods/c1/eth0", namespace: "container", name: "c1", netns: "/run/netns/x", interface: "eth0", addresses: [], mac: Some(0a:58:0a:f4:01:02), default_route: true, bandwidth: Bandwidth { ingress: None, egress: None } }, addresses: [10.244.1.2], routed: true }"#
         ]],
     );
     check(

@@ -1,11 +1,11 @@
 //! Packets: who reaches whom, and under which address.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    time::Duration,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
 };
 
-use orlop_cni::{Network, NetworkConfig, Overlay};
+use orlop_cni::{Attachment, Bandwidth, Network, NetworkConfig, Overlay};
 
 use crate::support::{Node, Ns, attachment, cable, peers};
 
@@ -385,4 +385,64 @@ fn nodes_on_a_link_tunnel_only_if_they_are_told_to() {
     assert!(one.routes().contains(&"10.244.3.0/24 10.244.3.1".to_owned()), "{:?}", one.routes());
     one.run(async || Network::sweep().await.unwrap());
     assert!(one.ns.ip_json("link show").iter().all(|link| link["ifname"] != "vxlan.orlop"));
+}
+
+/// Bits per second that a connection carries, counted after its beginning.
+fn rate(client: &Ns, server: &Ns, to: IpAddr, upload: bool) -> f64 {
+    use std::io::{Read, Write};
+    let listener = server.inside(|| TcpListener::bind((to, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    let connected = client.inside(|| TcpStream::connect((to, port)).unwrap());
+    let accepted = listener.accept().unwrap().0;
+    let (mut from, mut into) = if upload { (connected, accepted) } else { (accepted, connected) };
+    std::thread::scope(|scope| {
+        scope.spawn(move || while from.write_all(&[0; 16 << 10]).is_ok() {});
+        let mut buffer = [0; 64 << 10];
+        let (start, mut bytes, mut begun) = (Instant::now(), 0, None);
+        while start.elapsed() < Duration::from_millis(2000) {
+            bytes += into.read(&mut buffer).unwrap();
+            if start.elapsed() > Duration::from_millis(500) && begun.is_none() {
+                begun = Some((Instant::now(), bytes));
+            }
+        }
+        let (begun, before) = begun.unwrap();
+        let rate = (bytes - before) as f64 * 8.0 / begun.elapsed().as_secs_f64();
+        into.shutdown(std::net::Shutdown::Both).unwrap();
+        rate
+    })
+}
+
+#[test]
+#[ignore = "netns tier"]
+fn a_pods_bandwidth_is_what_it_was_given() {
+    let (node, a, b) = (Node::new("10.244.1.0/24"), Ns::new(), Ns::new());
+    let bandwidth = Bandwidth { ingress: Some(40_000_000), egress: Some(10_000_000) };
+    let limited = Attachment { bandwidth, ..attachment("a", &a) };
+    let b_ip = node.attach("b", &b);
+    for _ in 0..2 {
+        node.with(async |net| net.attach(&limited).await.unwrap());
+    }
+    let near = |rate: f64, wanted: f64| (0.8..=1.2).contains(&(rate / wanted));
+    let (egress, ingress) = (rate(&a, &b, b_ip, true), rate(&a, &b, b_ip, false));
+    println!("egress {egress:.0} of 10000000, ingress {ingress:.0} of 40000000 bit/s");
+    assert!(near(egress, 10e6) && near(ingress, 40e6), "egress {egress}, ingress {ingress}");
+    // Whatever the pod does to its own link.
+    a.exec(&["tc", "qdisc", "replace", "dev", "eth0", "root", "pfifo"]);
+    let egress = rate(&a, &b, b_ip, true);
+    assert!(near(egress, 10e6), "egress {egress}");
+    // Its address is looked at as ever.
+    a.ip("addr add 10.244.1.77/32 dev eth0");
+    assert!(!arrives(&a, [10, 244, 1, 77].into(), &b, b_ip));
+
+    let links = || node.ns.ip_json("link show type ifb").len();
+    assert_eq!(links(), 1);
+    node.with(async |net| net.detach("a").await.unwrap());
+    assert_eq!((links(), node.links().len()), (0, 1));
+    // Left by a pod whose namespace ended while nobody looked.
+    node.with(async |net| {
+        net.attach(&Attachment { bandwidth, ..attachment("c", &Ns::new()) }).await.unwrap()
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    node.with(async |_| ());
+    assert_eq!((links(), node.links().len()), (0, 1));
 }
