@@ -36,7 +36,7 @@ pub(super) const REGISTER: u32 = 1;
 pub(super) const NETWORK_HEADER: u32 = 1;
 pub(super) const TRANSPORT_HEADER: u32 = 2;
 pub(super) const EQUAL: u32 = 0;
-const NOT_EQUAL: u32 = 1;
+pub(super) const NOT_EQUAL: u32 = 1;
 const PORTS_FULLY_RANDOM: u32 = 1 << 4;
 
 /// Attribute numbers.

@@ -4,7 +4,7 @@
 //!  table ip orlop-pods {
 //!      set addresses { type ifname . ipv4_addr }
 //!      chain sources { type filter hook prerouting priority raw
-//!          iifname "orl*" iifname . ip saddr != @addresses counter drop
+//!          iifname "orl*" iifname != "orlop*" iifname . ip saddr != @addresses counter drop
 //!      }
 //!  }
 //! ```
@@ -18,12 +18,14 @@ use orlop_model::net::Family;
 
 use super::encode::{
     APPEND, Attributes, CREATE, DEL_RULE, DEL_SET_ELEMENT, DEL_TABLE, EQUAL, NETWORK_HEADER, NEW_CHAIN,
-    NEW_RULE, NEW_SET, NEW_SET_ELEMENT, NEW_TABLE, POLICY_ACCEPT, REGISTER, TRANSPORT_HEADER, attr, batch,
-    comment, expression, message, octets,
+    NEW_RULE, NEW_SET, NEW_SET_ELEMENT, NEW_TABLE, NOT_EQUAL, POLICY_ACCEPT, REGISTER, TRANSPORT_HEADER,
+    attr, batch, comment, expression, message, octets,
 };
 use crate::names::{LINK_PREFIX, LinkName};
 
 const TABLE: &str = "orlop-pods";
+/// What devices may be called that are not pods' links: those go on with a hexadecimal digit.
+const OTHERS: &str = "orlop";
 const CHAIN: &str = "sources";
 const SET: &str = "addresses";
 
@@ -127,6 +129,7 @@ fn rule(family: Family, why: &str, matches: impl FnOnce(&mut Attributes)) -> Vec
         b.nested(attr::RULE_EXPRESSIONS, |list| {
             meta(list, META_INTERFACE);
             compare(list, EQUAL, LINK_PREFIX.as_bytes());
+            compare(list, NOT_EQUAL, OTHERS.as_bytes());
             matches(list);
             expression(list, "counter", |_| {});
             expression(list, "immediate", |verdict| {
