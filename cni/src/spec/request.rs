@@ -12,6 +12,7 @@ use super::{
     result::{Expected, previous_in},
 };
 use crate::{
+    bandwidth::Bandwidth,
     names::{Mac, POD_INTERFACE},
     network::{Attachment, NetworkConfig},
     plan::PodLink,
@@ -107,7 +108,16 @@ struct Wishes {
     ips: Vec<String>,
     mac: Option<String>,
     port_mappings: Vec<Value>,
-    bandwidth: Option<Value>,
+    bandwidth: Rates,
+}
+
+/// Bits per second; nothing and nought are as much as there is. Bursts that runtimes name are not looked at: the
+/// network has its own.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Rates {
+    ingress_rate: Option<u64>,
+    egress_rate: Option<u64>,
 }
 
 /// The configuration's own place for wishes, older than `runtimeConfig`.
@@ -208,9 +218,6 @@ impl Config {
         if wishes.iter().any(|wishes| !wishes.port_mappings.is_empty()) {
             return unsupported("portMappings", "put the plugin portmap behind this one");
         }
-        if wishes.iter().any(|wishes| wishes.bandwidth.is_some()) {
-            return unsupported("bandwidth", "put the plugin bandwidth behind this one");
-        }
         Ok(())
     }
 
@@ -308,6 +315,7 @@ impl Config {
             addresses: self.addresses(&args)?,
             mac: self.mac(&args)?,
             default_route: self.is_default_gateway.unwrap_or(interface == POD_INTERFACE),
+            bandwidth: self.bandwidth(),
             ..Attachment::of_pod(&uid, namespace, name, netns.as_ref())
         })
     }
@@ -337,6 +345,15 @@ impl Config {
             })
         };
         texts.iter().map(address).collect()
+    }
+
+    fn bandwidth(&self) -> Bandwidth {
+        let [runtime, config] = [self.runtime_config.bandwidth, self.args.cni.bandwidth];
+        let some = |rate: Option<u64>| rate.filter(|rate| *rate > 0);
+        Bandwidth {
+            ingress: some(runtime.ingress_rate).or(some(config.ingress_rate)),
+            egress: some(runtime.egress_rate).or(some(config.egress_rate)),
+        }
     }
 
     fn mac(&self, args: &Args<'_>) -> Result<Option<Mac>, Fault> {

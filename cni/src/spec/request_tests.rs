@@ -107,7 +107,7 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
         2: ips ["fd00::7", "fd00::8"]: an interface has one address of a family
         7: the hardware address "zz" that is asked for cannot be one
         2: portMappings: put the plugin portmap behind this one
-        2: bandwidth: put the plugin bandwidth behind this one
+        7: the network configuration is not valid: invalid value: integer `-1`, expected u64
         2: ipMasq false: what leaves clusterCIDR is always masqueraded
         7: ipam.type is malformed"#]]
     .assert_eq(
@@ -122,7 +122,7 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
             ),
             of("", r#""runtimeConfig":{"mac":"zz"},"#),
             of("", r#""runtimeConfig":{"portMappings":[{"hostPort":80}]},"#),
-            of("", r#""runtimeConfig":{"bandwidth":{"ingressRate":1}},"#),
+            of("", r#""runtimeConfig":{"bandwidth":{"ingressRate":-1}},"#),
             of("", r#""ipMasq":false,"#),
             of("", r#""ipam":{"type":"../dhcp"},"#),
         ]
@@ -131,6 +131,18 @@ fn wishes_come_from_the_runtime_the_configuration_or_the_user() {
     let both = r#""podCIDRs":["10.244.1.0/24","fd00::/64"],"#;
     assert_eq!(of("ARGS=IP=fd00::7,10.244.1.7", both), "[fd00::7, 10.244.1.7] None");
     assert_eq!(of("", r#""ipam":{},"ipMasq":true,"runtimeConfig":{"portMappings":[]},"#), "[] None");
+}
+
+#[test]
+fn rates_come_from_the_runtime() {
+    let of = |fields: &str| match ask(ADD, &with(r#""type""#, &format!(r#"{fields}"type""#))) {
+        Ok(Request::Add(Attachment { bandwidth: Bandwidth { ingress, egress }, .. })) => (ingress, egress),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of(""), (None, None));
+    let rates =
+        r#""runtimeConfig":{"bandwidth":{"ingressRate":5000,"ingressBurst":4294967295,"egressRate":0}},"#;
+    assert_eq!(of(rates), (Some(5000), None));
 }
 
 #[test]

@@ -162,6 +162,17 @@ fn networks_and_interfaces_of_a_container_do_not_know_each_other() {
 
 #[test]
 #[ignore = "netns tier"]
+fn a_runtimes_rates_are_kept() {
+    let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
+    let rates = json!({ "runtimeConfig": { "bandwidth": {
+        "ingressRate": 5_000_000, "ingressBurst": 4_294_967_295_u64, "egressRate": 4_000_000, "egressBurst": 4_294_967_295_u64 } } });
+    call(&node, "ADD", "c1", Some(&pod), rates).unwrap();
+    let disciplines = [node.ns.exec(&["tc", "qdisc"]), pod.exec(&["tc", "qdisc"])].concat();
+    assert!(disciplines.contains("rate 5Mbit") && disciplines.contains("rate 4Mbit"), "{disciplines}");
+}
+
+#[test]
+#[ignore = "netns tier"]
 fn addresses_can_be_another_plugins_business() {
     let (node, pod) = (Node::new("10.244.1.0/24"), Ns::new());
     node.ns.ip("addr add 192.0.2.1/32 dev lo");
