@@ -228,12 +228,7 @@ fn pods_find_services_pods_and_the_world() {
 #[test]
 #[ignore = "e2e tier"]
 fn a_node_that_answers_its_own_questions_does_so_alone() {
-    let env = [
-        ("ORLOP_CLUSTER_DNS", "10.43.0.10"),
-        ("ORLOP_NODE_LOCAL_DNS", "true"),
-        ("ORLOP_DNS_UPSTREAMS", "127.0.0.1:5399"),
-    ];
-    let mut p = Playground::with(&["--nodes", "2"], &env);
+    let mut p = Playground::with_args(&["--nodes", "2"]);
     p.apply(HELLO).text();
     p.apply("{apiVersion: v1, kind: Pod, metadata: {name: far}, spec: {nodeName: node2, containers: [{name: c, image: 'orlop.dev/example/hello:v1', args: [sleep, '3600']}]}}").text();
     p.kubectl(&["wait", "--for=condition=Ready", "pod/far", "--timeout=30s"]).text();
@@ -241,21 +236,28 @@ fn a_node_that_answers_its_own_questions_does_so_alone() {
     let place = netns(&p, 2, "far");
     let resolv = "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.43.0.10\noptions ndots:5\n";
     let found = |p: &Playground| glibc(p, 2, &place, resolv, "hello");
-    assert_eq!(found(&p), Ok(hello.clone()));
-    // The node's own server was asked, on behalf of the address that pods know.
+    assert_eq!(found(&p), Ok(hello.clone()), "from the first node's server");
     let asked = || {
         let metrics = p.kubectl(&["get", "--raw", "/api/v1/nodes/node2/proxy/metrics"]).text();
         let counts = metrics.lines().filter(|line| line.starts_with("coredns_dns_requests_total{"));
         counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
     };
-    assert!(asked() > 0);
+    assert_eq!(asked(), 0);
+
+    // Another agent, with the option: pods ask the address that they know, and this node answers.
+    let line = p.command_line(2).with("--node-local-dns=true");
+    p.stop_agent(2);
+    p.start_agent(2, &line);
+    until("this node answers", Duration::from_secs(20), || {
+        found(&p).map_err(|error| error + " nothing found")?;
+        if asked() > 0 { Ok(()) } else { Err("another one does".to_owned()) }
+    });
     let memory = PathBuf::from(p.json["nodes"][1]["state"].as_str().unwrap()).join("memory/services");
     until("it is written down", Duration::from_secs(10), || {
         if memory.join("default_hello.json").exists() { Ok(()) } else { Err("no service".to_owned()) }
     });
 
     // No API server and no cluster DNS from here on, and then a new agent that never heard of either.
-    let line = p.command_line(2).with("--node-local-dns=true").with("--cluster-dns=10.43.0.10");
     p.stop_agent(1);
     assert_eq!(found(&p), Ok(hello.clone()));
     p.stop_agent(2);

@@ -43,7 +43,7 @@ pub(super) async fn run(
     let (updates, received) = mpsc::channel(QUEUE);
     let Also { objects, dns } = also;
     let (dns, mut redirect) = dns.map_or((None, None), |served| (Some(served.dns), served.redirect));
-    let names = dns.clone();
+    let (names, own_dns) = (dns.clone(), dns.as_ref().filter(|_| redirect.is_some()).cloned());
     let services = watch(client, memory.as_ref(), Kind::Service).map(move |event| {
         if let Some(objects) = &objects {
             objects.apply_service(&event);
@@ -61,8 +61,12 @@ pub(super) async fn run(
         Update::EndpointSlice(event.map(Arc::unwrap_or_clone))
     });
     let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
-    let node = source::watch(Api::<Node>::all(client.clone()), own)
-        .filter_map(|event| std::future::ready(node_of(&event)));
+    let node = source::watch(Api::<Node>::all(client.clone()), own).filter_map(move |event| {
+        if let Some(dns) = &own_dns {
+            dns.nodes(&event);
+        }
+        std::future::ready(node_of(&event))
+    });
     let mut merged =
         futures::stream::select_all([services.boxed(), slices.boxed(), node.boxed(), host_ports]);
     let feed = async move {

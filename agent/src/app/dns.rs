@@ -1,12 +1,16 @@
 //! The name server in its two places: the cluster's own (standalone), or in front of the cluster's on one node.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{Api, Client, runtime::watcher};
+use orlop_model::event::Event;
 use prometheus::Registry;
 use tokio::task::JoinSet;
 
@@ -18,6 +22,7 @@ use orlop::{
         publish::{self, Place},
         redirect::Redirect,
     },
+    memory::{Key, Kind, Memory},
     source,
 };
 
@@ -58,6 +63,7 @@ pub(super) fn cluster_address(config: &Config) -> Option<Ipv4Addr> {
 pub(super) async fn start(
     config: &Config,
     role: Role,
+    memory: Option<&Memory>,
     registry: &Registry,
     tasks: &mut JoinSet<()>,
 ) -> Result<Served> {
@@ -66,6 +72,8 @@ pub(super) async fn start(
         .map_err(|why| anyhow!("--cluster-domain {:?}: {why}", config.cluster_domain))?;
     let own = config.cluster_dns.clone();
     let upstreams = match config.dns.upstreams.as_slice() {
+        // The operator wants pods to have none of the node's, and so they ask none of them here.
+        [] if config.kubelet.resolv_conf.as_os_str().is_empty() => Upstreams::Given(Vec::new()),
         [] => Upstreams::File { path: config.kubelet.resolv_conf.clone(), own: own.clone() },
         given => Upstreams::Given(given.to_vec()),
     };
@@ -86,7 +94,16 @@ pub(super) async fn start(
     tasks.spawn(bound.serve());
     tracing::info!(%address, "DNS server ready");
     match role {
-        Role::NodeLocal => Ok(Served { dns, redirect: Some(Redirect::new(own, address)) }),
+        Role::NodeLocal => {
+            // Pods have addresses of the node's part, which the API server may be too far away to say.
+            let known = memory.and_then(|memory| {
+                memory.recall::<Node>(&Key::one(Kind::Node, &config.node_name.to_string()))
+            });
+            if let Some(node) = known {
+                dns.nodes(&Event::Apply(Arc::new(node)));
+            }
+            Ok(Served { dns, redirect: Some(Redirect::new(own, address)) })
+        }
         Role::Cluster { address: service, admin } => {
             let place = Place { address: service, listener: address, metrics };
             tasks.spawn(publish::run(admin.clone(), place));

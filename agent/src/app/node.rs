@@ -157,16 +157,16 @@ pub(super) async fn run(
     tasks.spawn(follow_devices(counts, health.clone()));
     tasks.spawn(local_sockets(config.kubelet_dir.clone(), Arc::clone(&exclusive), stop.clone()));
     tasks.spawn(rotate_logs(runtime.clone(), config.kubelet.log_monitor));
-    let dns = match control.as_mut().and_then(|control| control.dns.take()) {
-        Some(role) => Some(dns::start(&config, role, &registry, &mut tasks).await?),
-        None => None,
-    };
     let node_name = config.node_name.to_string();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (changes, changed) = mpsc::unbounded_channel();
     let (written_to, written) = mpsc::unbounded_channel();
     let client = control.as_ref().map(|control| control.client.clone());
     let memory = control.as_ref().and_then(|control| control.memory.clone());
+    let dns = match control.as_mut().and_then(|control| control.dns.take()) {
+        Some(role) => Some(dns::start(&config, role, memory.as_ref(), &registry, &mut tasks).await?),
+        None => None,
+    };
     let (mut server, mut api_objects, mut writer) = (None, None, None);
     let (mut pod_events, mut events): (Arc<dyn EventSink>, Arc<dyn NodeEvents>) =
         (Arc::new(EventLog), Arc::new(EventLog));

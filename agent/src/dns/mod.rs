@@ -68,16 +68,12 @@ pub enum Upstreams {
 }
 
 impl Upstreams {
-    fn read(&self) -> Vec<SocketAddr> {
+    fn read(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Upstreams::Given(servers) => servers.clone(),
-            Upstreams::File { path, own } => match std::fs::read_to_string(path) {
-                Ok(text) => upstreams::of_resolv_conf(&text, own),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "read the node's name servers");
-                    Vec::new()
-                }
-            },
+            Upstreams::Given(servers) => Ok(servers.clone()),
+            Upstreams::File { path, own } => {
+                std::fs::read_to_string(path).map(|text| upstreams::of_resolv_conf(&text, own))
+            }
         }
     }
 }
@@ -127,7 +123,7 @@ impl Dns {
         metrics.register(registry);
         let own = Registry::new();
         metrics.register(&own);
-        let forwarder = Forwarder::new(upstreams.read(), metrics.clone());
+        let forwarder = Forwarder::new(Vec::new(), metrics.clone());
         let resolver = Resolver::new(Zone::new(zone, serial), forwarder, metrics);
         let dns = Dns { resolver, clients: Arc::new(RwLock::new(clients)) };
         let scraped = match scraped {
@@ -190,16 +186,22 @@ impl Bound {
             }
         };
         let follow = async {
-            let mut known = upstreams.read();
-            tracing::info!(servers = ?known, "name servers for names outside the cluster");
+            let mut known = None;
             loop {
-                sleep(SERVERS_AGAIN).await;
-                let now = upstreams.read();
-                if now != known {
-                    tracing::info!(servers = ?now, "name servers for names outside the cluster");
-                    dns.resolver.forwarder.set_servers(now.clone());
-                    known = now;
+                match upstreams.read() {
+                    Ok(now) if known.as_ref() != Some(&now) => {
+                        tracing::info!(servers = ?now, "name servers for names outside the cluster");
+                        dns.resolver.forwarder.set_servers(now.clone());
+                        known = Some(now);
+                    }
+                    // Those that were known stay.
+                    Err(error) if known.is_none() => {
+                        tracing::warn!(%error, "read which name servers there are");
+                        known = Some(Vec::new());
+                    }
+                    Ok(_) | Err(_) => {}
                 }
+                sleep(SERVERS_AGAIN).await;
             }
         };
         tokio::select! {

@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -54,6 +54,8 @@ pub(super) struct Resolver {
     pub(super) forwarder: Forwarder,
     pub(super) metrics: Metrics,
     turn: AtomicUsize,
+    /// Nobody answered last.
+    alone: AtomicBool,
 }
 
 /// An answer, and who knew it, in CoreDNS' words.
@@ -69,6 +71,7 @@ impl Resolver {
             forwarder,
             metrics,
             turn: AtomicUsize::new(0),
+            alone: AtomicBool::new(false),
         })
     }
 
@@ -196,9 +199,17 @@ impl Resolver {
         let said = self.forwarder.ask(key).await;
         let now = Instant::now().into_std();
         let reply = match said {
-            Ok(message) => Arc::new(theirs(message)),
+            Ok(message) => {
+                if self.alone.swap(false, Ordering::Relaxed) {
+                    tracing::info!("name servers answer again");
+                }
+                Arc::new(theirs(message))
+            }
             Err(error) => {
-                tracing::warn!(name = %key.name, error = chain(&error), "no name server answers");
+                // Once, not for each name.
+                if !self.alone.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(name = %key.name, error = chain(&error), "no name server answers");
+                }
                 Arc::new(Reply::code(ResponseCode::ServFail))
             }
         };

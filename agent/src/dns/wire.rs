@@ -154,7 +154,8 @@ impl Request {
         let mut metadata = Metadata::response_from_request(&self.metadata);
         metadata.recursion_available = true;
         metadata.authoritative = reply.authoritative;
-        metadata.authentic_data = reply.authentic;
+        // Whoever does not know the bit is not told (RFC 6840, 5.8).
+        metadata.authentic_data = reply.authentic && (self.dnssec_ok() || self.metadata.authentic_data);
         metadata.response_code = reply.code;
         encode(metadata, Some(&self.query), reply, self.edns, self.limit(transport))
     }

@@ -19,6 +19,9 @@ const MOST_ALIASES: usize = 8;
 /// Addresses of SRV targets are a courtesy: not more than this.
 const MOST_ADDITIONALS: usize = 16;
 
+/// Stands for a name with labels that are no text: in the cluster nothing is called so.
+const NO_TEXT: &[&str] = &[""];
+
 /// What there is to say. All of it is authoritative.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
@@ -56,10 +59,9 @@ impl Zone {
     #[must_use]
     pub fn answer(&self, query: &Query, turn: usize, most: usize) -> Option<Answer> {
         let mut buffer = [0; 256];
-        let labels = Labels::of(query.name(), &mut buffer)?;
-        let labels = labels.as_slice();
+        let labels = Labels::of(query.name(), &mut buffer);
         if query.query_type() == RecordType::PTR
-            && let Some(address) = reverse::address(labels)
+            && let Some(address) = labels.as_ref().and_then(|labels| reverse::address(labels.as_slice()))
         {
             return self.pointers(query, address);
         }
@@ -69,9 +71,15 @@ impl Zone {
         if !self.is_complete() {
             return Some(Answer { code: ResponseCode::ServFail, ..Answer::default() });
         }
-        let depth = usize::from(self.settings.domain.num_labels());
-        let below = labels.get(..labels.len().saturating_sub(depth))?;
+        let below = self.below(labels.as_ref());
         Some(self.data(query, below, Limits { turn, most }, 0))
+    }
+
+    /// What is left of a name in the domain without the domain.
+    fn below<'a>(&self, labels: Option<&'a Labels<'a>>) -> &'a [&'a str] {
+        let depth = usize::from(self.settings.domain.num_labels());
+        let below = labels.and_then(|labels| labels.as_slice().get(..labels.len.checked_sub(depth)?));
+        below.unwrap_or(NO_TEXT)
     }
 
     fn data(&self, query: &Query, below: &[&str], limits: Limits, aliases: usize) -> Answer {
@@ -141,9 +149,7 @@ impl Zone {
         let next = Query::query(target.clone(), query.query_type());
         let mut buffer = [0; 256];
         let labels = Labels::of(target, &mut buffer);
-        let depth = usize::from(self.settings.domain.num_labels());
-        let below = labels.as_ref().map(|labels| labels.as_slice()).unwrap_or_default();
-        let Some(below) = below.get(..below.len().saturating_sub(depth)) else { return answer };
+        let below = self.below(labels.as_ref());
         if aliases == MOST_ALIASES {
             return Answer { code: ResponseCode::ServFail, ..Answer::default() };
         }

@@ -565,6 +565,30 @@ fn the_domain_itself() {
 }
 
 #[test]
+fn labels_that_are_no_text_are_no_names() {
+    let zone = zone(CLUSTER);
+    let ask = |labels: &[&[u8]]| {
+        let query = Query::query(Name::from_labels(labels.iter().copied()).unwrap(), RecordType::A);
+        zone.answer(&query, 0, 9).map(|answer| answer.code)
+    };
+    let below: [&[u8]; 5] = [b"web", b"default", b"svc", b"cluster", b"local"];
+    assert_eq!(ask(&below), Some(ResponseCode::NoError));
+    assert_eq!(
+        ask(&[b"\xff".as_slice(), b"default", b"svc", b"cluster", b"local"]),
+        Some(ResponseCode::NXDomain)
+    );
+    assert_eq!(
+        ask(&[b"w.b".as_slice(), b"default", b"svc", b"cluster", b"local"]),
+        Some(ResponseCode::NXDomain)
+    );
+    assert_eq!(ask(&[b"\xff".as_slice(), b"example"]), None);
+    // As long as a name can be, and all in the cluster.
+    let long: Vec<&[u8]> =
+        std::iter::repeat_n(b"a".as_slice(), 118).chain(below[2..].iter().copied()).collect();
+    assert_eq!(ask(&long), Some(ResponseCode::NXDomain));
+}
+
+#[test]
 fn answers_begin_at_another_endpoint_each_time_and_end_where_told() {
     let zone = zone(CLUSTER);
     let first = |turn| {
