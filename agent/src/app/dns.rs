@@ -96,9 +96,8 @@ pub(super) async fn start(
     match role {
         Role::NodeLocal => {
             // Pods have addresses of the node's part, which the API server may be too far away to say.
-            let known = memory.and_then(|memory| {
-                memory.recall::<Node>(&Key::one(Kind::Node, &config.node_name.to_string()))
-            });
+            let known = memory
+                .and_then(|memory| memory.recall::<Node>(&Key::one(Kind::Node, config.node_name.as_ref())));
             if let Some(node) = known {
                 dns.nodes(&Event::Apply(Arc::new(node)));
             }
