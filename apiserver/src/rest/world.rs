@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
+use orlop_model::net::Ipv4Net;
 use serde_json::Value;
 
 use super::Api;
@@ -39,22 +40,8 @@ impl Surroundings for Api {
                 Ok(wanted)
             };
         }
-        let usable = u32::try_from(net.size().saturating_sub(2)).unwrap_or(u32::MAX);
-        if usable == 0 {
-            return Err("range is full".into());
-        }
-        // The first addresses are for those who ask for one by number, as long as there are others (KEP-3070): the
-        // cluster's DNS has the tenth.
-        let set_aside = if usable > 16 { (usable / 16).clamp(16, 256) } else { 0 };
-        // Start anywhere, so that an address is not handed out again right after its service is gone.
-        let start = u32::from_le_bytes(random::<4>()) % (usable - set_aside);
-        let others =
-            (0..usable - set_aside).map(|i| set_aside + start.wrapping_add(i) % (usable - set_aside));
-        others
-            .chain(0..set_aside)
-            .filter_map(|i| net.nth(1 + i))
-            .find(|ip| !taken.contains(ip))
-            .ok_or_else(|| "range is full".into())
+        let random = u32::from_le_bytes(random::<4>());
+        free_address(net, random, |ip| taken.contains(&ip)).ok_or_else(|| "range is full".into())
     }
 
     fn node_ports(&self) -> BTreeSet<i64> {
@@ -109,4 +96,40 @@ pub(super) fn uuid() -> String {
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     let hex = hex::encode(bytes);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// An address for a Service that asks for none. The first ones are for those who do ask, as long as there are others
+/// (KEP-3070): the cluster's DNS has the tenth. It starts anywhere, so that an address is not handed out again right
+/// after its Service is gone.
+fn free_address(net: Ipv4Net, random: u32, taken: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
+    let usable = u32::try_from(net.size().saturating_sub(2)).unwrap_or(u32::MAX);
+    let set_aside = if usable > 16 { (usable / 16).clamp(16, 256) } else { 0 };
+    let others = usable - set_aside;
+    let others = (0..others).map(|i| set_aside + (random % others + i) % others);
+    others.chain(0..set_aside).filter_map(|i| net.nth(1 + i)).find(|ip| !taken(*ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_addresses_are_kept_for_those_who_ask_for_them() {
+        for (net, first) in
+            [("10.0.0.0/24", 17), ("10.0.0.0/16", 257), ("10.0.0.0/12", 257), ("10.0.0.0/29", 1)]
+        {
+            let net = Ipv4Net::parse(net).unwrap();
+            let index = |ip: Ipv4Addr| net.index_of(ip).unwrap();
+            let mut taken = BTreeSet::new();
+            for random in (0..3000_u32).map(|n| n.wrapping_mul(0x9e37_79b9)).chain([u32::MAX]) {
+                let Some(ip) = free_address(net, random, |ip| taken.contains(&ip)) else { break };
+                let least = net.size() > 300 || taken.len() < 238;
+                assert!(!least || index(ip) >= first, "{net} {ip}");
+                assert!(net.contains(ip) && ip != net.network() && ip != net.broadcast());
+                assert!(taken.insert(ip), "{ip} twice");
+            }
+            let all = usize::try_from(net.size() - 2).unwrap();
+            assert_eq!(taken.len(), all.min(3001), "{net}: all of them, in the end");
+        }
+    }
 }
