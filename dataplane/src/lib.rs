@@ -23,6 +23,7 @@ pub mod ingest;
 pub mod loader;
 pub mod maps;
 pub mod model;
+pub mod policy;
 pub mod reconcile;
 pub mod select;
 pub mod status;

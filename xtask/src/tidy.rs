@@ -219,6 +219,7 @@ const PURE: &[&str] = &[
     "dataplane/src/tables",
     "dataplane/src/compile",
     "dataplane/src/diff",
+    "dataplane/src/policy/",
     "apiserver/src/kinds/",
     "apiserver/src/patch/",
     "apiserver/src/schema/",

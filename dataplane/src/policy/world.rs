@@ -1,0 +1,75 @@
+//! The objects that policies are about, as far as they are known.
+
+use std::collections::BTreeMap;
+
+use orlop_model::event::Event;
+
+use super::model::{Key, Labels, Pod, Policy};
+
+/// Something changed. Objects come reduced by [`ingest`](super::ingest).
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// NetworkPolicies.
+    Policy(Event<Policy>),
+    /// Namespaces by name, with their labels.
+    Namespace(Event<(String, Labels)>),
+    /// Pods; `None`: one without an address of its own.
+    Pod(Event<(Key, Option<Pod>)>),
+}
+
+/// All that is known.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Policies.
+    pub policies: BTreeMap<Key, Policy>,
+    /// Namespaces.
+    pub namespaces: BTreeMap<String, Labels>,
+    /// Pods with addresses of their own.
+    pub pods: BTreeMap<Key, Pod>,
+    listed: [bool; 3],
+}
+
+impl World {
+    /// Takes a change in; whether it was one.
+    pub fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Policy(event) => {
+                let listed = &mut self.listed[0];
+                take(&mut self.policies, listed, event.map(|policy| (policy.key.clone(), Some(policy))))
+            }
+            Change::Namespace(event) => {
+                let listed = &mut self.listed[1];
+                take(&mut self.namespaces, listed, event.map(|(name, labels)| (name, Some(labels))))
+            }
+            Change::Pod(event) => take(&mut self.pods, &mut self.listed[2], event),
+        }
+    }
+
+    /// Whether all that matters has been listed. Where there is no policy, nobody needs to know the pods.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.listed[0] && (self.policies.is_empty() || self.listed == [true; 3])
+    }
+}
+
+fn take<K: Ord, V: PartialEq>(
+    known: &mut BTreeMap<K, V>,
+    listed: &mut bool,
+    event: Event<(K, Option<V>)>,
+) -> bool {
+    match event {
+        Event::Apply((key, Some(value))) => {
+            let changed = known.get(&key) != Some(&value);
+            known.insert(key, value);
+            changed
+        }
+        Event::Apply((key, None)) | Event::Delete((key, _)) => known.remove(&key).is_some(),
+        Event::Reset(all) => {
+            let fresh = all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+            let changed = !*listed || *known != fresh;
+            *listed = true;
+            *known = fresh;
+            changed
+        }
+    }
+}
