@@ -1,6 +1,6 @@
 //! The node's network devices and addresses, watched: where packets come in, and what counts as this node.
 //!
-//! Level-triggered: any event leads to a fresh listing, at most one per [`PAUSE`]. The only netlink beside the pod network's.
+//! Level-triggered: any event leads to a fresh listing, at most one per 20 ms. The only netlink beside the pod network's.
 //! Not for: pods' devices inside their namespaces, or changing anything.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,109 @@
+//! Services from outside: node ports with real packets from another machine, the policy that keeps the client's address,
+//! affinity, a load balancer's health check, and what `orlop` says about it all.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use orlop_tests::{
+    Playground,
+    playground::{given, run},
+    until,
+};
+
+fn service(name: &str, more: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}], {more}}}}}"
+    )
+}
+
+/// Asks from a node and gives the whole answer.
+fn ask(p: &Playground, node: usize, url: &str) -> Result<serde_json::Value, String> {
+    let out =
+        run(p.inside(node, "curl").args(["-sS", "--max-time", "2", "-H", "Accept: application/json", url]));
+    serde_json::from_str(&out.stdout).map_err(|error| format!("{error}: {}{}", out.stdout, out.stderr))
+}
+
+#[test]
+#[ignore = "e2e tier"]
+fn services_answer_machines_outside() {
+    let p = Playground::with_args(&["--nodes", "2"]);
+    // Pods on the first node only; the second is a machine outside, as far as the first one's node ports go.
+    p.apply(
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 2, selector: {matchLabels: {app: web}}, template: \
+         {metadata: {labels: {app: web}}, spec: {nodeName: node1, containers: [{name: c, image: 'orlop.dev/example/hello:v1', args: [serve], ports: [{containerPort: 8080}]}]}}}}",
+    )
+    .text();
+    p.apply(&service("web", "type: NodePort")).text();
+    p.apply(&service("kept", "type: NodePort, sessionAffinity: ClientIP, externalTrafficPolicy: Local"))
+        .text();
+    p.apply(&service("balanced", "type: LoadBalancer, externalTrafficPolicy: Local")).text();
+    p.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).text();
+    let address = |node: &str| {
+        p.kubectl(&[
+            "get",
+            "node",
+            node,
+            "-o",
+            "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}",
+        ])
+        .text()
+    };
+    let (first, second) = (address("node1"), address("node2"));
+    let port = |service: &str| {
+        p.kubectl(&["get", "service", service, "-o", "jsonpath={.spec.ports[0].nodePort}"]).text()
+    };
+
+    // Every endpoint answers at either node, whoever asks.
+    for (from, to) in [(2, &first), (1, &second), (1, &first)] {
+        let url = format!("http://{to}:{}/", port("web"));
+        let mut pods = BTreeSet::new();
+        until(&format!("both answer node{from} at {url}"), Duration::from_secs(20), || {
+            pods.insert(ask(&p, from, &url)?["pod"].to_string());
+            if pods.len() == 2 { Ok(()) } else { Err(format!("{pods:?}")) }
+        });
+    }
+
+    // A client from outside stays with its pod.
+    let url = format!("http://{first}:{}/", port("kept"));
+    let once = until("an answer", Duration::from_secs(10), || Ok(ask(&p, 2, &url)?["pod"].clone()));
+    for _ in 0..10 {
+        assert_eq!(ask(&p, 2, &url).unwrap()["pod"], once);
+    }
+    // No endpoint on the second node: dropped for those outside, while the node itself is inside the cluster.
+    let url = format!("http://{second}:{}/", port("kept"));
+    assert!(ask(&p, 1, &url).is_err(), "sent on to another node");
+    assert!(ask(&p, 2, &url).is_ok(), "the node is inside");
+
+    // Balancers are told where the endpoints are.
+    let check =
+        p.kubectl(&["get", "service", "balanced", "-o", "jsonpath={.spec.healthCheckNodePort}"]).text();
+    for (node, local, status) in [(1, "2", "200"), (2, "0", "503")] {
+        let url = format!("http://127.0.0.1:{check}/");
+        until("a health check", Duration::from_secs(10), || {
+            let out =
+                run(p.inside(node, "curl").args(["-sS", "-w", " %{http_code}", "--max-time", "2", &url]));
+            let right =
+                out.stdout.contains(&format!("\"localEndpoints\": {local}")) && out.stdout.ends_with(status);
+            if right { Ok(()) } else { Err(format!("{}{}", out.stdout, out.stderr)) }
+        });
+    }
+    let proxy = ask(&p, 1, "http://127.0.0.1:10256/healthz").unwrap();
+    assert_eq!((&proxy["nodeEligible"], &proxy["healthy"]), (&true.into(), &true.into()));
+
+    // What the node itself says.
+    let run_dir = p.json["nodes"][0]["run"].as_str().unwrap();
+    let orlop = |args: &[&str]| {
+        run(p
+            .inside(1, &given("ORLOP_BIN").join("orlop").to_string_lossy())
+            .args(args)
+            .args(["--run-dir", run_dir]))
+        .text()
+    };
+    let explained = orlop(&["explain", &second, &format!("{first}:{}", port("web"))]);
+    assert!(
+        explained.contains("policy Cluster: 2 endpoints") && explained.contains("sees this node"),
+        "{explained}"
+    );
+    let connections = orlop(&["connections"]);
+    assert!(connections.contains(&format!("asked {first}:{}", port("web"))), "{connections}");
+}
