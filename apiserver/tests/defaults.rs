@@ -175,6 +175,30 @@ POST /api/v1/namespaces/default/pods
 }
 
 #[tokio::test]
+async fn ports_of_load_balancers() {
+    let path = "/api/v1/namespaces/default/services";
+    let patch = "type=application/merge-patch+json /spec/healthCheckNodePort /spec/ports/0/nodePort";
+    let script = format!(
+        "POST {path} /spec/healthCheckNodePort /spec/ports/0/nodePort\n  \
+         {{metadata: {{name: a}}, spec: {{type: LoadBalancer, externalTrafficPolicy: Local, ports: [{{port: 80}}]}}}}\n\
+         PATCH {path}/a {patch}\n  {{metadata: {{labels: {{a: b}}}}}}\n\
+         POST {path} /spec/healthCheckNodePort /spec/ports/0/nodePort\n  \
+         {{metadata: {{name: b}}, spec: {{type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{{port: 80}}]}}}}\n\
+         PATCH {path}/a {patch}\n  {{spec: {{externalTrafficPolicy: Cluster}}}}\n"
+    );
+    check(
+        &script,
+        expect![[r#"
+        201 30001 30000
+        200 30001 30000
+        201 null null
+        200 null 30000
+    "#]],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn services_that_cannot_be() {
     let spec = |rest: &str| {
         let rest = format!("{{ports: [{{port: 80}}], {rest}}}");

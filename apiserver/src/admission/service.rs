@@ -30,6 +30,11 @@ fn is_published(kind: &str) -> bool {
     matches!(kind, "NodePort" | "LoadBalancer")
 }
 
+/// Balancers ask such a service's nodes whether they have endpoints, at a port of its own.
+fn needs_health_check(service: &Value) -> bool {
+    kind_of(service) == "LoadBalancer" && text(&service["spec"], "externalTrafficPolicy") == "Local"
+}
+
 fn default(service: &mut Value) {
     let spec = object::child(service, "spec");
     or_text(spec, "type", "ClusterIP");
@@ -80,6 +85,9 @@ fn drop_leftovers(new: &mut Value, old: &Value) {
     if is_published(kind_of(old)) && !is_published(kind_of(new)) {
         leftovers.extend(["externalTrafficPolicy", "healthCheckNodePort", "allocateLoadBalancerNodePorts"]);
     }
+    if needs_health_check(old) && !needs_health_check(new) {
+        leftovers.push("healthCheckNodePort");
+    }
     let spec = object::child(new, "spec");
     for key in leftovers {
         if spec.get(key) == old["spec"].get(key) {
@@ -103,6 +111,11 @@ fn prepare_update(new: &mut Value, old: &Value, world: &dyn Surroundings) -> Res
                 or(spec, key, value.clone());
             }
         }
+    }
+    if needs_health_check(new)
+        && let Some(port) = old.get("healthCheckNodePort")
+    {
+        or(object::child(new, "spec"), "healthCheckNodePort", port.clone());
     }
     if is_published(kind_of(new)) {
         each(object::child(new, "spec"), "ports", |port| {
@@ -155,10 +168,11 @@ fn allocate(service: &mut Value, world: &dyn Surroundings) -> Result<(), Failure
         let mut taken = world.node_ports();
         let own = held_ports(&before);
         refuse_ports(service, &taken, &own)?;
+        let (checked, wanted) = (needs_health_check(service), node_ports_wanted(service));
         let spec = object::child(service, "spec");
         let mut failed = false;
         each(spec, "ports", |port| {
-            if port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0 {
+            if !wanted || port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0 {
                 return;
             }
             match NODE_PORTS.clone().find(|p| !taken.contains(p)) {
@@ -172,8 +186,20 @@ fn allocate(service: &mut Value, world: &dyn Surroundings) -> Result<(), Failure
         if failed {
             return Err(Failure::internal("failed to allocate a nodePort: range is full"));
         }
+        if checked && spec.get("healthCheckNodePort").and_then(Value::as_i64).unwrap_or(0) == 0 {
+            let free = NODE_PORTS.clone().find(|p| !taken.contains(p));
+            let free = free.ok_or_else(|| {
+                Failure::internal("failed to allocate a HealthCheck NodePort: range is full")
+            })?;
+            spec.insert("healthCheckNodePort".into(), free.into());
+        }
     }
     Ok(())
+}
+
+/// KEP-1864: a balancer that reaches pods by itself can do without node ports.
+fn node_ports_wanted(service: &Value) -> bool {
+    kind_of(service) != "LoadBalancer" || service["spec"]["allocateLoadBalancerNodePorts"] != false
 }
 
 /// Node ports that a stored service has already.

@@ -47,7 +47,8 @@ impl Surroundings for Api {
     fn node_ports(&self) -> BTreeSet<i64> {
         let services = self.all("services");
         let ports = services.iter().filter_map(|s| s["spec"]["ports"].as_array()).flatten();
-        ports.filter_map(|port| port["nodePort"].as_i64()).collect()
+        let checks = services.iter().filter_map(|s| s["spec"]["healthCheckNodePort"].as_i64());
+        ports.filter_map(|port| port["nodePort"].as_i64()).chain(checks).collect()
     }
 
     fn random_suffix(&self) -> String {
