@@ -7,7 +7,7 @@
 //! Prints one line of JSON. Every ratio is taken within a round, service against direct, so that a busy machine slows
 //! both; the median of the rounds counts. Not for: gating tests by time.
 //!
-//! An argument (`orlop`, `nftables`, `iptables`) measures only that one. Needs root, `ip`, `nft`, `iptables`, and the kernel programs: `ORLOP_EBPF_OBJECT=… cargo run --example connect_bench`.
+//! An argument (`orlop`, `packet`, `nftables`, `iptables`) measures only that one. Needs root, `ip`, `nft`, `iptables`, and the kernel programs: `ORLOP_EBPF_OBJECT=… cargo run --example connect_bench`.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -15,7 +15,10 @@
     reason = "a program for the command line that ends when something is missing"
 )]
 
+#[path = "../../tests/root_services/frame.rs"]
+mod frame;
 mod measure;
+mod packet;
 mod room;
 mod rules;
 
@@ -52,6 +55,9 @@ fn inside() {
         json!({ "backends": BACKENDS, "direct": "connect() to the backends in turn, outside the cgroup" });
     if wanted("orlop") {
         result["orlop"] = COUNTS.map(|count| orlop(&mut room, count)).into();
+    }
+    if wanted("packet") {
+        result["packet"] = packet::measure(&room);
     }
     for rules in [Rules::Nftables, Rules::Iptables].into_iter().filter(|rules| wanted(rules.name())) {
         result[rules.name()] = COUNTS.map(|count| kube_proxy(&mut room, rules, count)).into();

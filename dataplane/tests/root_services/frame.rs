@@ -1,17 +1,8 @@
-//! Ethernet frames by hand, built and taken apart without the code under test: RFC 791, 8200, 9293, 768, 9260.
+//! Ethernet frames by hand, built without the code under test: RFC 791, 8200, 9293, 768, 9260.
 
 use std::net::{IpAddr, SocketAddr};
 
 use orlop_dataplane::model::Protocol;
-
-/// What a frame says, if its checksums are right.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ends {
-    pub(crate) source: SocketAddr,
-    pub(crate) destination: SocketAddr,
-}
-
-const ETHERNET: usize = 14;
 
 /// The first packet of a connection: a SYN, a datagram, an INIT.
 pub(crate) fn first(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
@@ -60,36 +51,6 @@ pub(crate) fn wrap(next: u8, source: IpAddr, destination: IpAddr, payload: &[u8]
     }
 }
 
-/// Addresses and ports of a frame. Panics if a checksum is wrong.
-pub(crate) fn ends(protocol: Protocol, frame: &[u8]) -> Ends {
-    let (source, destination, next, payload) = unwrap(frame);
-    assert_eq!(next, number(protocol));
-    if protocol == Protocol::Sctp {
-        let mut zeroed = payload.to_vec();
-        zeroed[8..12].fill(0);
-        assert_eq!(crc32c(&zeroed).to_le_bytes(), payload[8..12], "checksum of SCTP");
-    } else {
-        let pseudo = pseudo(protocol, source, destination, payload.len());
-        assert_eq!(sum(&[&pseudo[..], payload].concat()), 0xffff, "checksum of {protocol}");
-    }
-    let port = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
-    Ends { source: SocketAddr::new(source, port(0)), destination: SocketAddr::new(destination, port(2)) }
-}
-
-/// Addresses, next header and what follows the IP header. Panics if that has a wrong checksum.
-pub(crate) fn unwrap(frame: &[u8]) -> (IpAddr, IpAddr, u8, &[u8]) {
-    let ip = &frame[ETHERNET..];
-    if frame[12..14] == [0x08, 0x00] {
-        assert_eq!(sum(&ip[..20]), 0xffff, "checksum of IP");
-        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&ip[at..at + 4]).unwrap());
-        let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-        return (address(12), address(16), ip[9], &ip[20..total]);
-    }
-    let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).unwrap());
-    let length = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-    (address(8), address(24), ip[6], &ip[40..40 + length])
-}
-
 pub(crate) fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
@@ -106,7 +67,7 @@ fn checksum_offset(protocol: Protocol) -> usize {
     }
 }
 
-fn pseudo(protocol: Protocol, source: IpAddr, destination: IpAddr, length: usize) -> Vec<u8> {
+pub(crate) fn pseudo(protocol: Protocol, source: IpAddr, destination: IpAddr, length: usize) -> Vec<u8> {
     pseudo_of(number(protocol), source, destination, length)
 }
 
@@ -130,7 +91,7 @@ pub(crate) fn sum(bytes: &[u8]) -> u16 {
     u16::try_from(sum).unwrap()
 }
 
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |register, byte| {
         (0..8).fold(register ^ u32::from(*byte), |register, _| {
             (register >> 1) ^ if register & 1 == 1 { 0x82f6_3b78 } else { 0 }

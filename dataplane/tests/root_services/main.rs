@@ -16,6 +16,7 @@ mod connect;
 #[path = "../../src/tests/fixture.rs"]
 mod fixture;
 mod frame;
+mod frame_read;
 mod install;
 mod mapped;
 mod net;

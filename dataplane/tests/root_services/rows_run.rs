@@ -7,7 +7,8 @@ use orlop_dataplane::loader::{self, Side};
 use orlop_dataplane::reconcile::State;
 
 use crate::fixture::lists;
-use crate::frame::{Ends, ends, first, unwrap};
+use crate::frame::first;
+use crate::frame_read::{Ends, ends, unwrap};
 use crate::room::isolated;
 use crate::rows::{Dialled, Packet, PacketExpect, Rows, rows};
 

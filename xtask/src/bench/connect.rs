@@ -21,7 +21,25 @@ pub(crate) fn measure(tools: &Tools) -> Result<Vec<Row>> {
             rows.push(row(name, measured).with_context(|| format!("what connect_bench says of {name}"))?);
         }
     }
+    for measured in result["packet"].as_array().into_iter().flatten() {
+        rows.extend(packets(measured).context("what connect_bench says of packets")?);
+    }
     Ok(rows)
+}
+
+/// At a device: one look at the table of connections, or the whole translation.
+fn packets(measured: &Value) -> Option<[Row; 2]> {
+    let figure = |key: &str| measured[key].as_f64().map(Summary::single);
+    let family = measured["family"].as_str()?;
+    Some([
+        Row::new(format!("{family} packet of no service, at a device"), "ns", figure("foreign_ns")?),
+        Row::new(
+            format!("{family} packet of a known connection to a service, at a device"),
+            "ns",
+            figure("known_ns")?,
+        )
+        .aim(Aim::AtMost(250.0)),
+    ])
 }
 
 fn row(name: &str, measured: &Value) -> Option<Row> {
