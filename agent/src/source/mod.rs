@@ -20,7 +20,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _, stream};
 use kube::{
     Api,
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::{WatchStreamExt as _, utils::Backoff, watcher},
 };
 use orlop_model::event::Event;
 use serde::{Serialize, de::DeserializeOwned};
@@ -138,6 +138,28 @@ fn key<K: kube::Resource>(kind: Kind, object: &K) -> Key {
     }
 }
 
+/// Longest pause after a failure. kube's own is 30 s: a server that comes back refuses the old watch first, and with that
+/// pause a second time nodes would hear of their pods a minute late.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Pauses between attempts to watch: kube's, with its jitter, but shorter in the end.
+#[derive(Default)]
+struct Pauses(watcher::DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|pause| pause.min(LONGEST_PAUSE))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 /// A watch that never ends.
 pub fn watch<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<Arc<K>>> + Send
 where
@@ -145,7 +167,7 @@ where
 {
     let mut listed = Vec::new();
     watcher(api, config)
-        .default_backoff()
+        .backoff(Pauses::default())
         .filter_map(move |event| {
             let out = match event {
                 Ok(watcher::Event::Init) => {
