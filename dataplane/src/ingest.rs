@@ -189,7 +189,8 @@ fn policy(value: Option<&str>) -> Policy {
     if value == Some("Local") { Policy::Local } else { Policy::Cluster }
 }
 
-fn protocol(value: Option<&str>) -> Option<Protocol> {
+/// TCP where nothing is said; nothing for what we do not know.
+pub(crate) fn protocol(value: Option<&str>) -> Option<Protocol> {
     match value {
         None | Some("" | "TCP") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),
@@ -198,7 +199,8 @@ fn protocol(value: Option<&str>) -> Option<Protocol> {
     }
 }
 
-fn number(port: i32) -> Option<u16> {
+/// A port that can be dialled.
+pub(crate) fn number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
 }
 

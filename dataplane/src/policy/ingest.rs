@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use orlop_model::selectors::LabelSelector;
 
 use super::model::{Block, Direction, Key, Labels, NamedPort, Numbers, Peer, Pod, Policy, Port, Rule};
-use crate::model::Protocol;
+use crate::ingest::{number, protocol};
 
 /// The key of any object.
 #[must_use]
@@ -142,17 +142,4 @@ fn selector(selector: &ApiSelector) -> LabelSelector {
 
 fn net(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().map(|net| net.trunc())
-}
-
-fn protocol(value: Option<&str>) -> Option<Protocol> {
-    match value {
-        None | Some("" | "TCP") => Some(Protocol::Tcp),
-        Some("UDP") => Some(Protocol::Udp),
-        Some("SCTP") => Some(Protocol::Sctp),
-        Some(_) => None,
-    }
-}
-
-fn number(port: i32) -> Option<u16> {
-    u16::try_from(port).ok().filter(|port| *port != 0)
 }
