@@ -1,8 +1,8 @@
-//! What is counted: per service, and per reason of a drop. One value per CPU, so that nobody waits.
+//! What is counted: per service, per policy, and per reason of a drop. One value per CPU, so that nobody waits.
 
-use orlop_abi::{Counters, Drop};
+use orlop_abi::{Counters, Drop, Hits};
 
-use crate::maps::{COUNTERS, DROPS};
+use crate::maps::{COUNTERS, DROPS, HITS};
 
 /// One more connection of a service.
 #[inline(always)]
@@ -44,4 +44,29 @@ pub fn dropped(reason: Drop) {
         // SAFETY: as in `add`.
         unsafe { *count += 1 };
     }
+}
+
+/// One more flow that a policy let through.
+#[inline(always)]
+pub fn allowed(policy: u32) {
+    hit(policy, &Hits { allowed: 1, denied: 0 });
+}
+
+/// One more packet that nothing in a set of rules lets through.
+#[inline(always)]
+pub fn denied(set: u32) {
+    hit(set, &Hits { allowed: 0, denied: 1 });
+}
+
+#[inline(always)]
+fn hit(of: u32, more: &Hits) {
+    if let Some(hits) = HITS.get_ptr_mut(&of) {
+        // SAFETY: as in `add`.
+        unsafe {
+            (*hits).allowed += more.allowed;
+            (*hits).denied += more.denied;
+        }
+        return;
+    }
+    let _ = HITS.insert(&of, more, 0);
 }

@@ -6,9 +6,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use orlop_abi::{
-    Affinity, AffinityKey, Backend, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey, FragmentKey,
-    Frontend, FrontendKey, Ip, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_CONNECTIONS, MAX_FLOWS,
-    MAX_FRAGMENTS, MAX_FRONTENDS, MAX_PEERS, MAX_RANGES, MAX_SLOTS, Peer, Ports, Range, Settings, SlotKey,
+    Affinity, AffinityKey, Backend, Block, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey,
+    FragmentKey, Frontend, FrontendKey, Hits, Ip, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_BLOCKS,
+    MAX_CONNECTIONS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HITS, MAX_IDENTITIES, MAX_PEERS,
+    MAX_RANGES, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_VERDICTS, Peer, PolicyState, Ports, Range, RuleKey,
+    Settings, SlotKey, Subject, Verdict,
 };
 
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
@@ -31,7 +33,8 @@ pub static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap
 #[btf_map]
 pub static PEERS: HashMap<u64, Peer, { MAX_PEERS as usize }, LAZY> = HashMap::new();
 #[btf_map]
-pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, { MAX_CONNECTIONS as usize }> = LruHashMap::new();
+pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, { MAX_CONNECTIONS as usize }> =
+    LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Ports, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
 #[btf_map]
@@ -40,6 +43,20 @@ pub static COUNTERS: PerCpuHashMap<u32, Counters, { MAX_FRONTENDS as usize }, LA
 pub static DROPS: PerCpuArray<u64, { Drop::NAMES.len() }> = PerCpuArray::new();
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+pub static SUBJECTS: HashMap<Ip, Subject, { MAX_SUBJECTS as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub static IDENTITIES: HashMap<Ip, u32, { MAX_IDENTITIES as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub static BLOCKS: LpmTrie<Block, u32, { MAX_BLOCKS as usize }, LAZY> = LpmTrie::new();
+#[btf_map]
+pub static RULES: LpmTrie<RuleKey, u32, { MAX_RULES as usize }, LAZY> = LpmTrie::new();
+#[btf_map]
+pub static VERDICTS: LruHashMap<ConnectionKey, Verdict, { MAX_VERDICTS as usize }> = LruHashMap::new();
+#[btf_map]
+pub static HITS: PerCpuHashMap<u32, Hits, { MAX_HITS as usize }, LAZY> = PerCpuHashMap::new();
+#[btf_map]
+pub static POLICY: Array<PolicyState, 1> = Array::new();
 
 /// What holds for every service; nothing until user space has written it.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Kubernetes Services as eBPF map entries.
 //!
-//! For: turning Service and EndpointSlice events into the maps that the programs in `dataplane-ebpf` read, and
+//! For: turning Service, EndpointSlice and NetworkPolicy events into the maps that the programs in `dataplane-ebpf` read, and
 //! keeping programs and maps in the kernel while this process comes and goes.
 //! Not for: watching the API (the caller sends [`Update`]s), or DNS.
 //!

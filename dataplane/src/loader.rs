@@ -19,7 +19,7 @@ use aya::programs::{CgroupAttachMode, Program, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
-use crate::maps::{ADDRESSES, BACKENDS, FRONTENDS, KernelMaps, MapError, RANGES, SLOTS};
+use crate::maps::{ADDRESSES, BACKENDS, FRONTENDS, KernelMaps, MapError, POLICY_MAPS, RANGES, SLOTS};
 use crate::sys;
 
 mod bpffs;
@@ -54,7 +54,7 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername4",
     "getpeername6",
 ];
-/// The maps, by the names they are pinned under.
+/// The maps of services, by the names they are pinned under.
 pub const MAPS: [&str; 13] = [
     FRONTENDS,
     SLOTS,
@@ -181,7 +181,7 @@ pub fn load_all(bpffs: &Path, cgroup: &Path) -> Result<Loaded, LoadError> {
     let target = Cgroup::open(cgroup)?;
 
     let mut loader = EbpfLoader::new();
-    for map in MAPS {
+    for map in MAPS.into_iter().chain(POLICY_MAPS) {
         loader.map_pin_path(map, pins.join(map));
     }
     let mut object = loader.load(OBJECT).map_err(|error| LoadError::Load(error.into()))?;

@@ -14,14 +14,18 @@ use orlop_abi as abi;
 
 use crate::compile::Rules;
 use crate::model::{Family, Protocol};
+use crate::policy;
 use crate::tables::{
     Backend, BackendId, Frontend, Host, MapOp, Masquerade, Own, ServiceId, Set, Tables, Vip,
 };
 
 mod fake;
+mod policy_maps;
 pub mod seen;
 
 pub use fake::FakeMaps;
+pub(crate) use policy_maps::NAMES as POLICY_MAPS;
+use policy_maps::PolicyMaps;
 
 /// Reads and writes what the kernel programs look up.
 pub trait Maps: Send {
@@ -36,6 +40,24 @@ pub trait Maps: Send {
     /// # Errors
     /// When the kernel refuses, for example because the map is full.
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError>;
+
+    /// All that stands in the maps of policies.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    fn dump_policies(&self) -> Result<policy::tables::Tables, MapError>;
+
+    /// One write. Removing what is not there is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for example because the map is full.
+    fn apply_policy(&mut self, op: &policy::diff::Op) -> Result<(), MapError>;
+
+    /// After writes: has every flow judged again, by the rules of so many subjects.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn publish_policies(&mut self, subjects: u32) -> Result<(), MapError>;
 }
 
 /// A map operation that the kernel refused.
@@ -69,6 +91,7 @@ pub struct KernelMaps {
     ranges: LpmTrie<MapData, abi::Range, u32>,
     addresses: HashMap<MapData, abi::Ip, u32>,
     settings: Array<MapData, abi::Settings>,
+    policies: PolicyMaps,
 }
 
 impl KernelMaps {
@@ -84,6 +107,7 @@ impl KernelMaps {
             ranges: pinned(pins, RANGES)?,
             addresses: pinned(pins, ADDRESSES)?,
             settings: pinned(pins, SETTINGS)?,
+            policies: PolicyMaps::open(pins)?,
         })
     }
 
@@ -143,13 +167,19 @@ impl Maps for KernelMaps {
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError> {
-        self.write(op).map_err(|source| match &source {
-            // The kernel's "Argument list too long" would lead an operator astray.
-            AyaError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::ArgumentListTooLong => {
-                MapError::new(op.to_string(), "the map is full")
-            }
-            _ => MapError::new(op.to_string(), source),
-        })
+        self.write(op).map_err(|source| refused(op.to_string(), source))
+    }
+
+    fn dump_policies(&self) -> Result<policy::tables::Tables, MapError> {
+        self.policies.dump()
+    }
+
+    fn apply_policy(&mut self, op: &policy::diff::Op) -> Result<(), MapError> {
+        self.policies.apply(op)
+    }
+
+    fn publish_policies(&mut self, subjects: u32) -> Result<(), MapError> {
+        self.policies.publish(subjects)
     }
 }
 
@@ -168,6 +198,21 @@ fn pinned<M: TryFrom<Map, Error = AyaError>>(pins: &Path, name: &str) -> Result<
 
 fn entries<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, name: &str) -> Result<Vec<(K, V)>, MapError> {
     map.iter().collect::<Result<_, _>>().map_err(|source| unreadable(name, source))
+}
+
+fn refused(action: String, source: AyaError) -> MapError {
+    match &source {
+        // The kernel's "Argument list too long" would lead an operator astray; tries say it in another way.
+        AyaError::SyscallError(error)
+            if matches!(
+                error.io_error.kind(),
+                io::ErrorKind::ArgumentListTooLong | io::ErrorKind::StorageFull
+            ) =>
+        {
+            MapError::new(action, "the map is full")
+        }
+        _ => MapError::new(action, source),
+    }
 }
 
 fn unreadable(name: &str, source: AyaError) -> MapError {
@@ -196,11 +241,16 @@ pub(crate) fn words(ip: IpAddr) -> abi::Ip {
 
 /// The other way round.
 pub(crate) fn address(words: abi::Ip) -> IpAddr {
+    plain(words).to_canonical()
+}
+
+/// As it stands, in the form of IPv6.
+fn plain(words: abi::Ip) -> Ipv6Addr {
     let mut octets = [0; 16];
     for (bytes, word) in octets.chunks_exact_mut(4).zip(words) {
         bytes.copy_from_slice(&word.to_ne_bytes());
     }
-    Ipv6Addr::from(octets).to_canonical()
+    Ipv6Addr::from(octets)
 }
 
 /// IPv4 prefixes are counted in `::ffff:0:0/96`.

@@ -23,10 +23,12 @@ use crate::health::Eligibility;
 use crate::loader::{self, Devices, LoadError};
 use crate::maps::Maps;
 use crate::model::{HostPort, Node, ServiceKey, Settings};
+use crate::policy;
 use crate::status::Status;
 use crate::sys;
 
 mod claims;
+mod policies;
 mod state;
 
 pub use state::State;
@@ -75,6 +77,8 @@ pub enum Update {
     },
     /// The host ports of this node's pods: all of them, by pod. A pod's key is never a service's.
     HostPorts(BTreeMap<ServiceKey, Vec<HostPort>>),
+    /// NetworkPolicies, and the pods and namespaces they are about.
+    Policy(policy::Change),
     /// The addresses that the node's network devices have, without loopback.
     Addresses(BTreeSet<IpAddr>),
 }

@@ -26,4 +26,6 @@ pub struct Status {
     pub health_checks: BTreeMap<ServiceKey, HealthCheck>,
     /// Whether they may send traffic to this node.
     pub eligibility: Eligibility,
+    /// Why network policies are not all in force.
+    pub policy_failure: Option<String>,
 }

@@ -114,11 +114,15 @@ pub enum Drop {
     Fragment = 6,
     /// The kernel refused to change the packet.
     Rewrite = 7,
+    /// No policy lets it in.
+    PolicyIngress = 8,
+    /// No policy lets it out.
+    PolicyEgress = 9,
 }
 
 impl Drop {
     /// All reasons, by index, as metrics name them.
-    pub const NAMES: [&'static str; 8] = [
+    pub const NAMES: [&'static str; 10] = [
         "no-endpoint",
         "no-local-endpoint",
         "source-range",
@@ -127,6 +131,8 @@ impl Drop {
         "truncated",
         "fragment",
         "rewrite",
+        "policy-ingress",
+        "policy-egress",
     ];
 }
 

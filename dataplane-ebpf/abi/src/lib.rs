@@ -17,6 +17,14 @@
 //! COUNTERS     service                         ─▶ connections, packets, bytes (one value per CPU)
 //! DROPS        reason                          ─▶ packets (one value per CPU)
 //! SETTINGS     0                               ─▶ what holds for every service
+//!
+//! SUBJECTS     address of a local pod          ─▶ its sets of rules
+//! IDENTITIES   address of a pod                ─▶ its identity, if any rule speaks of it
+//! BLOCKS       family, prefix                  ─▶ class of addresses
+//! RULES        set, peer, protocol, port       ─▶ the policy that allows it (longest prefix)
+//! VERDICTS     pod, peer, ports, protocol      ─▶ what was decided about a flow (least recently used)
+//! HITS         policy or set                   ─▶ flows let through, packets kept out (one value per CPU)
+//! POLICY       0                               ─▶ generation of the rules
 //! ```
 //!
 //! Addresses and ports are in network byte order, as the kernel hands them over: nothing is swapped per packet.
@@ -24,11 +32,13 @@
 
 mod connection;
 mod flow;
+mod policy;
 mod service;
 mod settings;
 
 pub use connection::{Connection, ConnectionKey, Counters, Drop, FragmentKey, Ports};
 pub use flow::{Affinity, AffinityKey, Flow, FlowKey, Peer};
+pub use policy::{Block, Hits, PolicyState, RuleKey, Subject, Verdict};
 pub use service::{Backend, Frontend, FrontendKey, Range, SlotKey};
 pub use settings::Settings;
 
@@ -41,7 +51,7 @@ pub const MAPPED: u32 = 0xffff_u32.to_be();
 
 /// Version of everything in this crate. Pinned maps live in a directory of this number, because a pinned map is
 /// reused without a comparison of types: any change of a key or a value needs a new number.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Most service addresses (address, port and protocol) a node can hold.
 pub const MAX_FRONTENDS: u32 = 65_536;
@@ -63,6 +73,19 @@ pub const MAX_PEERS: u32 = 131_072;
 pub const MAX_CONNECTIONS: u32 = 65_536;
 /// Datagrams whose fragments are under way.
 pub const MAX_FRAGMENTS: u32 = 4_096;
+
+/// Most addresses of local pods that a policy selects.
+pub const MAX_SUBJECTS: u32 = 4_096;
+/// Most addresses of pods that rules speak of.
+pub const MAX_IDENTITIES: u32 = 262_144;
+/// Most networks in address blocks.
+pub const MAX_BLOCKS: u32 = 65_536;
+/// Most rules of all sets together.
+pub const MAX_RULES: u32 = 262_144;
+/// Remembered flows of pods that a policy selects; the least recently used make room.
+pub const MAX_VERDICTS: u32 = 65_536;
+/// Most policies and sets that are counted.
+pub const MAX_HITS: u32 = 16_384;
 
 /// Protocol number of TCP.
 pub const PROTO_TCP: u8 = 6;

@@ -23,7 +23,7 @@ use crate::{
 
 /// Seconds after which a silent connection makes room for one with the same addresses and ports.
 const TCP_SECONDS: u32 = 24 * 3600;
-const UDP_SECONDS: u32 = 120;
+pub const UDP_SECONDS: u32 = 120;
 /// Tries to find a port that is free towards this backend.
 const PORT_TRIES: u32 = 32;
 
@@ -179,16 +179,16 @@ fn fragment_key(headers: &Headers) -> FragmentKey {
     FragmentKey { source, destination, id: headers.id, proto }
 }
 
-/// The first fragment of a datagram is translated: the others must go the same way.
+/// The first fragment of a datagram is translated, or judged: the others must go the same way.
 #[inline(always)]
 pub fn remember_ports(headers: &Headers) {
     let ports = Ports { source: headers.key.source_port, destination: headers.key.destination_port };
     let _ = FRAGMENTS.insert(&fragment_key(headers), &ports, 0);
 }
 
-/// Fills in the ports of a later fragment, if its first was translated.
+/// Fills in the ports of a later fragment, if its first was translated or judged.
 #[inline(always)]
-fn recall_ports(headers: &mut Headers) -> bool {
+pub fn recall_ports(headers: &mut Headers) -> bool {
     // SAFETY: the value is copied at once.
     let Some(ports) = (unsafe { FRAGMENTS.get(&fragment_key(headers)) }).copied() else { return false };
     headers.key.source_port = ports.source;

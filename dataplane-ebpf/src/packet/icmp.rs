@@ -20,12 +20,7 @@ const ICMP_HEADER: usize = 8;
 #[inline(never)]
 pub fn error(ctx: &TcContext, work: &mut Work) -> i32 {
     let headers = &work.headers;
-    if headers.fragment != Fragment::Whole {
-        return NEXT;
-    }
-    let Ok(kind) = ctx.load::<u8>(headers.transport) else { return NEXT };
-    let is_error = if headers.v4 { matches!(kind, 3 | 11 | 12) } else { matches!(kind, 1..=4) };
-    if !is_error {
+    if !is_error(ctx, headers) {
         return NEXT;
     }
     let Some(ports) = quoted(ctx, headers, &mut work.other) else { return NEXT };
@@ -35,9 +30,17 @@ pub fn error(ctx: &TcContext, work: &mut Work) -> i32 {
     translate(ctx, work, ports)
 }
 
+/// Whether a packet quotes another.
+#[inline(always)]
+pub fn is_error(ctx: &TcContext, headers: &Headers) -> bool {
+    let Ok(kind) = ctx.load::<u8>(headers.transport) else { return false };
+    let is_error = if headers.v4 { matches!(kind, 3 | 11 | 12) } else { matches!(kind, 1..=4) };
+    is_error && headers.fragment == Fragment::Whole
+}
+
 /// The quoted packet's ends, swapped, and where its ports stand.
 #[inline(always)]
-fn quoted(ctx: &TcContext, headers: &Headers, key: &mut ConnectionKey) -> Option<usize> {
+pub fn quoted(ctx: &TcContext, headers: &Headers, key: &mut ConnectionKey) -> Option<usize> {
     let at = headers.transport + ICMP_HEADER;
     let ports = if headers.v4 {
         let ip: Ipv4 = ctx.load(at).ok()?;
@@ -95,10 +98,7 @@ fn quotation(
 ) -> Result<(), Refused> {
     let at = headers.transport + ICMP_HEADER;
     let inner = address_change(headers.v4, (&key.source, &key.destination), (&to.source, &to.destination));
-    let numbers = port_change(
-        (key.destination_port, key.source_port),
-        (to.destination_port, to.source_port),
-    );
+    let numbers = port_change((key.destination_port, key.source_port), (to.destination_port, to.source_port));
     let checksum = headers.transport + 2;
     if headers.v4 {
         // The inner header's checksum makes up for the inner addresses.

@@ -4,31 +4,34 @@
 //! ```text
 //! parse ─▶ CONNECTIONS: known ────────────────────┐
 //!             │ not known                         ▼
-//!             └─▶ begin: front end ─▶ backend ─▶ rewrite ─▶ deliver (to the device behind the new address)
+//!             └─▶ begin: front end ─▶ backend ─▶ policy ─▶ rewrite ─▶ deliver (to the device behind the new address)
 //!                        └─▶ reject
 //! ```
+//! What pods send is judged here, with the address it is really for; what is sent to them, where it leaves for them.
 //! A packet that belongs to no service is left alone, as is one in the middle of a TCP connection that we did not see
 //! begin: it may be netfilter's, from before we came.
 
 mod begin;
-mod connection;
+pub mod connection;
 mod deliver;
-mod icmp;
-mod parse;
+pub mod icmp;
+pub mod parse;
 mod reject;
 mod rewrite;
 mod sctp;
-mod work;
+pub mod work;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use parse::Kind;
 
+use crate::policy;
+
 /// The packet goes its way: the next program, then the stack.
-const NEXT: i32 = -1;
+pub const NEXT: i32 = -1;
 /// It does not.
-const SHOT: i32 = 2;
+pub const SHOT: i32 = 2;
 /// No verdict yet.
-const GO_ON: i32 = i32::MAX;
+pub const GO_ON: i32 = i32::MAX;
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -48,13 +51,13 @@ pub fn packet_in(ctx: TcContext) -> i32 {
     packet(&ctx, Side::In)
 }
 
-/// As above, for what the node itself sends.
+/// As above, for what the node itself sends; and for what comes to pods.
 #[classifier]
 pub fn packet_out(ctx: TcContext) -> i32 {
     // SAFETY: the kernel hands a valid context; the field is readable.
     let came_in = unsafe { (*ctx.skb.skb).ingress_ifindex } != 0;
-    // What came in somewhere was translated there.
-    if came_in { NEXT } else { packet(&ctx, Side::Out) }
+    // What came in somewhere was translated there. What did not is the node's own, whom no policy keeps from its pods.
+    if came_in { policy::arrival(&ctx) } else { packet(&ctx, Side::Out) }
 }
 
 /// Each step is a function of its own, which the verifier walks through for itself: what the steps before found out lies in
@@ -63,15 +66,36 @@ pub fn packet_out(ctx: TcContext) -> i32 {
 fn packet(ctx: &TcContext, side: Side) -> i32 {
     let Some(work) = work::work() else { return NEXT };
     match parse::headers(ctx, &mut work.headers) {
-        Kind::Other => return NEXT,
-        Kind::Icmp => return icmp::error(ctx, work),
+        Kind::Foreign => return NEXT,
+        Kind::Other => return leave(work, side, policy::NEVER),
+        Kind::Icmp => return message(ctx, work, side),
         Kind::Transport => {}
     }
     if !connection::known(work) {
         let verdict = begin::begin(ctx, work, side);
+        if verdict == NEXT {
+            return leave(work, side, policy::NEVER);
+        }
         if verdict != GO_ON {
             return verdict;
         }
     }
+    if leave(work, side, policy::TRANSLATED) == SHOT {
+        return SHOT;
+    }
     deliver::deliver(ctx, work)
+}
+
+/// Whether policies let a packet go.
+#[inline(always)]
+fn leave(work: &mut work::Work, side: Side, translated: u32) -> i32 {
+    if side == Side::Out { NEXT } else { policy::departure(work, translated) }
+}
+
+#[inline(always)]
+fn message(ctx: &TcContext, work: &mut work::Work, side: Side) -> i32 {
+    if side == Side::In && policy::message(ctx, work, policy::DEPARTURE) == SHOT {
+        return SHOT;
+    }
+    icmp::error(ctx, work)
 }

@@ -29,8 +29,10 @@ pub enum Kind {
     Transport,
     /// ICMP of the packet's family.
     Icmp,
-    /// Anything else.
+    /// Another protocol.
     Other,
+    /// No IP packet, or none that can be read.
+    Foreign,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,7 +120,7 @@ fn kind(proto: u8, icmp: u8) -> Kind {
 pub fn headers(ctx: &TcContext, into: &mut Headers) -> Kind {
     match read(ctx, into) {
         Some(()) => into.kind,
-        None => Kind::Other,
+        None => Kind::Foreign,
     }
 }
 

@@ -2,7 +2,7 @@
 //! at a time on each.
 
 use aya_ebpf::{bindings::bpf_fib_lookup as Route, btf_maps::PerCpuArray, macros::btf_map};
-use orlop_abi::{Connection, ConnectionKey};
+use orlop_abi::{Connection, ConnectionKey, Verdict};
 
 use super::parse::Headers;
 
@@ -19,6 +19,9 @@ pub struct Work {
     pub route: Route,
     /// The search for a port.
     pub search: Search,
+    /// A flow that policies are asked about: key and value of an entry.
+    pub flow: ConnectionKey,
+    pub verdict: Verdict,
 }
 
 /// A walk through ports, host byte order.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{MapError, Maps};
+use crate::policy;
 use crate::tables::{Backend, BackendId, Frontend, MapOp, Own, ServiceId, Set, Tables, Vip};
 
 /// Stands in for [`KernelMaps`](super::KernelMaps).
@@ -23,6 +24,10 @@ pub struct FakeMaps {
     pub addresses: BTreeMap<IpAddr, bool>,
     /// As above.
     pub own: Option<Own>,
+    /// Those of policies.
+    pub policies: policy::tables::Tables,
+    /// How often flows were to be judged again.
+    pub published: u32,
     /// Every write that was accepted.
     pub log: Vec<MapOp>,
     /// How many backends fit.
@@ -74,6 +79,20 @@ impl Maps for FakeMaps {
             MapOp::DelAddress(ip) => drop(self.addresses.remove(&ip)),
         }
         self.log.push(*op);
+        Ok(())
+    }
+
+    fn dump_policies(&self) -> Result<policy::tables::Tables, MapError> {
+        Ok(self.policies.clone())
+    }
+
+    fn apply_policy(&mut self, op: &policy::diff::Op) -> Result<(), MapError> {
+        self.policies.apply(op);
+        Ok(())
+    }
+
+    fn publish_policies(&mut self, _: u32) -> Result<(), MapError> {
+        self.published += 1;
         Ok(())
     }
 }

@@ -13,6 +13,7 @@
 
 mod blocks;
 pub mod compile;
+pub mod diff;
 pub mod ingest;
 pub mod model;
 mod numbers;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Update;
 use super::claims::Claims;
+use super::policies::Policies;
 use crate::compile::{Compiled, compile, host_ports};
 use crate::diff::{diff, diff_all};
 use crate::health::{self, Eligibility, HealthCheck};
@@ -12,6 +13,7 @@ use crate::index::Index;
 use crate::ingest;
 use crate::maps::Maps;
 use crate::model::{Family, HostPort, Node, ServiceKey};
+use crate::policy::tables::Names;
 use crate::status::Status;
 use crate::tables::{Entry, MapOp, Own, ServiceId, Tables};
 
@@ -31,6 +33,7 @@ pub struct State<M> {
     unreadable: Option<String>,
     /// Devices without programs, and why.
     bare: Vec<String>,
+    policies: Policies,
 }
 
 #[derive(Debug)]
@@ -55,7 +58,13 @@ impl<M: Maps> State<M> {
             repaired: 0,
             unreadable: None,
             bare: Vec::new(),
+            policies: Policies::default(),
         }
+    }
+
+    /// What numbers in the maps of policies stand for.
+    pub fn policy_names(&self) -> &Names {
+        self.policies.names()
     }
 
     /// The maps, for a look.
@@ -95,6 +104,7 @@ impl<M: Maps> State<M> {
                 changed.for_each(|key| self.index.touch(key));
                 self.host_ports = ports;
             }
+            Update::Policy(change) => self.policies.apply(change),
             Update::Addresses(addresses) => self.be(Node { addresses, ..self.node.clone() }),
         }
     }
@@ -114,6 +124,7 @@ impl<M: Maps> State<M> {
 
     /// Writes what changed. The first time, once both lists are in, compares everything with the pinned maps.
     pub fn sync(&mut self) {
+        self.policies.sync(&mut self.maps, &self.node.name);
         if !self.index.complete() {
             return;
         }
@@ -163,6 +174,7 @@ impl<M: Maps> State<M> {
 
     /// Reads the maps back and puts right what differs; tries again what was refused.
     pub fn repair(&mut self) {
+        self.policies.repair(&mut self.maps, &self.node.name);
         let Some(known) = &self.known else { return self.sync() };
         match self.maps.dump() {
             Ok(actual) if actual == known.tables => self.unreadable = None,
@@ -241,6 +253,7 @@ impl<M: Maps> State<M> {
             bare_devices: self.bare.clone(),
             health_checks: self.health_checks.clone(),
             eligibility: self.eligibility,
+            policy_failure: self.policies.failure().cloned(),
         }
     }
 }

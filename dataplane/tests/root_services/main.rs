@@ -21,6 +21,7 @@ mod install;
 mod mapped;
 mod net;
 mod packets;
+mod policies;
 mod restart;
 mod room;
 #[path = "../../src/tests/rows.rs"]

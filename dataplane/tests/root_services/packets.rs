@@ -38,7 +38,7 @@ const SERVICES: &str = "
 fn start(room: &Room) -> (State<KernelMaps>, Devices) {
     town::build();
     let loader::Loaded { maps, mut devices } = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
-    town::attach(&mut devices);
+    town::attach(&mut devices, &["br0", "pod0"]);
     let pods = ["10.42.0.0/16", "2001:db8:42::/56"].map(|net| net.parse().unwrap()).to_vec();
     let addresses: BTreeSet<IpAddr> =
         ["192.0.2.10", "10.42.1.1", "2001:db8:1::10"].map(|ip| ip.parse().unwrap()).into();
