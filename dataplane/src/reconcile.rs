@@ -79,6 +79,8 @@ pub enum Update {
     HostPorts(BTreeMap<ServiceKey, Vec<HostPort>>),
     /// NetworkPolicies, and the pods and namespaces they are about.
     Policy(policy::Change),
+    /// A pod of this node got addresses. The sender is told once the policies about them are in force.
+    Attached(policy::model::Key, BTreeSet<IpAddr>, mpsc::Sender<()>),
     /// The addresses that the node's network devices have, without loopback.
     Addresses(BTreeSet<IpAddr>),
 }

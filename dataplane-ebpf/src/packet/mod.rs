@@ -13,7 +13,7 @@
 
 mod begin;
 pub mod connection;
-mod deliver;
+pub mod deliver;
 pub mod icmp;
 pub mod parse;
 mod reject;
@@ -67,20 +67,20 @@ fn packet(ctx: &TcContext, side: Side) -> i32 {
     let Some(work) = work::work() else { return NEXT };
     match parse::headers(ctx, &mut work.headers) {
         Kind::Foreign => return NEXT,
-        Kind::Other => return leave(work, side, policy::NEVER),
+        Kind::Other => return leave(ctx, work, side, policy::NEVER),
         Kind::Icmp => return message(ctx, work, side),
         Kind::Transport => {}
     }
     if !connection::known(work) {
         let verdict = begin::begin(ctx, work, side);
         if verdict == NEXT {
-            return leave(work, side, policy::NEVER);
+            return leave(ctx, work, side, policy::NEVER);
         }
         if verdict != GO_ON {
             return verdict;
         }
     }
-    if leave(work, side, policy::TRANSLATED) == SHOT {
+    if leave(ctx, work, side, policy::TRANSLATED) == SHOT {
         return SHOT;
     }
     deliver::deliver(ctx, work)
@@ -88,8 +88,8 @@ fn packet(ctx: &TcContext, side: Side) -> i32 {
 
 /// Whether policies let a packet go.
 #[inline(always)]
-fn leave(work: &mut work::Work, side: Side, translated: u32) -> i32 {
-    if side == Side::Out { NEXT } else { policy::departure(work, translated) }
+fn leave(ctx: &TcContext, work: &mut work::Work, side: Side, translated: u32) -> i32 {
+    if side == Side::Out { NEXT } else { policy::departure(ctx, work, translated) }
 }
 
 #[inline(always)]

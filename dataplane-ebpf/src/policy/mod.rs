@@ -49,7 +49,7 @@ fn needed() -> bool {
 
 /// [`SHOT`] if no policy lets it out, else [`NEXT`].
 #[inline(never)]
-pub fn departure(work: &mut Work, translated: u32) -> i32 {
+pub fn departure(ctx: &TcContext, work: &mut Work, translated: u32) -> i32 {
     if !needed() {
         return NEXT;
     }
@@ -63,7 +63,7 @@ pub fn departure(work: &mut Work, translated: u32) -> i32 {
         _ => (work.to.destination, work.to.destination_port),
     };
     (work.verdict.peer, work.verdict.peer_port) = to;
-    judge(work, subject, DEPARTURE)
+    judge(ctx, work, subject, DEPARTURE)
 }
 
 /// The same for a packet that came from elsewhere and leaves by this device.
@@ -76,12 +76,12 @@ pub fn arrival(ctx: &TcContext) -> i32 {
     match parse::headers(ctx, &mut work.headers) {
         Kind::Foreign => NEXT,
         Kind::Icmp => message(ctx, work, ARRIVAL),
-        Kind::Transport | Kind::Other => arrive(work),
+        Kind::Transport | Kind::Other => arrive(ctx, work),
     }
 }
 
 #[inline(never)]
-fn arrive(work: &mut Work) -> i32 {
+fn arrive(ctx: &TcContext, work: &mut Work) -> i32 {
     // SAFETY: the value is copied at once.
     let Some(subject) = (unsafe { SUBJECTS.get(&work.headers.key.destination) }).copied() else {
         return NEXT;
@@ -90,7 +90,7 @@ fn arrive(work: &mut Work) -> i32 {
         return SHOT;
     }
     (work.verdict.peer, work.verdict.peer_port) = (work.headers.key.source, work.headers.key.source_port);
-    judge(work, subject, ARRIVAL)
+    judge(ctx, work, subject, ARRIVAL)
 }
 
 /// ICMP: errors of flows that are allowed pass, whoever sends them.
@@ -119,7 +119,7 @@ pub fn message(ctx: &TcContext, work: &mut Work, way: u32) -> i32 {
     let key = &work.headers.key;
     work.verdict.peer = if way == DEPARTURE { key.destination } else { key.source };
     work.verdict.peer_port = 0;
-    judge(work, subject, way)
+    judge(ctx, work, subject, way)
 }
 
 /// Fills in the ports of a later fragment. `false`, and counted, if its first has not been let through.
@@ -134,8 +134,8 @@ fn whole(headers: &mut Headers) -> bool {
 
 /// Judges the flow of a packet, `work.verdict` saying who its peer is.
 #[inline(never)]
-fn judge(work: &mut Work, subject: Subject, way: u32) -> i32 {
-    let set = flow::denied_by(work, subject, way);
+fn judge(ctx: &TcContext, work: &mut Work, subject: Subject, way: u32) -> i32 {
+    let set = flow::denied_by(ctx, work, subject, way);
     if set == 0 {
         if work.headers.fragment == Fragment::First {
             connection::remember_ports(&work.headers);

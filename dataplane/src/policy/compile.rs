@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::blocks::Classes;
-use super::model::{Block, Direction, Labels, NamedPort, Numbers, Peer, Pod, Policy, Port, Rule};
+use super::model::{Block, Direction, Key, Labels, NamedPort, Numbers, Peer, Pod, Policy, Port, Rule};
 use super::numbers::Taken;
 use super::ports::prefixes;
 use super::tables::{ANYBODY, Names, PORT_BITS, PROTOCOL_BITS, RuleKey, Subject, Tables};
@@ -48,12 +48,12 @@ struct Sight<'a> {
 #[must_use]
 pub fn compile(world: &World, node: &str) -> Compiled {
     let sight = Sight::of(world.policies.values());
-    let mut pods: BTreeMap<Identity, Vec<&Pod>> = BTreeMap::new();
+    let mut pods: BTreeMap<Identity, Vec<(&Key, &Pod)>> = BTreeMap::new();
     for (key, pod) in &world.pods {
         let namespace = world.namespaces.get(&key.namespace);
-        pods.entry(sight.identity(&key.namespace, namespace, pod)).or_default().push(pod);
+        pods.entry(sight.identity(&key.namespace, namespace, pod)).or_default().push((key, pod));
     }
-    let is_local = |pods: &&Pod| pods.node == node;
+    let is_local = |(_, pod): &(&Key, &Pod)| pod.node == node;
     let local = pods.iter().filter(|(_, pods)| pods.iter().any(is_local));
     let selected: BTreeMap<&Identity, Vec<&Policy>> = local
         .map(|(identity, _)| (identity, world.policies.values().filter(|at| selects(at, identity)).collect()))
@@ -62,10 +62,10 @@ pub fn compile(world: &World, node: &str) -> Compiled {
     let mut writer = Writer::new(&pods, selected.values().flatten().copied());
     for (identity, policies) in selected {
         let subject = writer.subject(identity, &policies);
-        let ips = pods[identity].iter().copied().filter(is_local).flat_map(|pod| &pod.ips);
+        let ips = pods[identity].iter().copied().filter(is_local).flat_map(|(key, pod)| world.ips(key, pod));
         writer.out.tables.subjects.extend(ips.map(|ip| (*ip, subject)));
     }
-    writer.finish(&pods)
+    writer.finish(world, &pods)
 }
 
 impl<'a> Sight<'a> {
@@ -234,10 +234,10 @@ impl<'a> Writer<'a> {
         self.out.tables.rules.entry(key).or_insert(by);
     }
 
-    fn finish(self, pods: &BTreeMap<Identity, Vec<&Pod>>) -> Compiled {
+    fn finish(self, world: &World, pods: &BTreeMap<Identity, Vec<(&Key, &Pod)>>) -> Compiled {
         let Self { identities, classes, spoken_of, mut out, .. } = self;
         for (identity, number) in identities.iter().filter(|(_, number)| spoken_of.contains(number)) {
-            let ips = pods.get(*identity).into_iter().flatten().flat_map(|pod| &pod.ips);
+            let ips = pods.get(*identity).into_iter().flatten().flat_map(|(key, pod)| world.ips(key, pod));
             out.tables.identities.extend(ips.map(|ip| (*ip, *number)));
         }
         out.tables.blocks = classes.of_net;

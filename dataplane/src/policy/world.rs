@@ -1,6 +1,7 @@
 //! The objects that policies are about, as far as they are known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use orlop_model::event::Event;
 
@@ -15,6 +16,8 @@ pub enum Change {
     Namespace(Event<(String, Labels)>),
     /// Pods; `None`: one without an address of its own.
     Pod(Event<(Key, Option<Pod>)>),
+    /// A pod of this node got these addresses, which its status is still to tell.
+    Attached(Key, BTreeSet<IpAddr>),
 }
 
 /// All that is known.
@@ -26,6 +29,8 @@ pub struct World {
     pub namespaces: BTreeMap<String, Labels>,
     /// Pods with addresses of their own.
     pub pods: BTreeMap<Key, Pod>,
+    /// Addresses of pods of this node that their status may not tell yet.
+    pub attached: BTreeMap<Key, BTreeSet<IpAddr>>,
     listed: [bool; 3],
 }
 
@@ -41,8 +46,30 @@ impl World {
                 let listed = &mut self.listed[1];
                 take(&mut self.namespaces, listed, event.map(|(name, labels)| (name, Some(labels))))
             }
-            Change::Pod(event) => take(&mut self.pods, &mut self.listed[2], event),
+            Change::Pod(event) => {
+                let gone = match &event {
+                    Event::Apply((key, None)) | Event::Delete((key, _)) => Some(key.clone()),
+                    _ => None,
+                };
+                let changed = take(&mut self.pods, &mut self.listed[2], event);
+                gone.map(|key| self.attached.remove(&key));
+                changed
+            }
+            // Where there is no policy nobody says when the pod is gone; one that comes later finds the status.
+            Change::Attached(..) if self.policies.is_empty() && self.listed[0] => false,
+            Change::Attached(key, ips) => self.attached.insert(key, ips.clone()) != Some(ips),
         }
+    }
+
+    /// The addresses of a pod, as far as anybody knows.
+    pub fn ips<'a>(&'a self, key: &Key, pod: &'a Pod) -> impl Iterator<Item = &'a IpAddr> + use<'a> {
+        pod.ips.iter().chain(self.attached.get(key).into_iter().flatten())
+    }
+
+    /// Whether what policies say of a pod is known.
+    #[must_use]
+    pub fn knows(&self, key: &Key) -> bool {
+        self.complete() && (self.policies.is_empty() || self.pods.contains_key(key))
     }
 
     /// Whether all that matters has been listed. Where there is no policy, nobody needs to know the pods.

@@ -1,9 +1,15 @@
 //! NetworkPolicies in the maps. Before all that matters is listed, what is pinned holds.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use tokio::sync::mpsc;
+
 use super::chain;
 use crate::maps::Maps;
 use crate::policy::compile::compile;
 use crate::policy::diff::diff;
+use crate::policy::model::Key;
 use crate::policy::tables::{Names, Tables};
 use crate::policy::{Change, World};
 
@@ -16,11 +22,19 @@ pub(super) struct Policies {
     names: Names,
     dirty: bool,
     failure: Option<String>,
+    /// Pods that wait for their policies.
+    waiting: Vec<(Key, mpsc::Sender<()>)>,
 }
 
 impl Policies {
     pub(super) fn apply(&mut self, change: Change) {
         self.dirty |= self.world.apply(change);
+    }
+
+    /// A pod has got addresses, and somebody waits before it may start.
+    pub(super) fn attached(&mut self, key: Key, ips: BTreeSet<IpAddr>, done: mpsc::Sender<()>) {
+        self.apply(Change::Attached(key.clone(), ips));
+        self.waiting.push((key, done));
     }
 
     /// The first thing that could not be written.
@@ -35,9 +49,24 @@ impl Policies {
 
     /// Writes what changed.
     pub(super) fn sync(&mut self, maps: &mut impl Maps, node: &str) {
-        if !self.dirty || !self.world.complete() {
+        if !self.world.complete() {
             return;
         }
+        if self.dirty {
+            self.put_in_force(maps, node);
+        }
+        let (ready, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(key, _)| self.world.knows(key));
+        self.waiting = waiting;
+        let ready: Vec<(Key, mpsc::Sender<()>)> = ready;
+        // Whoever does not wait any more has gone on without us.
+        for (_, done) in ready {
+            let _gone = done.try_send(());
+        }
+        self.waiting.retain(|(_, done)| !done.is_closed());
+    }
+
+    fn put_in_force(&mut self, maps: &mut impl Maps, node: &str) {
         self.failure = self.write(maps, node).err();
         self.dirty = false;
         if let Some(error) = &self.failure {

@@ -105,6 +105,7 @@ impl<M: Maps> State<M> {
                 self.host_ports = ports;
             }
             Update::Policy(change) => self.policies.apply(change),
+            Update::Attached(key, ips, done) => self.policies.attached(key, ips, done),
             Update::Addresses(addresses) => self.be(Node { addresses, ..self.node.clone() }),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -282,6 +282,32 @@ fn pings(place: &str) -> bool {
         "nsenter --net=/run/netns/{place} ping -c 1 -W 0.3 10.42.1.10 > /dev/null && echo yes || true"
     );
     sh(&ping).contains("yes")
+}
+
+/// An answer needs a question, and only the pod can have asked.
+#[test]
+#[ignore = "root tier"]
+fn nobody_lets_himself_in_under_the_pods_name() {
+    isolated("policies::nobody_lets_himself_in_under_the_pods_name", |room| {
+        let mut place = Place::new(&room);
+        place.policies(&[DENY]);
+        sh("ip -n other address add 10.42.1.10/32 dev lo && ip -n other route add 192.0.2.7 via 192.0.2.10
+            sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.br0.rp_filter=0");
+        let bound = |place: &str, address: &'static str| at(place, move || UdpSocket::bind(address).unwrap());
+        let client = bound("client", "192.0.2.7:4444");
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.connect("10.42.1.10:5353").unwrap();
+        let forger = bound("other", "10.42.1.10:5353");
+        forger.send_to(b"x", "192.0.2.7:4444").unwrap();
+        let _forged = ask(&client, 1);
+        let said = ask(&client, 1);
+        assert!(said.is_err(), "{said:?}");
+        // The pod itself may ask.
+        let pod = bound("pod", "10.42.1.10:4445");
+        pod.send_to(b"x", "192.0.2.7:5353").unwrap();
+        pod.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(pod.recv(&mut [0; 64]).is_ok());
+    });
 }
 
 #[test]
