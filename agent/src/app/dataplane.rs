@@ -1,4 +1,4 @@
-//! Feeds the service dataplane from watches of Services and EndpointSlices.
+//! Feeds the dataplane from watches of Services, EndpointSlices and NetworkPolicies.
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
@@ -31,13 +31,13 @@ pub(super) struct Also {
     pub(super) dns: Option<Served>,
 }
 
-/// Runs until told to stop; the programs stay.
+/// Runs until told to stop; the programs stay. `of_pods` says what becomes of this node's pods.
 pub(super) async fn run(
     config: &Config,
     client: &Client,
     also: Also,
     memory: Option<Memory>,
-    host_ports: BoxStream<'static, Update>,
+    of_pods: BoxStream<'static, Update>,
     stop: CancellationToken,
 ) -> Result<()> {
     let (updates, received) = mpsc::channel(QUEUE);
@@ -67,8 +67,9 @@ pub(super) async fn run(
         }
         std::future::ready(node_of(&event))
     });
-    let mut merged =
-        futures::stream::select_all([services.boxed(), slices.boxed(), node.boxed(), host_ports]);
+    let of_policies = super::policies::watch(client).boxed();
+    let all = [services.boxed(), slices.boxed(), node.boxed(), of_policies, of_pods];
+    let mut merged = futures::stream::select_all(all);
     let feed = async move {
         while let Some(update) = merged.next().await {
             let passed = match &mut redirect {

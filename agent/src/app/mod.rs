@@ -15,6 +15,7 @@ mod host_ports;
 mod network;
 mod node;
 mod plugins;
+mod policies;
 mod service_health;
 mod standalone;
 

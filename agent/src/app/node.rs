@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     dataplane, dns,
     host_ports::{self, Watched},
-    network, plugins,
+    network, plugins, policies,
 };
 use orlop::{
     config::Config,
@@ -227,8 +227,9 @@ pub(super) async fn run(
             plugins.unwrap_or_else(|| Arc::new(own()))
         }
     };
+    let (network, attached) = policies::Guarded::new(network);
     let (pods_changed, pods_change) = watch::channel(0);
-    let network: Arc<dyn Network> = Arc::new(Watched { network, changed: pods_changed });
+    let network: Arc<dyn Network> = Arc::new(Watched { network: Arc::new(network), changed: pods_changed });
     let mirrors = Mirrors::default();
     let objects = NodeObjects::new(api_objects.clone().map(|objects| objects as _));
     let settings = Arc::new(settings(&config, &identity, &facts));
@@ -404,11 +405,12 @@ pub(super) async fn run(
         true => futures::stream::pending().boxed(),
         false => host_ports::follow(desk_of_ports, Arc::clone(&network), pods_change).boxed(),
     };
+    let of_pods = futures::stream::select(host_ports, attached).boxed();
     let services = async {
         match &client {
             Some(client) => {
                 let also = dataplane::Also { objects: api_objects, dns };
-                dataplane::run(&config, client, also, memory.clone(), host_ports, stop.clone()).await
+                dataplane::run(&config, client, also, memory.clone(), of_pods, stop.clone()).await
             }
             None => {
                 stop.cancelled().await;

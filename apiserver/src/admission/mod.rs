@@ -11,6 +11,7 @@ pub(crate) mod ephemeral;
 mod fields;
 pub mod meta;
 pub mod namespace;
+pub mod networkpolicy;
 pub mod node;
 pub mod pod;
 mod podrules;

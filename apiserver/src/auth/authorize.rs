@@ -63,6 +63,7 @@ fn node_may(node: &str, verb: &str, r: &Resource<'_>) -> bool {
             reads
         }
         ("discovery.k8s.io", "endpointslices", "") => reads,
+        ("networking.k8s.io", "networkpolicies", "") => reads,
         ("", "nodes", "") => {
             reads || verb == "create" || (r.name == node && matches!(verb, "update" | "patch"))
         }

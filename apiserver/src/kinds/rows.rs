@@ -387,4 +387,14 @@ pub const BUILTIN: &[Kind] = &[
         has_generation: true,
         ..PLAIN
     },
+    Kind {
+        gvk: gvk("networking.k8s.io", "v1", "NetworkPolicy"),
+        resource: "networkpolicies",
+        singular: "networkpolicy",
+        short_names: &["netpol"],
+        prefix: "networkpolicies",
+        hooks: adm::networkpolicy::NETWORK_POLICY,
+        has_generation: true,
+        ..PLAIN
+    },
 ];

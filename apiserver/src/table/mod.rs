@@ -71,6 +71,7 @@ fn printer(gvk: &Gvk) -> Printer {
         ("", "Service") => service::PRINTER,
         ("", "Endpoints") => endpoints::ENDPOINTS,
         ("discovery.k8s.io", "EndpointSlice") => endpoints::SLICE,
+        ("networking.k8s.io", "NetworkPolicy") => plain::NETWORK_POLICY,
         ("" | "events.k8s.io", "Event") => event::PRINTER,
         ("apps", "Deployment") => workload::DEPLOYMENT,
         ("apps", "ReplicaSet") => workload::REPLICA_SET,

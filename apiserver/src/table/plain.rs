@@ -1,6 +1,6 @@
 //! Kinds whose row is little more than a name.
 
-use super::read::{age, at, count, name};
+use super::read::{age, at, count, name, selector};
 use super::{Printer, text};
 
 /// Every kind that has no printer of its own.
@@ -25,6 +25,11 @@ pub(super) const SECRET: Printer = Printer {
 pub(super) const SERVICE_ACCOUNT: Printer = Printer {
     columns: &[text("Name"), text("Secrets"), text("Age")],
     cells: |o, now| vec![name(o), count(o, "/secrets").into(), age(o, now)],
+};
+
+pub(super) const NETWORK_POLICY: Printer = Printer {
+    columns: &[text("Name"), text("Pod-Selector"), text("Age")],
+    cells: |o, now| vec![name(o), selector(o, "/spec/podSelector").into(), age(o, now)],
 };
 
 pub(super) const LEASE: Printer = Printer {
