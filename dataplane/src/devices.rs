@@ -46,9 +46,21 @@ pub async fn follow(skip: Skip, seen: watch::Sender<Option<Seen>>) {
     }
 }
 
+/// What there is now, for whoever cannot wait until it is told.
+///
+/// # Errors
+/// When netlink does not answer.
+pub(crate) async fn look(skip: &Skip) -> Result<Seen, WatchError> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let connection = tokio::spawn(connection);
+    let seen = list(&handle, skip).await;
+    connection.abort();
+    Ok(seen?)
+}
+
 /// Why the devices could not be watched.
 #[derive(Debug, thiserror::Error)]
-enum WatchError {
+pub(crate) enum WatchError {
     #[error("open a netlink socket")]
     Open(#[from] std::io::Error),
     #[error("list devices and addresses")]

@@ -118,7 +118,7 @@ pub async fn run(
     // A thread of its own: a big sync is many system calls in a row.
     let ended = tokio::task::spawn_blocking(move || {
         let loaded = loader::load_all(&cfg.bpffs, &cfg.cgroup)?;
-        let place = Place { devices, programs: loaded.devices };
+        let place = Place { devices, programs: loaded.devices, skip: cfg.skip.clone() };
         runtime.block_on(follow(State::new(loaded.maps, node), rx, Some(place), status, stop, REPAIR_EVERY));
         Ok(())
     })
@@ -131,9 +131,18 @@ pub async fn run(
 pub(crate) struct Place {
     devices: watch::Receiver<Option<Seen>>,
     programs: Devices,
+    skip: Skip,
 }
 
 impl Place {
+    /// Does not wait for the news of a device that must be there.
+    async fn look(&mut self) {
+        match devices::look(&self.skip).await {
+            Ok(seen) => self.programs.set(&seen.devices),
+            Err(error) => tracing::warn!(error = chain(&error), "look for a new pod's device"),
+        }
+    }
+
     /// Waits for a change; without a place, for ever.
     async fn changed(place: &mut Option<Self>) -> Option<Seen> {
         let Some(place) = place else { return std::future::pending().await };
@@ -172,7 +181,12 @@ pub(crate) async fn follow<M: Maps>(
                 if taken == 0 {
                     return;
                 }
+                let attached = updates.iter().any(|update| matches!(update, Update::Attached(..)));
                 updates.drain(..).for_each(|update| state.ingest(update));
+                // A policy is in force where its programs are: at the pod's device before the pod is told to go on.
+                if let Some(place) = place.as_mut().filter(|_| attached && state.has_policies()) {
+                    place.look().await;
+                }
                 // A burst's worth of objects is large; it is not kept for the next one.
                 updates.shrink_to(0);
                 state.sync();

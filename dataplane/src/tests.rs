@@ -9,6 +9,7 @@ use crate::reconcile::State;
 mod cases;
 mod fixture;
 mod order;
+mod policies;
 mod reconcile;
 mod rows;
 mod tables;

@@ -39,8 +39,13 @@ impl World {
     pub fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Policy(event) => {
-                let listed = &mut self.listed[0];
-                take(&mut self.policies, listed, event.map(|policy| (policy.key.clone(), Some(policy))))
+                let event = event.map(|policy| (policy.key.clone(), Some(policy)));
+                let changed = take(&mut self.policies, &mut self.listed[0], event);
+                // From here on nobody says what becomes of pods and namespaces.
+                if changed && self.policies.is_empty() {
+                    *self = Self { listed: [self.listed[0], false, false], ..Self::default() };
+                }
+                changed
             }
             Change::Namespace(event) => {
                 let listed = &mut self.listed[1];

@@ -37,6 +37,11 @@ impl Policies {
         self.waiting.push((key, done));
     }
 
+    /// Whether there is any policy.
+    pub(super) fn any(&self) -> bool {
+        !self.world.policies.is_empty()
+    }
+
     /// The first thing that could not be written.
     pub(super) fn failure(&self) -> Option<&String> {
         self.failure.as_ref()

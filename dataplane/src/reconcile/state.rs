@@ -62,6 +62,11 @@ impl<M: Maps> State<M> {
         }
     }
 
+    /// Whether there is any policy.
+    pub fn has_policies(&self) -> bool {
+        self.policies.any()
+    }
+
     /// What numbers in the maps of policies stand for.
     pub fn policy_names(&self) -> &Names {
         self.policies.names()
