@@ -8,6 +8,7 @@
 //! What a program must not do: walk a list, trust a length, or touch a connection that exists.
 #![no_std]
 #![no_main]
+#![feature(bpf_target_feature)]
 
 mod choose;
 mod count;

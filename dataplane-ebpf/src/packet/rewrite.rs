@@ -16,12 +16,6 @@ use super::{
 /// The kernel did not let us.
 pub struct Refused;
 
-/// Where the addresses stand.
-#[inline(always)]
-pub const fn addresses(v4: bool) -> usize {
-    ETHERNET + if v4 { 12 } else { 8 }
-}
-
 /// Adds what a word contributes to a checksum, and takes away what it did before.
 #[inline(always)]
 fn change(sum: u64, old: u32, new: u32) -> u64 {
@@ -87,7 +81,27 @@ fn transport(ctx: &TcContext, headers: &Headers, to: &Connection, addresses: u32
     if old != new { store(ctx, headers.transport, &[new.0, new.1]) } else { Ok(()) }
 }
 
-/// Addresses, hop count and checksum of the IP header.
+/// The end of an IPv4 header, from the hop count on.
+#[repr(C)]
+struct End4 {
+    hops: u8,
+    proto: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+/// The end of an IPv6 header, from the word on that the hop count is in.
+#[repr(C)]
+struct End6 {
+    payload: u16,
+    next: u8,
+    hops: u8,
+    source: Ip,
+    destination: Ip,
+}
+
+/// Addresses, hop count and checksum of the IP header, which stand in one piece.
 #[inline(always)]
 pub fn ip(
     ctx: &TcContext,
@@ -97,16 +111,27 @@ pub fn ip(
     addresses: u32,
     hop: bool,
 ) -> Result<(), Refused> {
+    let hops = headers.ttl - u8::from(hop);
     if headers.v4 {
         // The hop count is the high byte of its word.
         let less = if hop { u64::from(!u32::from(0x0100_u16.to_be())) } else { 0 };
-        let change = fold(u64::from(addresses) + less);
-        l3_checksum(ctx, ETHERNET + 10, change)?;
-        store(ctx, self::addresses(true), &[source[3], destination[3]])?;
+        let [proto, checksum] = headers.beside;
+        let (proto, checksum) = (proto as u8, changed(checksum, fold(u64::from(addresses) + less)));
+        let (source, destination) = (source[3], destination[3]);
+        store(ctx, ETHERNET + 8, &End4 { hops, proto, checksum, source, destination })
     } else {
-        store(ctx, self::addresses(false), &[*source, *destination])?;
+        let [next, payload] = headers.beside;
+        let (source, destination) = (*source, *destination);
+        store(ctx, ETHERNET + 4, &End6 { payload, next: next as u8, hops, source, destination })
     }
-    if hop { store(ctx, ETHERNET + if headers.v4 { 8 } else { 7 }, &(headers.ttl - 1)) } else { Ok(()) }
+}
+
+/// What a checksum becomes.
+#[inline(always)]
+const fn changed(checksum: u16, change: u32) -> u16 {
+    let sum = (!checksum) as u32 + (change & 0xffff) + (change >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(((sum & 0xffff) + (sum >> 16)) as u16)
 }
 
 #[inline(always)]
