@@ -216,6 +216,15 @@ impl Playground {
         command
     }
 
+    /// A command in a node's network, as a process that somebody else started: outside of the node's cgroups.
+    #[must_use]
+    pub fn beside(&self, node: usize, program: &str) -> Command {
+        let netns = self.json["nodes"][node - 1]["netns"].as_str().expect("a node in a namespace");
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{netns}")).arg(program);
+        command
+    }
+
     /// The agent of a node.
     #[must_use]
     pub fn agent_pid(&self, node: usize) -> i32 {

@@ -2,7 +2,7 @@
 //! affinity, a load balancer's health check, and what `orlop` says about it all.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use orlop_tests::{
     Playground,
@@ -18,8 +18,11 @@ fn service(name: &str, more: &str) -> String {
 
 /// Asks from a node and gives the whole answer.
 fn ask(p: &Playground, node: usize, url: &str) -> Result<serde_json::Value, String> {
-    let out =
-        run(p.inside(node, "curl").args(["-sS", "--max-time", "2", "-H", "Accept: application/json", url]));
+    answer(&mut p.inside(node, "curl"), url)
+}
+
+fn answer(curl: &mut Command, url: &str) -> Result<serde_json::Value, String> {
+    let out = run(curl.args(["-sS", "--max-time", "2", "-H", "Accept: application/json", url]));
     serde_json::from_str(&out.stdout).map_err(|error| format!("{error}: {}{}", out.stdout, out.stderr))
 }
 
@@ -60,6 +63,15 @@ fn services_answer_machines_outside() {
         until(&format!("both answer node{from} at {url}"), Duration::from_secs(20), || {
             pods.insert(ask(&p, from, &url)?["pod"].to_string());
             if pods.len() == 2 { Ok(()) } else { Err(format!("{pods:?}")) }
+        });
+    }
+
+    // A process of the node that no socket hook sees: what local pods answer it comes from the service, on the pod's link.
+    let cluster_ip = p.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]).text();
+    for node in [1, 2] {
+        let url = format!("http://{cluster_ip}/");
+        until("an answer outside of the cgroups", Duration::from_secs(10), || {
+            answer(&mut p.beside(node, "curl"), &url)
         });
     }
 

@@ -3,17 +3,19 @@
 //! It cannot be left to the stack: a packet that comes in with an address of the node as its source is taken for a forgery.
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Route},
+    bindings::{BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Route},
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
-use orlop_abi::{Drop, Ip};
+use orlop_abi::{Connection, Drop, Ip};
 
 use super::{NEXT, SHOT, parse::Headers, reject, rewrite, work::Work};
 use crate::count;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// Number of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// Translates the packet and sends it on.
 #[inline(never)]
@@ -30,8 +32,33 @@ pub fn deliver(ctx: &TcContext, work: &mut Work) -> i32 {
         count::dropped(Drop::Rewrite);
         return SHOT;
     }
+    go(ctx, result, hop, to.flags, route)
+}
+
+/// Where a translated packet goes on its way through a connection with these flags.
+#[inline(always)]
+pub fn go(ctx: &TcContext, result: u32, hop: bool, flags: u32, route: &Route) -> i32 {
+    if hop {
+        return send(ctx, result, route);
+    }
     // Nobody to send to: the node itself, or nowhere. A packet on its last hop is the stack's to bury.
-    if hop { send(ctx, result, route) } else { NEXT }
+    match flags & Connection::REPLY != 0 && result == BPF_FIB_LKUP_RET_NOT_FWDED {
+        true => come_home(ctx),
+        false => NEXT,
+    }
+}
+
+/// An answer that the node itself waits for comes from the address that was asked: whoever guards the backend's device would take
+/// it for a forgery. So it comes in by the loopback device, which is nobody's.
+#[inline(always)]
+fn come_home(ctx: &TcContext) -> i32 {
+    let hardware = [[0u8; 6]; 2];
+    if rewrite::store(ctx, 0, &hardware).is_err() {
+        count::dropped(Drop::Rewrite);
+        return SHOT;
+    }
+    // SAFETY: no addresses.
+    unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) as i32 }
 }
 
 /// Whether the routing table knows a next hop.
@@ -65,7 +92,7 @@ pub fn find(ctx: &TcContext, headers: &Headers, source: &Ip, destination: &Ip, r
 }
 
 #[inline(always)]
-pub fn send(ctx: &TcContext, result: u32, route: &Route) -> i32 {
+fn send(ctx: &TcContext, result: u32, route: &Route) -> i32 {
     if result == BPF_FIB_LKUP_RET_NO_NEIGH {
         // SAFETY: no parameters: the helper asks the routing table itself, and then the neighbour.
         return unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) } as i32;

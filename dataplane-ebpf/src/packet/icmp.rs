@@ -82,7 +82,7 @@ fn translate(ctx: &TcContext, work: &mut Work, ports: usize) -> i32 {
         count::dropped(Drop::Rewrite);
         return SHOT;
     }
-    if hop { deliver::send(ctx, result, route) } else { NEXT }
+    deliver::go(ctx, result, hop, to.flags, route)
 }
 
 /// The quoted packet becomes the one that was sent; the ICMP checksum covers it. The transport checksum inside is left
