@@ -111,6 +111,24 @@ impl KernelMaps {
         })
     }
 
+    /// Where an address leads at this moment, past all that is known: the choices of its list for the whole cluster.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn look_up(&self, vip: Vip) -> Result<Vec<SocketAddr>, MapError> {
+        let Some(frontend) = found(self.frontends.get(&vip_key(vip), 0), FRONTENDS)? else {
+            return Ok(Vec::new());
+        };
+        let mut choices = Vec::new();
+        for slot in 0..frontend.cluster {
+            let key = slot_key(ServiceId(frontend.service), (Set::Cluster, slot));
+            let Some(id) = found(self.slots.get(&key, 0), SLOTS)? else { continue };
+            let backend = found(self.backends.get(&id, 0), BACKENDS)?;
+            choices.extend(backend.map(|value| backend_of(&value).at));
+        }
+        Ok(choices)
+    }
+
     fn write(&mut self, op: &MapOp) -> Result<(), AyaError> {
         match *op {
             MapOp::PutOwn(own) => self.settings.set(0, settings(own), 0),
@@ -212,6 +230,14 @@ fn refused(action: String, source: AyaError) -> MapError {
             MapError::new(action, "the map is full")
         }
         _ => MapError::new(action, source),
+    }
+}
+
+fn found<T>(read: Result<T, AyaError>, name: &str) -> Result<Option<T>, MapError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(AyaError::KeyNotFound) => Ok(None),
+        Err(source) => Err(unreadable(name, source)),
     }
 }
 

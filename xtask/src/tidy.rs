@@ -118,6 +118,7 @@ const DOORS: &[Door] = &[
 const UNSAFE: &[&str] = &[
     "dataplane-ebpf/",
     "dataplane/src/sys",
+    "dataplane/examples/services_bench/offload.rs",
     "cni/src/netns",
     "runtime/src/create",
     "runtime/src/sys",
@@ -130,6 +131,9 @@ const UNSAFE: &[&str] = &[
 /// Pure code: no clock, files, sockets, environment, randomness or async.
 const PURE: &[&str] = &[
     "model/src/",
+    "dataplane/examples/services_bench/rules",
+    "dataplane/examples/services_bench/services",
+    "dataplane/examples/services_bench/statistics",
     "agent/src/pod/",
     "agent/src/config/kubelet",
     "agent/src/config/subids",

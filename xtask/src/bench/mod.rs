@@ -1,7 +1,7 @@
 //! Measurements, printed as ratios against what a user would run instead, in one run on one machine.
 //!
 //! ```text
-//!  size, create, pull, connect, cni, dns   programs on their own
+//!  size, create, pull, services, cni, dns  programs on their own
 //!  start, pods, memory                     a bare playground node, started once and removed afterwards whatever happens
 //!  many                                    one that joined another, with 500 pods
 //! ```
@@ -9,7 +9,6 @@
 //! measurement fails only when it could not be taken.
 
 mod cni;
-mod connect;
 mod cpu;
 mod create;
 mod dns;
@@ -22,6 +21,7 @@ mod pods;
 mod priority;
 mod pull;
 mod row;
+mod services;
 mod size;
 mod stages;
 mod start;
@@ -46,8 +46,9 @@ use crate::setup;
 /// `cargo xtask bench`.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Only measurements whose name contains this: size, create, pull, connect, cni, dns, start, pods, memory,
-    /// many; `runtime` is create, pull and memory.
+    /// Only measurements whose name contains this: size, create, pull, services-connect,
+    /// services-traffic, services-packets, services-sync, cni, dns, start, pods, memory, many; `runtime` is create, pull
+    /// and memory.
     filter: Option<String>,
     /// Also write machine and rows to this file, as JSON.
     #[arg(long, value_name = "FILE")]
@@ -80,7 +81,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     bench.take("size", |built, _| size::measure(built));
     bench.take("create", create::measure);
     bench.take("pull", |built, _| pull::measure(built));
-    bench.take("connect", |_, tools| connect::measure(tools));
+    for (name, part) in services::PARTS {
+        bench.take(name, |_, tools| services::measure(tools, part));
+    }
     bench.take("cni", |built, _| cni::measure(built));
     bench.take("dns", |_, tools| dns::measure(tools));
     bench.whole_node();

@@ -21,8 +21,12 @@ pub(crate) struct Row {
 pub(crate) enum Aim {
     /// At most this, in the row's unit.
     AtMost(f64),
+    /// At most this in the 99th percentile, in the row's unit.
+    P99AtMost(f64),
     /// At most this many times what it is compared with.
     Ratio(f64),
+    /// At least this many times what it is compared with.
+    RatioAtLeast(f64),
 }
 
 impl Row {
@@ -55,7 +59,9 @@ impl Row {
         match self.aim {
             None => String::new(),
             Some(Aim::AtMost(limit)) => format!("≤ {} {}", number(limit), self.unit),
+            Some(Aim::P99AtMost(limit)) => format!("p99 ≤ {} {}", number(limit), self.unit),
             Some(Aim::Ratio(limit)) => format!("≤ {limit} ×"),
+            Some(Aim::RatioAtLeast(limit)) => format!("≥ {limit} ×"),
         }
     }
 
@@ -63,14 +69,15 @@ impl Row {
     pub(crate) fn verdict(&self) -> String {
         let (value, limit, unit) = match (self.aim, self.ratio()) {
             (Some(Aim::AtMost(limit)), _) => (self.ours.p50, limit, self.unit),
-            (Some(Aim::Ratio(limit)), Some(ratio)) => (ratio, limit, "×"),
+            (Some(Aim::P99AtMost(limit)), _) => (self.ours.p99, limit, self.unit),
+            (Some(Aim::Ratio(limit) | Aim::RatioAtLeast(limit)), Some(ratio)) => (ratio, limit, "×"),
             _ => return String::new(),
         };
-        if value <= limit {
+        let missed = if let Some(Aim::RatioAtLeast(_)) = self.aim { limit - value } else { value - limit };
+        if missed <= 0.0 {
             return "met".to_owned();
         }
-        let percent = (value / limit - 1.0) * 100.0;
-        format!("missed by {} {unit} ({percent:.0} %)", number(value - limit))
+        format!("missed by {} {unit} ({:.0} %)", number(missed), missed / limit * 100.0)
     }
 
     fn cells(&self) -> [String; 6] {
@@ -129,6 +136,11 @@ mod tests {
         check(ms(6.0).against("crun", Summary::single(10.0)).aim(Aim::Ratio(0.7)), "met");
         check(ms(9.1).against("crun", Summary::single(10.0)).aim(Aim::Ratio(0.7)), "missed by 0.21 × (30 %)");
         check(ms(9.0).aim(Aim::Ratio(0.7)), "");
+        let rate = |value| ms(value).against("nftables", Summary::single(10.0)).aim(Aim::RatioAtLeast(2.0));
+        check(rate(20.0), "met");
+        check(rate(15.0), "missed by 0.50 × (25 %)");
+        let spread = Summary { p99: 12.0, ..Summary::single(1.0) };
+        check(Row::new("x", "ms", spread).aim(Aim::P99AtMost(10.0)), "missed by 2.00 ms (20 %)");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! looked up, and fails: what sends the frame on is not in the figure.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use orlop_dataplane::diff::diff_all;
 use orlop_dataplane::loader::{self, Side};
@@ -14,7 +15,6 @@ use orlop_dataplane::tables::{Backend, BackendId, Entry, Frontend, Host, Service
 use serde_json::{Value, json};
 
 use crate::frame::first;
-use crate::room::Room;
 
 const RUNS: u32 = 100_000;
 /// The machine is shared: the least of these is the trustworthy one.
@@ -23,8 +23,8 @@ const ROUNDS: usize = 9;
 const FLAGS: usize = 13;
 const ACK: u8 = 0x10;
 
-pub(crate) fn measure(room: &Room) -> Value {
-    let mut loaded = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
+pub(crate) fn measure(bpffs: &Path, cgroup: &Path) {
+    let mut loaded = loader::load_all(bpffs, cgroup).unwrap();
     let mut packets = Vec::new();
     for (family, header, client, service, stranger) in [
         ("IPv4", 20, "203.0.113.7:40000", "10.96.0.1:80", "198.51.100.9:80"),
@@ -46,12 +46,12 @@ pub(crate) fn measure(room: &Room) -> Value {
         };
         packets.push(json!({ "family": family, "foreign_ns": least(&foreign), "known_ns": least(&known) }));
     }
-    let seen = orlop_dataplane::describe(&room.bpffs).unwrap();
+    let seen = orlop_dataplane::describe(bpffs).unwrap();
     // The last family's service: its packets were counted, so they took the way they should have taken.
     let counted = seen.iter().map(|view| view.counters.packets).sum::<u64>();
     assert!(counted > u64::from(RUNS), "only {counted} packets were translated");
-    orlop_dataplane::uninstall(&room.bpffs).unwrap();
-    packets.into()
+    orlop_dataplane::uninstall(bpffs).unwrap();
+    println!("{}", Value::from(packets));
 }
 
 fn to_itself(at: SocketAddr) -> Tables {
