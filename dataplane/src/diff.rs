@@ -40,24 +40,29 @@ pub fn diff(service: ServiceId, desired: &Entry, actual: &Entry) -> Vec<MapOp> {
     puts.chain(dels).collect()
 }
 
-/// The writes for everything. What was written under a wrong service (by another hand, or another version) is
+/// The writes for everything: those of a kind together, so that they can be written in one go, and each service's in the order
+/// of [`diff`]. What was written under a wrong service (by another hand, or another version) is
 /// overwritten, and not removed afterwards.
 #[must_use]
 pub fn diff_all(desired: &Tables, actual: &Tables) -> Vec<MapOp> {
     let nothing = Entry::default();
-    let entry = |tables: &Tables, id: &ServiceId| tables.services.get(id).cloned().unwrap_or_default();
-    let vips: BTreeSet<Vip> =
-        desired.services.values().flat_map(|entry| entry.frontends.keys().copied()).collect();
-    let backends: BTreeSet<BackendId> =
-        desired.services.values().flat_map(|entry| entry.backends.keys().copied()).collect();
-
-    let wanted = desired.services.iter().flat_map(|(id, wanted)| diff(*id, wanted, &entry(actual, id)));
+    let wanted = desired.services.iter();
+    let wanted =
+        wanted.flat_map(|(id, wanted)| diff(*id, wanted, actual.services.get(id).unwrap_or(&nothing)));
     let stale = actual.services.iter().filter(|(id, _)| !desired.services.contains_key(id));
     let removed = stale.flat_map(|(id, present)| diff(*id, &nothing, present));
-    let claimed = |op: &MapOp| match op {
-        MapOp::DelFrontend(_, vip) => vips.contains(vip),
-        MapOp::DelBackend(_, id) => backends.contains(id),
-        _ => false,
-    };
-    wanted.chain(removed).filter(|op| !claimed(op)).collect()
+    let mut ops: Vec<_> = wanted.chain(removed).collect();
+    if ops.iter().any(MapOp::removes_shared) {
+        let vips: BTreeSet<Vip> =
+            desired.services.values().flat_map(|entry| entry.frontends.keys().copied()).collect();
+        let backends: BTreeSet<BackendId> =
+            desired.services.values().flat_map(|entry| entry.backends.keys().copied()).collect();
+        ops.retain(|op| match op {
+            MapOp::DelFrontend(_, vip) => !vips.contains(vip),
+            MapOp::DelBackend(_, id) => !backends.contains(id),
+            _ => true,
+        });
+    }
+    ops.sort_by_key(MapOp::step);
+    ops
 }

@@ -4,17 +4,20 @@
 
 use std::fmt;
 use std::io;
+use std::mem::discriminant;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use aya::Pod;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError as AyaError, lpm_trie::Key};
+pub(crate) use aya::Pod;
+use aya::maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError as AyaError, lpm_trie::Key};
 use ipnet::IpNet;
 use orlop_abi as abi;
 
 use crate::compile::Rules;
 use crate::model::{Family, Protocol};
 use crate::policy;
+use crate::sys::batch;
 use crate::tables::{
     Backend, BackendId, Frontend, Host, MapOp, Masquerade, Own, ServiceId, Set, Tables, Vip,
 };
@@ -40,6 +43,11 @@ pub trait Maps: Send {
     /// # Errors
     /// When the kernel refuses, for example because the map is full.
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError>;
+
+    /// Many writes, none of which counts on another. All are tried; what was refused, by service.
+    fn apply_all(&mut self, ops: &[MapOp]) -> Vec<(ServiceId, MapError)> {
+        one_by_one(self, ops)
+    }
 
     /// All that stands in the maps of policies.
     ///
@@ -129,6 +137,25 @@ impl KernelMaps {
         Ok(choices)
     }
 
+    /// How many of these were written in one go: up to the first that the kernel refused. None, where there is no such way.
+    fn write_alike(&mut self, ops: &[MapOp]) -> usize {
+        match ops.first() {
+            Some(MapOp::PutBackend(..)) => write_batch(&self.backends, ops, |op| match *op {
+                MapOp::PutBackend(service, id, to) => Some((id.0, backend(service, to))),
+                _ => None,
+            }),
+            Some(MapOp::PutSlot(..)) => write_batch(&self.slots, ops, |op| match *op {
+                MapOp::PutSlot(service, slot, id) => Some((slot_key(service, slot), id.0)),
+                _ => None,
+            }),
+            Some(MapOp::PutFrontend(..)) => write_batch(&self.frontends, ops, |op| match *op {
+                MapOp::PutFrontend(service, vip, to) => Some((vip_key(vip), frontend(service, to))),
+                _ => None,
+            }),
+            _ => 0,
+        }
+    }
+
     fn write(&mut self, op: &MapOp) -> Result<(), AyaError> {
         match *op {
             MapOp::PutOwn(own) => self.settings.set(0, settings(own), 0),
@@ -188,6 +215,20 @@ impl Maps for KernelMaps {
         self.write(op).map_err(|source| refused(op.to_string(), source))
     }
 
+    fn apply_all(&mut self, mut ops: &[MapOp]) -> Vec<(ServiceId, MapError)> {
+        let mut failures = Vec::new();
+        while let Some(first) = ops.first() {
+            let alike = ops.iter().take_while(|op| discriminant(*op) == discriminant(first)).count();
+            let written = self.write_alike(&ops[..alike]);
+            // What a batch stopped at is tried by itself: it says why.
+            let rest = &ops[written..alike];
+            let alone = if written == 0 { rest.len() } else { rest.len().min(1) };
+            failures.extend(one_by_one(self, &rest[..alone]));
+            ops = &ops[written + alone..];
+        }
+        failures
+    }
+
     fn dump_policies(&self) -> Result<policy::tables::Tables, MapError> {
         self.policies.dump()
     }
@@ -214,8 +255,19 @@ fn pinned<M: TryFrom<Map, Error = AyaError>>(pins: &Path, name: &str) -> Result<
     Map::from_map_data(data).and_then(M::try_from).map_err(fail)
 }
 
+fn write_batch<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    ops: &[MapOp],
+    element: impl Fn(&MapOp) -> Option<(K, V)>,
+) -> usize {
+    let elements: Vec<_> = ops.iter().map_while(element).collect();
+    let (written, _) = batch::update(IterableMap::map(map).fd().as_fd(), &elements);
+    written
+}
+
 fn entries<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, name: &str) -> Result<Vec<(K, V)>, MapError> {
-    map.iter().collect::<Result<_, _>>().map_err(|source| unreadable(name, source))
+    let elements = batch::elements(IterableMap::map(map).fd().as_fd());
+    elements.map_err(|source| MapError::new(format!("read map {name}"), source))
 }
 
 fn refused(action: String, source: AyaError) -> MapError {
@@ -231,6 +283,10 @@ fn refused(action: String, source: AyaError) -> MapError {
         }
         _ => MapError::new(action, source),
     }
+}
+
+fn one_by_one(maps: &mut (impl Maps + ?Sized), ops: &[MapOp]) -> Vec<(ServiceId, MapError)> {
+    ops.iter().filter_map(|op| Some((op.service(), maps.apply(op).err()?))).collect()
 }
 
 fn found<T>(read: Result<T, AyaError>, name: &str) -> Result<Option<T>, MapError> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use orlop_model::event::Event;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::devices::{self, Seen, Skip};
@@ -162,7 +162,8 @@ pub(crate) async fn follow<M: Maps>(
     stop: CancellationToken,
     repair_every: Duration,
 ) {
-    let mut tick = interval(repair_every);
+    // What was just read at the start is not read again.
+    let mut tick = interval_at(Instant::now() + repair_every, repair_every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut updates = Vec::new();
     loop {

@@ -1,10 +1,12 @@
-//! Raw `bpf(2)`: the few commands on links that aya does not offer; one socket option, and a clock. The only unsafe code of this crate.
+//! Raw `bpf(2)`: the few commands on links and maps that aya does not offer; one socket option, and a clock. The only unsafe code of this crate.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+
+pub(crate) mod batch;
 
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -140,6 +142,13 @@ pub(crate) fn netns_cookie() -> io::Result<u64> {
 
 fn number(fd: BorrowedFd<'_>) -> io::Result<u32> {
     u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
+}
+
+/// As [`bpf`], for commands that also answer in their attributes.
+fn bpf_answering<T: Attr>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: as in `bpf`; what the kernel writes into `attr` are integers.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn bpf<T: Attr>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {

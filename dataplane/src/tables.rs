@@ -205,6 +205,28 @@ pub enum MapOp {
 }
 
 impl MapOp {
+    /// Its place in the order that is safe: what is named before what names it, and the other way round for removals.
+    pub(crate) fn step(&self) -> u8 {
+        match self {
+            Self::PutOwn(_) => 0,
+            Self::PutAddress(..) => 1,
+            Self::PutRange(..) => 2,
+            Self::PutBackend(..) => 3,
+            Self::PutSlot(..) => 4,
+            Self::PutFrontend(..) => 5,
+            Self::DelFrontend(..) => 6,
+            Self::DelSlot(..) => 7,
+            Self::DelBackend(..) => 8,
+            Self::DelRange(..) => 9,
+            Self::DelAddress(_) => 10,
+        }
+    }
+
+    /// Whether it removes what could be another service's by now: its key does not say whose it is.
+    pub(crate) fn removes_shared(&self) -> bool {
+        matches!(self, Self::DelFrontend(..) | Self::DelBackend(..))
+    }
+
     /// The service that the write is for.
     #[must_use]
     pub fn service(&self) -> ServiceId {

@@ -227,10 +227,11 @@ impl<M: Maps> State<M> {
             }
         }
         let (written, refused) = write(&mut self.maps, &diff_all(&desired, actual));
+        // Where nothing was refused the maps hold what was wanted. Else they are read: elements may have moved between services.
+        let held = if refused.is_empty() { Ok(desired) } else { self.maps.dump() };
         let failed = refused.into_iter().filter_map(|(id, error)| Some((keys.get(&id)?.clone(), error)));
         self.failures.extend(failed);
-        // Read again rather than assumed: elements under a wrong service have moved.
-        match self.maps.dump() {
+        match held {
             Ok(tables) => {
                 known.ids.settle(&tables);
                 known.tables = tables;
@@ -325,20 +326,20 @@ fn own(node: &Node) -> Entry {
     }
 }
 
-/// Writes in order. After a refusal the rest of that service waits: its later writes count on the earlier ones.
+/// Writes step by step. After a refusal the rest of that service waits: its later writes count on the earlier ones.
 fn write(maps: &mut impl Maps, ops: &[MapOp]) -> (u64, BTreeMap<ServiceId, String>) {
     let mut written = 0;
-    let mut refused = BTreeMap::new();
-    for op in ops {
-        if refused.contains_key(&op.service()) {
-            continue;
-        }
-        match maps.apply(op) {
-            Ok(()) => written += 1,
-            Err(error) => drop(refused.insert(op.service(), chain(&error))),
+    let mut refused: BTreeMap<ServiceId, String> = BTreeMap::new();
+    for step in ops.chunk_by(|before, op| before.step() == op.step()) {
+        let possible: Vec<_> =
+            step.iter().filter(|op| !refused.contains_key(&op.service())).copied().collect();
+        let failures = maps.apply_all(&possible);
+        written += possible.len() - failures.len();
+        for (service, error) in failures {
+            refused.entry(service).or_insert_with(|| chain(&error));
         }
     }
-    (written, refused)
+    (u64::try_from(written).unwrap_or(u64::MAX), refused)
 }
 
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

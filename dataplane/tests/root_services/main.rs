@@ -18,6 +18,7 @@ mod fixture;
 mod frame;
 mod frame_read;
 mod install;
+mod large;
 mod mapped;
 mod net;
 mod packets;
