@@ -21,8 +21,11 @@ pub struct Compiled {
     pub frontends: BTreeMap<Vip, Rules>,
     /// The lists, by policy; only the ones in use.
     pub sets: BTreeMap<Set, Vec<SocketAddr>>,
-    /// Endpoints that running UDP conversations may keep, whatever policy and readiness say now.
+    /// Endpoints that running conversations may keep, whatever policy and readiness say now: those of UDP while they
+    /// answer, those of TCP while they exist, where their end is [watched](Self::close).
     pub serving: BTreeSet<SocketAddr>,
+    /// TCP connections are ended when their endpoint is gone.
+    pub close: bool,
     /// An endpoint that could be used exists somewhere.
     pub any: bool,
     /// Sources that its load-balancer addresses let in, if these are guarded.
@@ -83,13 +86,15 @@ fn compile_port(
     let lists = [(Set::Cluster, cluster), (Set::Local, local)];
     let slots = |chosen: Vec<Candidate<'_>>| chosen.iter().map(|c| c.at).take(MAX_SLOTS).collect();
     let sets = lists.into_iter().filter_map(|(set, chosen)| Some((set, slots(chosen?)))).collect();
-    let serving = candidates.iter().filter(|c| port.protocol == Protocol::Udp && c.endpoint.serving);
+    let close = service.close_connections && port.protocol == Protocol::Tcp;
+    let serving = candidates.iter().filter(|c| close || port.protocol == Protocol::Udp && c.endpoint.serving);
     let ranges = ranges(service, family, node);
     Compiled {
         primary,
         frontends: frontends(service, port, family, !ranges.is_empty(), node),
         sets,
         serving: serving.map(|candidate| candidate.at).collect(),
+        close,
         any,
         ranges,
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
@@ -172,6 +177,7 @@ pub fn host_ports(ports: &[HostPort]) -> Vec<Compiled> {
             frontends: [(primary, Rules::default())].into(),
             sets: [(Set::Cluster, vec![to])].into(),
             serving: BTreeSet::new(),
+            close: false,
             any: true,
             ranges: BTreeSet::new(),
             affinity_seconds: 0,

@@ -25,7 +25,7 @@ pub struct ServiceView {
     pub backends: Vec<SocketAddr>,
     /// Where those of pods and the node go, if that differs.
     pub inside: Option<Vec<SocketAddr>>,
-    /// Backends of running UDP conversations that get no new ones.
+    /// Backends of running conversations that get no new ones.
     pub draining: Vec<SocketAddr>,
     /// Only endpoints on this node are used.
     pub local_only: bool,

@@ -69,7 +69,12 @@ impl Ids {
         let mut entry = Entry { ranges: compiled.ranges.clone(), ..Entry::default() };
         let mut place = |at: SocketAddr, set: Option<Set>| {
             let id = *numbers.entry(at).or_insert_with(|| BackendId(backends.take()));
-            let backend = entry.backends.entry(id).or_insert(Backend { at, cluster: false, local: false });
+            let backend = entry.backends.entry(id).or_insert(Backend {
+                at,
+                cluster: false,
+                local: false,
+                close: compiled.close,
+            });
             backend.cluster |= set == Some(Set::Cluster);
             backend.local |= set == Some(Set::Local);
             id

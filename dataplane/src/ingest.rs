@@ -16,6 +16,8 @@ use crate::model::{Endpoint, Policy, Port, Protocol, Service, ServiceKey, Slice,
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// A Service or slice with this label is for DNS only, whatever the value.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// TCP connections of a Service with this annotation (`"true"`) are ended when their endpoint is gone.
+const CLOSE_CONNECTIONS: &str = "orlop.dev/close-connections";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
@@ -48,6 +50,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
         internal: policy(spec.internal_traffic_policy.as_deref()),
         external: policy(spec.external_traffic_policy.as_deref()),
         affinity_seconds: affinity(spec),
+        close_connections: annotation(&object.metadata, CLOSE_CONNECTIONS) == Some("true"),
         health_check_node_port: health_check_node_port(spec),
         ports: spec.ports.iter().flatten().filter_map(port).collect(),
     })
@@ -90,6 +93,10 @@ pub fn slice(object: &discovery::EndpointSlice) -> Option<Slice> {
             .filter(|endpoint| endpoint.ip.is_ipv4() == family_is_v4)
             .collect(),
     })
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
 fn foreign(meta: &ObjectMeta) -> bool {

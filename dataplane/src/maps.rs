@@ -2,6 +2,7 @@
 //!
 //! Not for: what to write (`diff`), or creating the maps (`loader`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::mem::discriminant;
@@ -49,6 +50,9 @@ pub trait Maps: Send {
         one_by_one(self, ops)
     }
 
+    /// The backends that were removed since this was asked last: somebody may still be connected to them.
+    fn take_removed(&mut self) -> BTreeSet<Removed>;
+
     /// All that stands in the maps of policies.
     ///
     /// # Errors
@@ -66,6 +70,15 @@ pub trait Maps: Send {
     /// # Errors
     /// When the kernel refuses.
     fn publish_policies(&mut self, subjects: u32) -> Result<(), MapError>;
+}
+
+/// A backend that no longer stands in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Removed {
+    /// The number it had.
+    pub id: BackendId,
+    /// What it was.
+    pub backend: Backend,
 }
 
 /// A map operation that the kernel refused.
@@ -100,6 +113,8 @@ pub struct KernelMaps {
     addresses: HashMap<MapData, abi::Ip, u32>,
     settings: Array<MapData, abi::Settings>,
     policies: PolicyMaps,
+    /// Backends that were removed, and not yet asked about.
+    removed: BTreeSet<Removed>,
 }
 
 impl KernelMaps {
@@ -116,6 +131,7 @@ impl KernelMaps {
             addresses: pinned(pins, ADDRESSES)?,
             settings: pinned(pins, SETTINGS)?,
             policies: PolicyMaps::open(pins)?,
+            removed: BTreeSet::new(),
         })
     }
 
@@ -156,6 +172,13 @@ impl KernelMaps {
         }
     }
 
+    fn remove_backend(&mut self, id: BackendId) -> Result<(), AyaError> {
+        let held = self.backends.get(&id.0, 0);
+        gone(self.backends.remove(&id.0))?;
+        self.removed.extend(held.ok().map(|held| Removed { id, backend: backend_of(&held) }));
+        Ok(())
+    }
+
     fn write(&mut self, op: &MapOp) -> Result<(), AyaError> {
         match *op {
             MapOp::PutOwn(own) => self.settings.set(0, settings(own), 0),
@@ -170,7 +193,7 @@ impl KernelMaps {
             }
             MapOp::DelFrontend(_, vip) => gone(self.frontends.remove(&vip_key(vip))),
             MapOp::DelSlot(service, slot) => gone(self.slots.remove(&slot_key(service, slot))),
-            MapOp::DelBackend(_, id) => gone(self.backends.remove(&id.0)),
+            MapOp::DelBackend(_, id) => self.remove_backend(id),
             MapOp::DelRange(service, net) => gone(self.ranges.remove(&range_key(service, net))),
             MapOp::DelAddress(ip) => gone(self.addresses.remove(&words(ip))),
         }
@@ -209,6 +232,10 @@ impl Maps for KernelMaps {
             }
         }
         Ok(tables)
+    }
+
+    fn take_removed(&mut self) -> BTreeSet<Removed> {
+        std::mem::take(&mut self.removed)
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), MapError> {
@@ -463,10 +490,11 @@ fn frontend_of(value: &abi::Frontend) -> Frontend {
 fn backend(service: ServiceId, to: Backend) -> abi::Backend {
     let cluster = if to.cluster { abi::BACKEND_CLUSTER } else { 0 };
     let local = if to.local { abi::BACKEND_LOCAL } else { 0 };
+    let close = if to.close { abi::BACKEND_CLOSE } else { 0 };
     abi::Backend {
         ip: words(to.at.ip()),
         port: to.at.port().to_be(),
-        flags: cluster | local,
+        flags: cluster | local | close,
         service: service.0,
     }
 }
@@ -476,5 +504,6 @@ fn backend_of(value: &abi::Backend) -> Backend {
         at: SocketAddr::new(address(value.ip), u16::from_be(value.port)),
         cluster: value.flags & abi::BACKEND_CLUSTER != 0,
         local: value.flags & abi::BACKEND_LOCAL != 0,
+        close: value.flags & abi::BACKEND_CLOSE != 0,
     }
 }

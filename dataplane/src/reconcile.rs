@@ -21,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::devices::{self, Seen, Skip};
 use crate::health::Eligibility;
 use crate::loader::{self, Devices, LoadError};
-use crate::maps::Maps;
+use crate::maps::{Maps, Removed};
 use crate::model::{HostPort, Node, ServiceKey, Settings};
 use crate::policy;
 use crate::status::Status;
+use crate::sweep;
 use crate::sys;
 
 mod claims;
@@ -115,15 +116,18 @@ pub async fn run(
     };
     let (seen, devices) = watch::channel(None);
     let watching = tokio::spawn(devices::follow(cfg.skip.clone(), seen));
+    let (removed, gone) = mpsc::unbounded_channel();
+    let sweeping = tokio::spawn(sweep::follow(cfg.bpffs.clone(), cfg.cgroup.clone(), gone));
     // A thread of its own: a big sync is many system calls in a row.
     let ended = tokio::task::spawn_blocking(move || {
         let loaded = loader::load_all(&cfg.bpffs, &cfg.cgroup)?;
-        let place = Place { devices, programs: loaded.devices, skip: cfg.skip.clone() };
+        let place = Place { devices, programs: loaded.devices, skip: cfg.skip.clone(), removed };
         runtime.block_on(follow(State::new(loaded.maps, node), rx, Some(place), status, stop, REPAIR_EVERY));
         Ok(())
     })
     .await;
     watching.abort();
+    sweeping.abort();
     ended?
 }
 
@@ -132,6 +136,8 @@ pub(crate) struct Place {
     devices: watch::Receiver<Option<Seen>>,
     programs: Devices,
     skip: Skip,
+    /// To whoever ends their sockets.
+    removed: mpsc::UnboundedSender<BTreeSet<Removed>>,
 }
 
 impl Place {
@@ -167,9 +173,13 @@ pub(crate) async fn follow<M: Maps>(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut updates = Vec::new();
     loop {
+        let mut sweep = false;
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => state.repair(),
+            _ = tick.tick() => {
+                state.repair();
+                sweep = true;
+            }
             Some(seen) = Place::changed(&mut place) => {
                 if let Some(place) = &mut place {
                     place.programs.set(&seen.devices);
@@ -192,6 +202,11 @@ pub(crate) async fn follow<M: Maps>(
                 updates.shrink_to(0);
                 state.sync();
             }
+        }
+        let removed = state.maps_mut().take_removed();
+        if let Some(place) = place.as_ref().filter(|_| sweep || !removed.is_empty()) {
+            // Nobody listens at the end of the process only.
+            let _ended = place.removed.send(removed);
         }
         status.send_if_modified(|known| {
             let fresh = state.status();

@@ -104,7 +104,7 @@ impl Frontend {
     }
 }
 
-/// Where connections go, and the lists it is in: in none, it only keeps its running UDP conversations.
+/// Where connections go, and the lists it is in: in none, it only keeps its running conversations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Backend {
     /// Address and port.
@@ -113,6 +113,8 @@ pub struct Backend {
     pub cluster: bool,
     /// In [`Set::Local`].
     pub local: bool,
+    /// TCP connections to it are ended when it is gone.
+    pub close: bool,
 }
 
 /// All of one service port.
@@ -122,7 +124,7 @@ pub struct Entry {
     pub frontends: BTreeMap<Vip, Frontend>,
     /// Its choices.
     pub slots: BTreeMap<(Set, u16), BackendId>,
-    /// Its backends: those of the slots, and those that only keep their running UDP conversations.
+    /// Its backends: those of the slots, and those that only keep their running conversations.
     pub backends: BTreeMap<BackendId, Backend>,
     /// Sources that are let in (services), or that are pods ([`ServiceId::NODE`]).
     pub ranges: BTreeSet<IpNet>,

@@ -62,14 +62,27 @@ const DOORS: &[Door] = &[
         crates: &["orlop-cni", "orlop-dataplane"],
         files: &["cni/src/netlink", "dataplane/src/devices.rs"],
     },
-    Door { library: "netlink_packet_core", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
+    Door {
+        library: "netlink_packet_core",
+        crates: &["orlop-cni", "orlop-dataplane"],
+        files: &["cni/src/netlink", "dataplane/src/sweep/sockets.rs"],
+    },
     Door {
         library: "netlink_packet_route",
         crates: &["orlop-cni", "orlop-dataplane"],
         files: &["cni/src/netlink", "dataplane/src/devices.rs"],
     },
+    Door {
+        library: "netlink_packet_sock_diag",
+        crates: &["orlop-dataplane"],
+        files: &["dataplane/src/sweep/sockets.rs"],
+    },
     Door { library: "netlink_proto", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
-    Door { library: "netlink_sys", crates: &["orlop-cni"], files: &["cni/src/netlink"] },
+    Door {
+        library: "netlink_sys",
+        crates: &["orlop-cni", "orlop-dataplane"],
+        files: &["cni/src/netlink", "dataplane/src/sweep/sockets.rs"],
+    },
     Door {
         library: "hickory_proto",
         crates: &["orlop"],
@@ -219,6 +232,7 @@ const PURE: &[&str] = &[
     "dataplane/src/ingest",
     "dataplane/src/index",
     "dataplane/src/ids",
+    "dataplane/src/sweep/plan",
     "dataplane/src/select",
     "dataplane/src/tables",
     "dataplane/src/compile",

@@ -123,6 +123,9 @@ pub const BACKEND_CLUSTER: u16 = 1;
 /// The backend is in the set of policy `Local`.
 pub const BACKEND_LOCAL: u16 = 1 << 1;
 
+/// TCP connections to the backend are ended when it is gone; for user space.
+pub const BACKEND_CLOSE: u16 = 1 << 2;
+
 /// The address takes node ports.
 pub const ADDRESS_NODE_PORTS: u32 = 1;
 

@@ -55,7 +55,7 @@ pub struct Backend {
     pub ip: Ip,
     /// Network byte order.
     pub port: u16,
-    /// `BACKEND_…` bits: the sets it is in. In none, it only keeps its running UDP conversations.
+    /// `BACKEND_…` bits: the sets it is in. In none, it only keeps its running conversations.
     pub flags: u16,
     /// The service it belongs to.
     pub service: u32,

@@ -59,7 +59,7 @@ fn to_itself(at: SocketAddr) -> Tables {
     let entry = Entry {
         frontends: [(vip, Frontend { cluster: 1, ..Frontend::default() })].into(),
         slots: [((Set::Cluster, 0), BackendId(1))].into(),
-        backends: [(BackendId(1), Backend { at, cluster: true, local: false })].into(),
+        backends: [(BackendId(1), Backend { at, cluster: true, local: false, close: false })].into(),
         ..Entry::default()
     };
     Tables { services: [(ServiceId(1), entry)].into() }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{MapError, Maps};
+use super::{MapError, Maps, Removed};
 use crate::policy;
 use crate::tables::{Backend, BackendId, Frontend, MapOp, Own, ServiceId, Set, Tables, Vip};
 
@@ -24,6 +24,8 @@ pub struct FakeMaps {
     pub addresses: BTreeMap<IpAddr, bool>,
     /// As above.
     pub own: Option<Own>,
+    /// Backends that were removed.
+    pub removed: BTreeSet<Removed>,
     /// Those of policies.
     pub policies: policy::tables::Tables,
     /// How often flows were to be judged again.
@@ -74,12 +76,19 @@ impl Maps for FakeMaps {
             MapOp::PutFrontend(service, vip, to) => drop(self.frontends.insert(vip, (service, to))),
             MapOp::DelFrontend(_, vip) => drop(self.frontends.remove(&vip)),
             MapOp::DelSlot(service, (set, slot)) => drop(self.slots.remove(&(service, set, slot))),
-            MapOp::DelBackend(_, id) => drop(self.backends.remove(&id)),
+            MapOp::DelBackend(_, id) => {
+                let held = self.backends.remove(&id);
+                self.removed.extend(held.map(|(_, backend)| Removed { id, backend }));
+            }
             MapOp::DelRange(service, net) => drop(self.ranges.remove(&(service, net))),
             MapOp::DelAddress(ip) => drop(self.addresses.remove(&ip)),
         }
         self.log.push(*op);
         Ok(())
+    }
+
+    fn take_removed(&mut self) -> BTreeSet<Removed> {
+        std::mem::take(&mut self.removed)
     }
 
     fn dump_policies(&self) -> Result<policy::tables::Tables, MapError> {

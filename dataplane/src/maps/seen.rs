@@ -1,14 +1,18 @@
 //! What the programs wrote down: connections, counters, drops. Read from the pins, with or without an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use orlop_abi as abi;
 
-use super::{MapError, pinned, unreadable};
-use crate::tables::ServiceId;
+use super::{BACKENDS, MapError, address, backend_of, pinned, unreadable};
+use crate::model::Protocol;
+use crate::sweep::plan::Connected;
+use crate::tables::{BackendId, ServiceId};
 
+const PEERS: &str = "PEERS";
 const CONNECTIONS: &str = "CONNECTIONS";
 const COUNTERS: &str = "COUNTERS";
 const DROPS: &str = "DROPS";
@@ -55,4 +59,78 @@ pub fn drops(pins: &Path) -> Result<BTreeMap<&'static str, u64>, MapError> {
         Ok((name, values.iter().fold(0_u64, |sum, count| sum.saturating_add(*count))))
     });
     counts.collect()
+}
+
+/// Sockets that are connected to a backend.
+pub struct Peers(HashMap<MapData, u64, abi::Peer>);
+
+impl Peers {
+    /// As pinned in this directory.
+    ///
+    /// # Errors
+    /// When the map is not there.
+    pub fn open(pins: &Path) -> Result<Self, MapError> {
+        pinned(pins, PEERS).map(Self)
+    }
+
+    /// All of them. One that was closed while we read is none any more.
+    #[must_use]
+    pub fn all(&self) -> Vec<Connected> {
+        self.0.iter().filter_map(Result::ok).filter_map(|(cookie, peer)| connected(cookie, &peer)).collect()
+    }
+
+    /// Forgets what was remembered of a socket, unless it was connected anew since.
+    pub fn forget(&mut self, socket: &Connected) {
+        let held = self.0.get(&socket.cookie, 0);
+        if held.is_ok_and(|peer| connected(socket.cookie, &peer).as_ref() == Some(socket)) {
+            // It may have been closed this moment.
+            let _gone = self.0.remove(&socket.cookie);
+        }
+    }
+}
+
+fn connected(cookie: u64, peer: &abi::Peer) -> Option<Connected> {
+    let protocol = match u8::try_from(peer.proto).ok()? {
+        abi::PROTO_TCP => Protocol::Tcp,
+        abi::PROTO_UDP => Protocol::Udp,
+        _ => return None,
+    };
+    let at = SocketAddr::new(address(peer.backend_ip), u16::from_be(peer.backend_port));
+    Some(Connected {
+        cookie,
+        protocol,
+        service: ServiceId(peer.service),
+        backend: BackendId(peer.backend),
+        at,
+    })
+}
+
+/// Backends, read by whoever does not write them.
+pub struct Backends(HashMap<MapData, u32, abi::Backend>);
+
+impl Backends {
+    /// As pinned in this directory.
+    ///
+    /// # Errors
+    /// When the map is not there.
+    pub fn open(pins: &Path) -> Result<Self, MapError> {
+        pinned(pins, BACKENDS).map(Self)
+    }
+
+    /// Whose backend has this number, and where it is.
+    #[must_use]
+    pub fn get(&self, id: BackendId) -> Option<(ServiceId, SocketAddr)> {
+        self.0.get(&id.0, 0).ok().map(|value| (ServiceId(value.service), backend_of(&value).at))
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn all(&self) -> Result<BTreeSet<(ServiceId, SocketAddr)>, MapError> {
+        let entries = self.0.iter().map(|entry| entry.map_err(|source| unreadable(BACKENDS, source)));
+        entries
+            .map(|entry| entry.map(|(_, value)| (ServiceId(value.service), backend_of(&value).at)))
+            .collect()
+    }
 }

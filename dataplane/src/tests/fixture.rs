@@ -40,6 +40,8 @@ pub(crate) struct ServiceSpec {
     pub(crate) external_name: Option<String>,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -98,7 +100,7 @@ impl Fixture {
         });
         let balancer = core::LoadBalancerStatus { ingress: Some(ingress.collect()) };
         core::Service {
-            metadata: meta(&spec.name, spec.labels),
+            metadata: ObjectMeta { annotations: Some(spec.annotations), ..meta(&spec.name, spec.labels) },
             spec: Some(core::ServiceSpec {
                 type_: Some(spec.kind),
                 cluster_ip: spec.cluster_ips.first().cloned(),

@@ -23,6 +23,7 @@ prop_compose! {
     /// A service of one of five addresses, with some of eight backends in the slots and some others kept.
     fn service()(ip in 0..5_u8, slots in prop::collection::btree_set(0..8_u8, 0..6), kept in prop::collection::btree_set(0..8_u8, 0..3), second in (0..2_u8).prop_map(|n| n * 10), guarded: bool) -> Compiled {
         Compiled {
+            close: false,
             primary: vip(ip),
             // A second address that comes and goes, and is guarded at times.
             frontends: [(vip(ip), Rules::default()), (vip(ip + 100 + second), Rules { guarded, ..Rules::default() })].into(),
@@ -100,7 +101,7 @@ fn drift() -> impl Strategy<Value = MapOp> {
         (service.clone(), 0..12_u32, 0..9_u8).prop_map(|(s, id, last)| MapOp::PutBackend(
             s,
             BackendId(id),
-            Backend { at: at(last), cluster: true, local: false }
+            Backend { at: at(last), cluster: true, local: false, close: false }
         )),
         (service.clone(), 0..9_u16, 0..12_u32).prop_map(|(s, n, id)| MapOp::PutSlot(
             s,

@@ -17,6 +17,7 @@ mod connect;
 mod fixture;
 mod frame;
 mod frame_read;
+mod gone;
 mod install;
 mod large;
 mod mapped;
