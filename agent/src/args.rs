@@ -456,6 +456,10 @@ flags! {
     /// Answer the DNS questions of this node's pods and processes here instead of at the cluster's DNS server (mode
     /// node) [default: false].
     node_local_dns: bool, "ORLOP_NODE_LOCAL_DNS";
+    /// Once Services are served here, remove the rules that kube-proxy left (iptables, nftables, IPVS); connections under way
+    /// go on (modes node and dataplane) [default: false].
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    cleanup_kube_proxy: bool, "ORLOP_CLEANUP_KUBE_PROXY";
     /// Domain of the cluster [default: cluster.local].
     cluster_domain: String, "ORLOP_CLUSTER_DOMAIN";
     /// What to log, as in `info,orlop_dataplane=debug` [default: info].

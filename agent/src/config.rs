@@ -153,6 +153,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Our own DNS server.
     pub dns: DnsConfig,
+    /// Whether what kube-proxy left is removed.
+    pub cleanup_kube_proxy: bool,
     /// What to log.
     pub log: String,
     /// What only the kubelet's own configuration says.
@@ -270,6 +272,7 @@ impl TryFrom<Flags> for Config {
             dns_upstreams,
             dns_ttl,
             node_local_dns,
+            cleanup_kube_proxy,
             log,
         } = flags;
         let state_dir = absolute("state-dir", state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()))?;
@@ -376,6 +379,7 @@ impl TryFrom<Flags> for Config {
                 ttl: dns_ttl.unwrap_or(30),
                 node_local: node_local_dns.unwrap_or(false),
             },
+            cleanup_kube_proxy: cleanup_kube_proxy.unwrap_or(false),
             log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
             kubelet: Kubelet::default(),
             warnings: Vec::new(),

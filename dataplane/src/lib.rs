@@ -20,6 +20,7 @@ pub mod health;
 pub mod ids;
 pub mod index;
 pub mod ingest;
+pub mod kube_proxy;
 pub mod loader;
 pub mod maps;
 pub mod model;

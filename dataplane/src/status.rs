@@ -20,6 +20,8 @@ pub struct Status {
     pub repaired: u64,
     /// Why the maps could not be read back at the last try.
     pub unreadable: Option<String>,
+    /// The programs are at the devices that were found, but for the [bare](Self::bare_devices).
+    pub placed: bool,
     /// Devices whose packets are not translated, and why: node ports and load-balancer addresses are not answered there.
     pub bare_devices: Vec<String>,
     /// What load balancers ask about, by service.

@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{dns::Served, service_health};
+use super::{dns::Served, service_health, take_over};
 use orlop::{
     config::Config,
     memory::{Kind, Memory},
@@ -93,6 +93,7 @@ pub(super) async fn run(
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     tokio::select! {
         () = report(seen.clone()) => Ok(()),
+        () = take_over::run(config.cleanup_kube_proxy, seen.clone()) => Ok(()),
         () = service_health::run(seen) => Ok(()),
         ended = orlop_dataplane::run(dataplane, received, status, stop) => ended.context("service dataplane"),
         () = feed => Ok(()),

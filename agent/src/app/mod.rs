@@ -18,6 +18,7 @@ mod plugins;
 mod policies;
 mod service_health;
 mod standalone;
+mod take_over;
 
 use std::path::Path;
 

@@ -34,6 +34,7 @@ pub(crate) fn reset(yes: bool, cgroup_root: &str, dirs: &DirArgs) -> Result<()> 
                 .map(|error| format!("service dataplane: {}", orlop::wire::chain(&error))),
         );
     }
+    failures.extend(orlop_dataplane::kube_proxy::uninstall().err());
     for dir in [&dirs.run_dir, &dirs.state_dir] {
         failures.extend(unmount_below(dir));
     }

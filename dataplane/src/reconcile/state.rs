@@ -33,6 +33,8 @@ pub struct State<M> {
     unreadable: Option<String>,
     /// Devices without programs, and why.
     bare: Vec<String>,
+    /// Whether any were asked.
+    placed: bool,
     policies: Policies,
 }
 
@@ -58,6 +60,7 @@ impl<M: Maps> State<M> {
             repaired: 0,
             unreadable: None,
             bare: Vec::new(),
+            placed: false,
             policies: Policies::default(),
         }
     }
@@ -126,6 +129,7 @@ impl<M: Maps> State<M> {
     /// Takes in which devices have no programs.
     pub fn bare_devices(&mut self, refused: Vec<String>) {
         self.bare = refused;
+        self.placed = true;
     }
 
     /// Writes what changed. The first time, once both lists are in, compares everything with the pinned maps.
@@ -257,6 +261,7 @@ impl<M: Maps> State<M> {
             failures: self.failures.clone(),
             repaired: self.repaired,
             unreadable: self.unreadable.clone(),
+            placed: self.placed,
             bare_devices: self.bare.clone(),
             health_checks: self.health_checks.clone(),
             eligibility: self.eligibility,

@@ -37,6 +37,13 @@ const SERVICES: &str = "
 /// A node with the services, and programs at its devices.
 fn start(room: &Room) -> (State<KernelMaps>, Devices) {
     town::build();
+    let node = install(room);
+    serve();
+    node
+}
+
+/// Puts the dataplane into the town's node.
+pub(crate) fn install(room: &Room) -> (State<KernelMaps>, Devices) {
     let loader::Loaded { maps, mut devices } = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
     town::attach(&mut devices, &["br0", "pod0"]);
     let pods = ["10.42.0.0/16", "2001:db8:42::/56"].map(|net| net.parse().unwrap()).to_vec();
@@ -51,6 +58,11 @@ fn start(room: &Room) -> (State<KernelMaps>, Devices) {
     let mut state = State::new(maps, node);
     state.ingest(Update::Addresses(addresses));
     set(&mut state, SERVICES);
+    (state, devices)
+}
+
+/// Starts the servers of the services' endpoints.
+pub(crate) fn serve() {
     for (place, ip) in [("pod", "10.42.1.10"), ("other", "10.42.2.10")] {
         tcp_server(place, &format!("{ip}:8080"));
         udp_server(place, &format!("{ip}:5353"));
@@ -59,7 +71,6 @@ fn start(room: &Room) -> (State<KernelMaps>, Devices) {
         tcp_server(place, &format!("[{ip}]:8080"));
         udp_server(place, &format!("[{ip}]:5353"));
     }
-    (state, devices)
 }
 
 /// What servers say over many connections.

@@ -67,7 +67,10 @@ pub(crate) fn at<T: Send + 'static>(place: &str, f: impl FnOnce() -> T + Send + 
     spawn(place, f).join().unwrap()
 }
 
-fn spawn<T: Send + 'static>(place: &str, f: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+pub(crate) fn spawn<T: Send + 'static>(
+    place: &str,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
     let namespace = File::open(format!("/run/netns/{place}")).unwrap();
     thread::spawn(move || {
         move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network))
