@@ -380,12 +380,16 @@ fn range_of(key: &Key<abi::Range>) -> Option<(ServiceId, IpNet)> {
     Some((ServiceId(data.service), IpNet::new(ip, bits).ok()?))
 }
 
-fn vip_key(vip: Vip) -> abi::FrontendKey {
-    let proto = match vip.protocol {
+fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
         Protocol::Tcp => abi::PROTO_TCP,
         Protocol::Udp => abi::PROTO_UDP,
         Protocol::Sctp => abi::PROTO_SCTP,
-    };
+    }
+}
+
+fn vip_key(vip: Vip) -> abi::FrontendKey {
+    let proto = protocol_number(vip.protocol);
     let (ip, scope) = match vip.host {
         Host::Ip(ip) => (words(ip), abi::SCOPE_ADDRESS),
         Host::Node(Family::V4) => ([0, 0, abi::MAPPED, 0], abi::SCOPE_NODE),

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::devices::{self, Seen, Skip};
 use crate::health::Eligibility;
+use crate::kube_proxy;
 use crate::loader::{self, Devices, LoadError};
 use crate::maps::{Maps, Removed};
 use crate::model::{HostPort, Node, ServiceKey, Settings};
@@ -121,7 +122,13 @@ pub async fn run(
     // A thread of its own: a big sync is many system calls in a row.
     let ended = tokio::task::spawn_blocking(move || {
         let loaded = loader::load_all(&cfg.bpffs, &cfg.cgroup)?;
-        let place = Place { devices, programs: loaded.devices, skip: cfg.skip.clone(), removed };
+        let place = Place {
+            devices,
+            programs: loaded.devices,
+            skip: cfg.skip.clone(),
+            removed,
+            beside: Beside::new(&loaded.maps, &cfg),
+        };
         runtime.block_on(follow(State::new(loaded.maps, node), rx, Some(place), status, stop, REPAIR_EVERY));
         Ok(())
     })
@@ -138,6 +145,34 @@ pub(crate) struct Place {
     skip: Skip,
     /// To whoever ends their sockets.
     removed: mpsc::UnboundedSender<BTreeSet<Removed>>,
+    beside: Option<Beside>,
+}
+
+/// A first start, perhaps beside a kube-proxy: connections of netfilter's keep their ports.
+struct Beside {
+    bpffs: PathBuf,
+    ports: (u16, u16),
+}
+
+impl Beside {
+    fn new(maps: &impl Maps, cfg: &DataplaneConfig) -> Option<Self> {
+        let first = maps.dump().is_ok_and(|tables| tables.services.is_empty());
+        let beside = Self { bpffs: cfg.bpffs.clone(), ports: cfg.settings.masquerade_ports };
+        first.then(|| {
+            beside.reserve();
+            beside
+        })
+    }
+
+    fn reserve(&self) {
+        match kube_proxy::reserve(&self.bpffs, self.ports) {
+            Ok(0) => {}
+            Ok(ports) => tracing::info!(ports, "ports of netfilter's connections are left to them"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "connections of netfilter's may lose their ports")
+            }
+        }
+    }
 }
 
 impl Place {
@@ -202,6 +237,12 @@ pub(crate) async fn follow<M: Maps>(
                 updates.shrink_to(0);
                 state.sync();
             }
+        }
+        // Those that began since the start, too.
+        if let Some(place) = place.as_mut().filter(|_| state.status().synced)
+            && let Some(beside) = place.beside.take()
+        {
+            beside.reserve();
         }
         let removed = state.maps_mut().take_removed();
         if let Some(place) = place.as_ref().filter(|_| sweep || !removed.is_empty()) {

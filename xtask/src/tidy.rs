@@ -65,12 +65,21 @@ const DOORS: &[Door] = &[
     Door {
         library: "netlink_packet_core",
         crates: &["orlop-cni", "orlop-dataplane"],
-        files: &["cni/src/netlink", "dataplane/src/sweep/sockets.rs"],
+        files: &[
+            "cni/src/netlink",
+            "dataplane/src/sweep/sockets.rs",
+            "dataplane/src/kube_proxy/conntrack.rs",
+        ],
     },
     Door {
         library: "netlink_packet_route",
         crates: &["orlop-cni", "orlop-dataplane"],
         files: &["cni/src/netlink", "dataplane/src/devices.rs"],
+    },
+    Door {
+        library: "netlink_packet_netfilter",
+        crates: &["orlop-dataplane"],
+        files: &["dataplane/src/kube_proxy/conntrack.rs"],
     },
     Door {
         library: "netlink_packet_sock_diag",
@@ -81,7 +90,11 @@ const DOORS: &[Door] = &[
     Door {
         library: "netlink_sys",
         crates: &["orlop-cni", "orlop-dataplane"],
-        files: &["cni/src/netlink", "dataplane/src/sweep/sockets.rs"],
+        files: &[
+            "cni/src/netlink",
+            "dataplane/src/sweep/sockets.rs",
+            "dataplane/src/kube_proxy/conntrack.rs",
+        ],
     },
     Door {
         library: "hickory_proto",
@@ -235,6 +248,7 @@ const PURE: &[&str] = &[
     "dataplane/src/kube_proxy/iptables",
     "dataplane/src/kube_proxy/ipvs",
     "dataplane/src/kube_proxy/nftables",
+    "dataplane/src/kube_proxy/reserve",
     "dataplane/src/sweep/plan",
     "dataplane/src/select",
     "dataplane/src/tables",

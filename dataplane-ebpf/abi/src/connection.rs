@@ -54,6 +54,8 @@ impl Connection {
     pub const CLOSED: u32 = 1 << 1;
     /// The other side has answered.
     pub const ANSWERED: u32 = 1 << 2;
+    /// It is netfilter's: its packets are left alone, and its port is not given to another.
+    pub const FOREIGN: u32 = 1 << 3;
 }
 
 /// A datagram in fragments.

@@ -38,6 +38,10 @@ pub fn known(work: &mut Work) -> bool {
     // SAFETY: the map holds the element until the program ends; a concurrent write of the same fields does no harm.
     let connection = unsafe { &*entry };
     if over(headers, connection) {
+        if connection.flags & Connection::REPLY != 0 {
+            // SAFETY: as above.
+            unsafe { (*entry).flags = Connection::REPLY | Connection::FOREIGN };
+        }
         return false;
     }
     work.to = *connection;
@@ -50,6 +54,9 @@ pub fn known(work: &mut Work) -> bool {
         // SAFETY: as above.
         unsafe { (*entry).flags |= Connection::CLOSED };
     }
+    if work.to.flags & Connection::FOREIGN != 0 {
+        return false;
+    }
     if headers.fragment == Fragment::First {
         remember_ports(headers);
     }
@@ -61,7 +68,8 @@ pub fn known(work: &mut Work) -> bool {
 #[inline(always)]
 fn over(headers: &Headers, connection: &Connection) -> bool {
     if connection.flags & Connection::REPLY != 0 {
-        return false;
+        // A connection of netfilter's to the same backend got the same port, after ours was over: now it is netfilter's.
+        return headers.flags & (SYN | ACK) == SYN | ACK && closed(headers.key.proto, connection);
     }
     if headers.key.proto == u32::from(PROTO_TCP) {
         return headers.flags & (SYN | ACK) == SYN && dead(headers.key.proto, connection);
@@ -86,12 +94,24 @@ fn dead(proto: u32, connection: &Connection) -> bool {
     if connection.flags & Connection::CLOSED != 0 || now().wrapping_sub(connection.seen) > silence {
         return true;
     }
+    if connection.flags & Connection::FOREIGN != 0 {
+        return false;
+    }
     let other = other_way(proto, connection);
     // SAFETY: the value is read at once.
     match unsafe { CONNECTIONS.get(&other) } {
         Some(other) => other.flags & Connection::CLOSED != 0 || !serves_either(connection, other),
         None => true,
     }
+}
+
+/// Either side has closed it.
+#[inline(always)]
+fn closed(proto: u32, connection: &Connection) -> bool {
+    let other = other_way(proto, connection);
+    // SAFETY: the value is read at once.
+    let other = unsafe { CONNECTIONS.get(&other) }.map_or(0, |other| other.flags);
+    (connection.flags | other) & Connection::CLOSED != 0
 }
 
 /// Only the way to the backend knows the backend's address as its destination.

@@ -26,6 +26,9 @@ pub fn error(ctx: &TcContext, work: &mut Work) -> i32 {
     let Some(ports) = quoted(ctx, headers, &mut work.other) else { return NEXT };
     // SAFETY: the value is copied at once.
     let Some(connection) = (unsafe { CONNECTIONS.get(&work.other) }) else { return NEXT };
+    if connection.flags & Connection::FOREIGN != 0 {
+        return NEXT;
+    }
     work.to = *connection;
     translate(ctx, work, ports)
 }

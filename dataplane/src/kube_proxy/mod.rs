@@ -14,9 +14,36 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::loader;
+use crate::maps::{MapError, seen};
+
+mod conntrack;
 pub mod iptables;
 pub mod ipvs;
 pub mod nftables;
+pub mod reserve;
+
+/// Keeps our programs from giving out ports that connections of netfilter's answer to. Says how many those are.
+///
+/// # Errors
+/// When they cannot be read, or remembered.
+pub fn reserve(bpffs: &Path, ports: (u16, u16)) -> Result<usize, ReserveError> {
+    let tracked = conntrack::list().map_err(ReserveError::List)?;
+    let reserved: Vec<_> = reserve::reserve(tracked, ports).collect();
+    seen::reserve(&loader::pins(bpffs), &reserved)?;
+    Ok(reserved.len())
+}
+
+/// Why ports in use could not be kept apart.
+#[derive(Debug, thiserror::Error)]
+pub enum ReserveError {
+    /// Who has them.
+    #[error("list the connections that netfilter tracks")]
+    List(#[source] io::Error),
+    /// The table of ours.
+    #[error(transparent)]
+    Maps(#[from] MapError),
+}
 
 /// What one pass did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

@@ -1,15 +1,18 @@
 //! What the programs wrote down: connections, counters, drops. Read from the pins, with or without an agent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use orlop_abi as abi;
 
-use super::{BACKENDS, MapError, address, backend_of, pinned, unreadable};
+use super::{AyaError, BACKENDS, MapError, address, backend_of, pinned, protocol_number, unreadable, words};
+use crate::kube_proxy::reserve::Tracked;
 use crate::model::Protocol;
 use crate::sweep::plan::Connected;
+use crate::sys;
 use crate::tables::{BackendId, ServiceId};
 
 const PEERS: &str = "PEERS";
@@ -25,6 +28,42 @@ pub fn connections(pins: &Path) -> Result<Vec<(abi::ConnectionKey, abi::Connecti
     let map: HashMap<MapData, abi::ConnectionKey, abi::Connection> = pinned(pins, CONNECTIONS)?;
     // One that was forgotten while we read is none any more.
     Ok(map.iter().filter_map(Result::ok).collect())
+}
+
+/// Enters connections of netfilter's, so that their ports are not given out. What is known already stays.
+///
+/// # Errors
+/// When the map is not there, or refuses.
+pub fn reserve(pins: &Path, tracked: &[Tracked]) -> Result<(), MapError> {
+    const NOEXIST: u64 = 1;
+    let mut map: HashMap<MapData, abi::ConnectionKey, abi::Connection> = pinned(pins, CONNECTIONS)?;
+    let now = u32::try_from(sys::monotonic_seconds()).unwrap_or_default();
+    for one in tracked {
+        let ((client, service), (backend, to)) = (one.asked, one.answered);
+        let key = abi::ConnectionKey {
+            source: words(backend.ip()),
+            destination: words(to.ip()),
+            source_port: backend.port().to_be(),
+            destination_port: to.port().to_be(),
+            proto: u32::from(protocol_number(one.protocol)),
+        };
+        let value = abi::Connection {
+            source: words(service.ip()),
+            destination: words(client.ip()),
+            source_port: service.port().to_be(),
+            destination_port: client.port().to_be(),
+            flags: abi::Connection::REPLY | abi::Connection::FOREIGN,
+            backend: 0,
+            service: 0,
+            seen: now,
+            made: now,
+        };
+        match map.insert(key, value, NOEXIST) {
+            Err(AyaError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.map_err(|source| MapError::new("reserve a port of netfilter's", source))?,
+        }
+    }
+    Ok(())
 }
 
 /// What went through each service, summed over CPUs.

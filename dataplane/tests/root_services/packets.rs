@@ -44,21 +44,32 @@ fn start(room: &Room) -> (State<KernelMaps>, Devices) {
 
 /// Puts the dataplane into the town's node.
 pub(crate) fn install(room: &Room) -> (State<KernelMaps>, Devices) {
+    let (maps, devices) = load(room);
+    (write(maps, Settings::default()), devices)
+}
+
+/// Programs and maps, with nothing in them.
+pub(crate) fn load(room: &Room) -> (KernelMaps, Devices) {
     let loader::Loaded { maps, mut devices } = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
     town::attach(&mut devices, &["br0", "pod0"]);
+    (maps, devices)
+}
+
+/// The services.
+pub(crate) fn write(maps: KernelMaps, settings: Settings) -> State<KernelMaps> {
     let pods = ["10.42.0.0/16", "2001:db8:42::/56"].map(|net| net.parse().unwrap()).to_vec();
     let addresses: BTreeSet<IpAddr> =
         ["192.0.2.10", "10.42.1.1", "2001:db8:1::10"].map(|ip| ip.parse().unwrap()).into();
     let node = Node {
         name: "node-a".to_owned(),
         primary: vec!["192.0.2.10".parse().unwrap(), "2001:db8:1::10".parse().unwrap()],
-        settings: Settings { pods, ..Settings::default() },
+        settings: Settings { pods, ..settings },
         ..Node::default()
     };
     let mut state = State::new(maps, node);
     state.ingest(Update::Addresses(addresses));
     set(&mut state, SERVICES);
-    (state, devices)
+    state
 }
 
 /// Starts the servers of the services' endpoints.

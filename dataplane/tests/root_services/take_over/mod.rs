@@ -4,12 +4,13 @@
 use std::thread;
 use std::time::Duration;
 
-use orlop_dataplane::kube_proxy::{clean_up, uninstall};
+use orlop_dataplane::kube_proxy::{clean_up, reserve, uninstall};
+use orlop_dataplane::model::Settings;
 
 use crate::lines::Traffic;
 use crate::packets;
 use crate::room::{Room, isolated, sh};
-use crate::town::{self, ask, udp_client};
+use crate::town::{self, ask, dial, udp_client};
 
 const NODE_PORT: &str = "192.0.2.10:30080";
 const CLUSTER_IP: &str = "10.96.0.10:80";
@@ -29,20 +30,27 @@ fn take_over(room: &Room, kind: &str, left: &[&str]) {
 
     let mut traffic = Traffic::default();
     for (place, to) in [
-        ("client", NODE_PORT),
-        ("client", CLUSTER_IP),
-        ("pod", CLUSTER_IP),
-        ("pod", NODE_PORT),
-        ("other", NODE_PORT),
+        (Some("client"), NODE_PORT),
+        (Some("client"), CLUSTER_IP),
+        (Some("pod"), CLUSTER_IP),
+        (Some("pod"), NODE_PORT),
+        (Some("other"), NODE_PORT),
+        // A process of the node that no socket program sees.
+        (None, CLUSTER_IP),
     ] {
-        traffic.lasting(Some(place), to, 8);
-        traffic.beginning(Some(place), to);
+        traffic.lasting(place, to, 8);
+        traffic.beginning(place, to);
     }
     let datagrams = udp_client("client", "192.0.2.10:30053");
     assert!(ask(&datagrams, 1).unwrap().starts_with("pod "));
     thread::sleep(Duration::from_millis(100));
 
-    let _node = packets::install(room);
+    let (maps, _devices) = packets::load(room);
+    // As the loop does at a first start.
+    let reserves = || reserve(&room.bpffs, Settings::default().masquerade_ports).unwrap();
+    reserves();
+    let _state = packets::write(maps, Settings::default());
+    println!("{} ports of netfilter's connections", reserves());
     thread::sleep(Duration::from_millis(200));
     assert!(ask(&datagrams, 2).unwrap().starts_with("pod "));
 
@@ -107,5 +115,41 @@ fn iptables_nft_rules_go_and_no_connection_with_them() {
 fn nftables_rules_go_and_no_connection_with_them() {
     isolated("take_over::nftables_rules_go_and_no_connection_with_them", |room| {
         take_over(&room, "nft", &["table ip mine"]);
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn ports_of_netfilters_connections_are_not_given_out() {
+    isolated("take_over::ports_of_netfilters_connections_are_not_given_out", |room| {
+        town::build();
+        packets::serve();
+        // Two of the three ports that our programs have are netfilter's.
+        sh("sysctl -qw net.bridge.bridge-nf-call-iptables=0 || true
+            nft -f - <<'END'
+            table ip nat {
+              chain pre { type nat hook prerouting priority -100; tcp dport 30080 dnat to 10.42.1.10:8080; }
+              chain post { type nat hook postrouting priority 100; ip daddr 10.42.1.10 tcp dport 8080 masquerade to :61000-61001; }
+            }
+END");
+        let mut traffic = Traffic::default();
+        traffic.lasting(Some("client"), NODE_PORT, 2);
+
+        let (maps, _devices) = packets::load(&room);
+        let settings = Settings { masquerade_ports: (61_000, 61_002), ..Settings::default() };
+        assert_eq!(reserve(&room.bpffs, settings.masquerade_ports).unwrap(), 2);
+        let _state = packets::write(maps, settings);
+        for _ in 0..40 {
+            dial("client", NODE_PORT).unwrap();
+        }
+        traffic.finish();
+        // Both ends have said goodbye: theirs are ours to give now.
+        let both = ["192.0.2.10:61000", "192.0.2.10:61001"].map(|at| at.parse().unwrap());
+        let given = || {
+            dial("client", NODE_PORT).unwrap();
+            let all = orlop_dataplane::connections(&room.bpffs).unwrap();
+            all.iter().any(|one| both.contains(&one.seen_as))
+        };
+        assert!((0..40).any(|_| given()), "{:?}", orlop_dataplane::connections(&room.bpffs));
     });
 }
