@@ -15,7 +15,7 @@ use std::time::Duration;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use orlop_model::event::Event;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::devices::{self, Seen, Skip};
@@ -38,6 +38,9 @@ pub(crate) use state::chain;
 
 /// How often the maps are read back.
 pub const REPAIR_EVERY: Duration = Duration::from_secs(60);
+
+/// How long the first look at the node's devices may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Updates that are taken in before the maps are written.
 const BURST: usize = 1024;
@@ -184,6 +187,19 @@ impl Place {
         }
     }
 
+    /// Nothing is written before it is known which addresses the node has: what is pinned would lose them for a moment, and
+    /// with them its node ports. The change is still to be taken in.
+    async fn first<M: Maps>(&mut self, state: &mut State<M>) {
+        match timeout(PATIENCE, self.devices.wait_for(Option::is_some)).await {
+            Ok(Ok(seen)) => {
+                let addresses = seen.as_ref().map(|seen| seen.addresses.clone()).unwrap_or_default();
+                state.ingest(Update::Addresses(addresses));
+            }
+            Ok(Err(_)) | Err(_) => tracing::warn!("the node's addresses are not known yet; going on without"),
+        }
+        self.devices.mark_changed();
+    }
+
     /// Waits for a change; without a place, for ever.
     async fn changed(place: &mut Option<Self>) -> Option<Seen> {
         let Some(place) = place else { return std::future::pending().await };
@@ -207,6 +223,12 @@ pub(crate) async fn follow<M: Maps>(
     let mut tick = interval_at(Instant::now() + repair_every, repair_every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut updates = Vec::new();
+    if let Some(place) = &mut place {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = place.first(&mut state) => {}
+        }
+    }
     loop {
         let mut sweep = false;
         tokio::select! {

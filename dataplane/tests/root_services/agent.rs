@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fixture::{lists, parse};
 use crate::room::Room;
 
-/// What it prints when the services stand in the maps.
+/// What it prints when the services stand in the maps and the programs at the devices.
 pub(crate) const READY: &str = "dataplane is in step";
 
 const SERVICES: &str = "ORLOP_TEST_SERVICES";
@@ -43,7 +43,7 @@ pub(crate) fn live() {
             tx.send(update).await.unwrap();
         }
         let running = tokio::spawn(run(cfg, rx, status, CancellationToken::new()));
-        seen.wait_for(|status| status.synced).await.expect("the dataplane ended");
+        seen.wait_for(|status| status.synced && status.placed).await.expect("the dataplane ended");
         println!("{READY}");
         running.await.unwrap().unwrap();
     });

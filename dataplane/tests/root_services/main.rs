@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod churn;
 mod connect;
 #[path = "../../src/tests/fixture.rs"]
 mod fixture;
