@@ -3,6 +3,8 @@
 //! Names and buckets are upstream's, so that dashboards for the kubelet fit. Not for: what is read from the kernel at each
 //! question (`usage`).
 
+pub mod scrape;
+
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::Collector,

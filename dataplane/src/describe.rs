@@ -1,6 +1,7 @@
 //! What is in the pinned maps, in words: for `orlop services`, `connections` and `explain`, with or without a running
 //! agent.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -91,6 +92,31 @@ pub fn connections(bpffs: &Path) -> Result<Vec<ConnectionView>, MapError> {
 /// When nothing is pinned there, or the maps cannot be read.
 pub fn explain_pinned(bpffs: &Path, packet: &Packet) -> Result<Explanation, MapError> {
     Ok(explain(&KernelMaps::open(&pins(bpffs))?.dump()?, packet))
+}
+
+/// What the programs have counted since the maps were made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// What went through a service port, by the first of its addresses; none that nobody asked for.
+    pub services: Vec<(Vip, Counters)>,
+    /// Dropped packets, by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// Reads what was counted.
+///
+/// # Errors
+/// When nothing is pinned there, or the maps cannot be read.
+pub fn counted(bpffs: &Path) -> Result<Counted, MapError> {
+    let pins = pins(bpffs);
+    let counters = seen::counters(&pins)?;
+    let mut first = BTreeMap::new();
+    for (vip, service) in KernelMaps::open(&pins)?.addresses()? {
+        let held = first.entry(service).or_insert(vip);
+        *held = vip.min(*held);
+    }
+    let services = first.into_iter().filter_map(|(id, vip)| Some((vip, *counters.get(&id)?)));
+    Ok(Counted { services: services.collect(), drops: seen::drops(&pins)? })
 }
 
 /// Reads the pinned maps, sorted by address.

@@ -23,6 +23,7 @@ pub mod ingest;
 pub mod kube_proxy;
 pub mod loader;
 pub mod maps;
+pub mod measure;
 pub mod model;
 pub mod policy;
 pub mod reconcile;
@@ -39,7 +40,8 @@ mod tests;
 #[cfg(test)]
 extern crate self as orlop_dataplane;
 
-pub use describe::{ConnectionView, ServiceView, connections, describe, explain_pinned};
+pub use describe::{ConnectionView, Counted, ServiceView, connections, counted, describe, explain_pinned};
 pub use loader::{LoadError, uninstall};
+pub use orlop_abi::Counters;
 pub use reconcile::{DataplaneConfig, Error, Update, run};
 pub use status::Status;

@@ -153,6 +153,18 @@ impl KernelMaps {
         Ok(choices)
     }
 
+    /// Every service address, and whose it is.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn addresses(&self) -> Result<Vec<(Vip, ServiceId)>, MapError> {
+        let all = entries(&self.frontends, FRONTENDS)?;
+        Ok(all
+            .into_iter()
+            .filter_map(|(key, value)| Some((vip_of(key)?, ServiceId(value.service))))
+            .collect())
+    }
+
     /// How many of these were written in one go: up to the first that the kernel refused. None, where there is no such way.
     fn write_alike(&mut self, ops: &[MapOp]) -> usize {
         match ops.first() {

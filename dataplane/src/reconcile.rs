@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use orlop_model::event::Event;
@@ -23,6 +23,7 @@ use crate::health::Eligibility;
 use crate::kube_proxy;
 use crate::loader::{self, Devices, LoadError};
 use crate::maps::{Maps, Removed};
+use crate::measure::{Step, Synced};
 use crate::model::{HostPort, Node, ServiceKey, Settings};
 use crate::policy;
 use crate::status::Status;
@@ -58,6 +59,8 @@ pub struct DataplaneConfig {
     pub settings: Settings,
     /// Devices that get no program.
     pub skip: Skip,
+    /// Who hears of every write.
+    pub measured: Option<mpsc::UnboundedSender<Synced>>,
 }
 
 /// Something changed.
@@ -131,6 +134,7 @@ pub async fn run(
             skip: cfg.skip.clone(),
             removed,
             beside: Beside::new(&loaded.maps, &cfg),
+            measured: cfg.measured.clone(),
         };
         runtime.block_on(follow(State::new(loaded.maps, node), rx, Some(place), status, stop, REPAIR_EVERY));
         Ok(())
@@ -149,6 +153,7 @@ pub(crate) struct Place {
     /// To whoever ends their sockets.
     removed: mpsc::UnboundedSender<BTreeSet<Removed>>,
     beside: Option<Beside>,
+    measured: Option<mpsc::UnboundedSender<Synced>>,
 }
 
 /// A first start, perhaps beside a kube-proxy: connections of netfilter's keep their ports.
@@ -200,6 +205,14 @@ impl Place {
         self.devices.mark_changed();
     }
 
+    /// Tells of a write that is done.
+    fn measure(&self, step: Step, full: bool) {
+        if let Some(measured) = &self.measured {
+            // Nobody listens at the end of the process only.
+            let _ended = measured.send(step.end(full, SystemTime::now()));
+        }
+    }
+
     /// Waits for a change; without a place, for ever.
     async fn changed(place: &mut Option<Self>) -> Option<Seen> {
         let Some(place) = place else { return std::future::pending().await };
@@ -223,6 +236,7 @@ pub(crate) async fn follow<M: Maps>(
     let mut tick = interval_at(Instant::now() + repair_every, repair_every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut updates = Vec::new();
+    let begun = SystemTime::now();
     if let Some(place) = &mut place {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -250,6 +264,7 @@ pub(crate) async fn follow<M: Maps>(
                     return;
                 }
                 let attached = updates.iter().any(|update| matches!(update, Update::Attached(..)));
+                let (step, full) = (Step::of(&updates, begun), !state.adopted());
                 updates.drain(..).for_each(|update| state.ingest(update));
                 // A policy is in force where its programs are: at the pod's device before the pod is told to go on.
                 if let Some(place) = place.as_mut().filter(|_| attached && state.has_policies()) {
@@ -258,6 +273,9 @@ pub(crate) async fn follow<M: Maps>(
                 // A burst's worth of objects is large; it is not kept for the next one.
                 updates.shrink_to(0);
                 state.sync();
+                if let Some(place) = place.as_ref().filter(|_| state.adopted()) {
+                    place.measure(step, full);
+                }
             }
         }
         // Those that began since the start, too.

@@ -444,6 +444,7 @@ async fn a_registry_that_drips_is_given_up() {
     bench
         .refused(&slow, "fetch manifest of REGISTRY/lib/test:v1: registry unreachable: no answer in time")
         .await;
+    bench.options.document_timeout = Duration::from_secs(30);
     let (honest, big) = (bench.honest(), bench.big());
     let registry = FakeRegistry::start(move |ask| {
         let drip = drip.filter(|_| ask.path.ends_with(big.as_str()));

@@ -102,6 +102,24 @@ fn services_answer_machines_outside() {
     let proxy = ask(&p, 1, "http://127.0.0.1:10256/healthz").unwrap();
     assert_eq!((&proxy["nodeEligible"], &proxy["healthy"]), (&true.into(), &true.into()));
 
+    // What dashboards made for kube-proxy look at, and what the kernel counts.
+    let out = run(p.inside(1, "curl").args(["-sS", "--max-time", "5", "http://127.0.0.1:10249/metrics"]));
+    let value = |name: &str| {
+        let line = out.stdout.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+    };
+    for name in [
+        "kubeproxy_network_programming_duration_seconds_count",
+        "kubeproxy_sync_partial_proxy_rules_duration_seconds_count",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "kubeproxy_proxy_healthz_total{code=\"200\"}",
+        &format!("orlop_service_connections_total{{address=\"{cluster_ip}:80\",protocol=\"TCP\"}}"),
+        &format!("orlop_service_packets_total{{address=\"{cluster_ip}:80\",protocol=\"TCP\"}}"),
+    ] {
+        assert!(value(name).is_some_and(|value| value > 0.0), "{name} in\n{}", out.stdout);
+    }
+
     // What the node itself says.
     let run_dir = p.json["nodes"][0]["run"].as_str().unwrap();
     let orlop = |args: &[&str]| {

@@ -12,6 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::service_metrics::Metrics;
 use super::{dns::Served, service_health, take_over};
 use orlop::{
     config::Config,
@@ -83,18 +84,22 @@ pub(super) async fn run(
             }
         }
     };
+    let (measured, synced) = mpsc::unbounded_channel();
+    let metrics = Metrics::new(config.bpffs.clone());
     let dataplane = DataplaneConfig {
         bpffs: config.bpffs.clone(),
         cgroup: cgroup2_dir(&config.cgroup_root)?,
         node_name: config.node_name.to_string(),
         settings: Settings { pods: pods(config), ..Settings::default() },
         skip: Skip::default(),
+        measured: Some(measured),
     };
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     tokio::select! {
         () = report(seen.clone()) => Ok(()),
         () = take_over::run(config.cleanup_kube_proxy, seen.clone()) => Ok(()),
-        () = service_health::run(seen) => Ok(()),
+        () = service_health::run(seen, &metrics) => Ok(()),
+        () = metrics.clone().run(synced) => Ok(()),
         ended = orlop_dataplane::run(dataplane, received, status, stop) => ended.context("service dataplane"),
         () = feed => Ok(()),
     }

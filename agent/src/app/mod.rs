@@ -17,6 +17,7 @@ mod node;
 mod plugins;
 mod policies;
 mod service_health;
+mod service_metrics;
 mod standalone;
 mod take_over;
 

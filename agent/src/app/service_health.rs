@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use super::service_metrics::Metrics;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -44,7 +45,7 @@ impl Drop for Open {
 }
 
 /// Opens and closes ports as the status says, for as long as there is one.
-pub(super) async fn run(mut status: watch::Receiver<Status>) {
+pub(super) async fn run(mut status: watch::Receiver<Status>, metrics: &Metrics) {
     let mut open: BTreeMap<u16, Open> = BTreeMap::new();
     loop {
         let wanted = wanted(&status.borrow_and_update());
@@ -55,7 +56,8 @@ pub(super) async fn run(mut status: watch::Receiver<Status>) {
             }
             match listen(port).await {
                 Ok(listener) => {
-                    let serving = tokio::spawn(serve(listener, subject.clone(), status.clone()));
+                    let serving =
+                        tokio::spawn(serve(listener, subject.clone(), status.clone(), metrics.clone()));
                     open.insert(port, Open { subject, serving });
                 }
                 // Tried again with the next change, as upstream.
@@ -85,7 +87,7 @@ async fn listen(port: u16) -> std::io::Result<TcpListener> {
     }
 }
 
-async fn serve(listener: TcpListener, subject: Subject, status: watch::Receiver<Status>) {
+async fn serve(listener: TcpListener, subject: Subject, status: watch::Receiver<Status>, metrics: Metrics) {
     let subject = Arc::new(subject);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -93,10 +95,10 @@ async fn serve(listener: TcpListener, subject: Subject, status: watch::Receiver<
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
-        let (subject, status) = (Arc::clone(&subject), status.clone());
+        let (subject, status, metrics) = (Arc::clone(&subject), status.clone(), metrics.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let response = respond(&subject, request.uri().path(), &status.borrow());
+                let response = respond(&subject, request.uri().path(), &status.borrow(), &metrics);
                 async move { Ok::<_, Infallible>(response) }
             });
             let builder = hyper::server::conn::http1::Builder::new();
@@ -107,7 +109,7 @@ async fn serve(listener: TcpListener, subject: Subject, status: watch::Receiver<
     }
 }
 
-fn respond(subject: &Subject, path: &str, status: &Status) -> Response<Full<Bytes>> {
+fn respond(subject: &Subject, path: &str, status: &Status, metrics: &Metrics) -> Response<Full<Bytes>> {
     // Before the first lists are in nothing is late, as upstream.
     let healthy = status.unreadable.is_none();
     let now = Timestamp::now().to_string();
@@ -120,6 +122,14 @@ fn respond(subject: &Subject, path: &str, status: &Status) -> Response<Full<Byte
         (Subject::Proxy, "/livez") => health::of_proxy(healthy, None, &now, &now),
         (Subject::Proxy, _) => missing(),
     };
+    let asked = match (subject, path) {
+        (Subject::Proxy, "/healthz") => Some(&metrics.healthz),
+        (Subject::Proxy, "/livez") => Some(&metrics.livez),
+        _ => None,
+    };
+    if let Some(asked) = asked {
+        asked.with_label_values(&[answer.status.to_string()]).inc();
+    }
     let mut response = Response::builder()
         .status(answer.status)
         .header("Content-Type", "application/json")

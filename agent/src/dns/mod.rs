@@ -20,7 +20,6 @@ mod metrics;
 pub mod publish;
 pub mod redirect;
 mod resolver;
-mod scrape;
 #[cfg(test)]
 mod tests;
 pub mod upstreams;
@@ -43,6 +42,7 @@ use orlop_model::event::Event;
 use prometheus::Registry;
 use tokio::{net::TcpListener, time::sleep};
 
+use crate::metrics::scrape;
 use clients::Clients;
 use forward::Forwarder;
 use listen::Listener;
@@ -181,7 +181,10 @@ impl Bound {
         let clients = Arc::clone(&dns.clients);
         let scrape = async {
             match metrics {
-                Some(listener) => scrape::serve(listener, registry, clients).await,
+                Some(listener) => {
+                    let allowed = |ip| clients.read().unwrap_or_else(PoisonError::into_inner).may_ask(ip);
+                    scrape::serve(listener, registry, allowed).await;
+                }
                 None => std::future::pending().await,
             }
         };

@@ -38,6 +38,7 @@ impl Dataplane {
             node_name: "node-a".to_owned(),
             settings: Settings { pods: vec![pods], ..Settings::default() },
             skip: Default::default(),
+            measured: None,
         };
         let (updates, received) = mpsc::channel(QUEUE);
         let (sender, status) = watch::channel(Status::default());

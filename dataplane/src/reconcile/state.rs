@@ -70,6 +70,11 @@ impl<M: Maps> State<M> {
         self.policies.any()
     }
 
+    /// Whether both lists are in, and the maps are ours to write.
+    pub fn adopted(&self) -> bool {
+        self.known.is_some()
+    }
+
     /// What numbers in the maps of policies stand for.
     pub fn policy_names(&self) -> &Names {
         self.policies.names()

@@ -34,6 +34,7 @@ pub(crate) fn live() {
         node_name: "node-a".to_owned(),
         settings: Default::default(),
         skip: Default::default(),
+        measured: None,
     };
     let services = env::var(SERVICES).unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {

@@ -1,10 +1,10 @@
-//! The name server's metrics by themselves, on the port where upstream's DNS has them: without TLS, for the cluster only.
+//! The metrics of one part by themselves, on the port where upstream's program has them: without TLS, for those who may ask.
 
 use std::{
     convert::Infallible,
     io,
-    net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,8 +20,6 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::clients::Clients;
-
 const MOST_CONNECTIONS: usize = 16;
 /// For all that one connection does: whoever scrapes comes again.
 const CONNECTION: Duration = Duration::from_secs(30);
@@ -29,8 +27,8 @@ const HEADERS: Duration = Duration::from_secs(5);
 /// After an error that would come again at once.
 const REST: Duration = Duration::from_millis(50);
 
-/// Serves for good.
-pub(super) async fn serve(listener: TcpListener, registry: Registry, clients: Arc<RwLock<Clients>>) {
+/// Serves for good whom it is `allowed`.
+pub async fn serve(listener: TcpListener, registry: Registry, allowed: impl Fn(IpAddr) -> bool) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -38,14 +36,14 @@ pub(super) async fn serve(listener: TcpListener, registry: Registry, clients: Ar
             sleep(REST).await;
             continue;
         };
-        if !clients.read().unwrap_or_else(PoisonError::into_inner).may_ask(client.ip()) {
+        if !allowed(client.ip()) {
             continue;
         }
         let registry = registry.clone();
         tokio::spawn(async move {
             let _place = place;
             if let Ok(Err(error)) = timeout(CONNECTION, connection(stream, registry)).await {
-                tracing::debug!(%client, %error, "scrape of DNS metrics");
+                tracing::debug!(%client, %error, "scrape of metrics");
             }
         });
     }
@@ -73,8 +71,8 @@ fn answer(request: &Request<Incoming>, registry: &Registry) -> Response<Full<Byt
     response
 }
 
-/// The port; not having it is no reason to have no names.
-pub(super) async fn bind(address: SocketAddr) -> Option<TcpListener> {
+/// The port; not having it is no reason to do without the part itself.
+pub async fn bind(address: SocketAddr) -> Option<TcpListener> {
     let bound: io::Result<_> = TcpListener::bind(address).await;
-    bound.inspect_err(|error| tracing::warn!(%address, %error, "no port for DNS metrics")).ok()
+    bound.inspect_err(|error| tracing::warn!(%address, %error, "no port for metrics")).ok()
 }

@@ -1,0 +1,251 @@
+//! What can be counted of services: kube-proxy's metrics, on its port, where they mean the same here; and what the programs in the
+//! kernel count. Not for: DNS, or the kubelet's metrics (its own port).
+//!
+//! One write of the maps is of both families, so there is no `ip_family`.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use orlop_dataplane::{Counted, counted, measure::Synced};
+use prometheus::{
+    Histogram, IntCounter, IntCounterVec, IntGaugeVec, Registry,
+    core::{Collector, Desc},
+    exponential_buckets,
+    proto::MetricFamily,
+};
+use tokio::sync::mpsc;
+
+use orlop::metrics::{counter, counters, gauges, histogram, register, scrape};
+
+/// kube-proxy's `metricsBindAddress`.
+const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
+
+/// Upstream's: quarters of a second, then seconds, and so on until five minutes.
+fn programming_buckets() -> Vec<f64> {
+    let linear = |start: u32, width: u32, count: u32| (0..count).map(move |n| f64::from(start + width * n));
+    [0.25, 0.5]
+        .into_iter()
+        .chain(linear(1, 1, 59))
+        .chain(linear(60, 5, 12))
+        .chain(linear(120, 30, 7))
+        .collect()
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Metrics {
+    registry: Registry,
+    syncs: Histogram,
+    full: Histogram,
+    partial: Histogram,
+    programming: Histogram,
+    services: IntCounter,
+    endpoints: IntCounter,
+    last: IntGaugeVec,
+    queued: IntGaugeVec,
+    pub(super) healthz: IntCounterVec,
+    pub(super) livez: IntCounterVec,
+}
+
+impl Metrics {
+    /// Of the programs that are pinned there.
+    pub(super) fn new(bpffs: PathBuf) -> Self {
+        let took = |name: &str, help: &str| {
+            let buckets = exponential_buckets(0.001, 2.0, 15).unwrap_or_default();
+            histogram(&format!("kubeproxy_sync_{name}_duration_seconds"), help, buckets)
+        };
+        let seconds =
+            |name: &str, help: &str| gauges(&format!("kubeproxy_sync_proxy_rules_{name}"), help, &[]);
+        let changes = |of: &str| {
+            let name = format!("kubeproxy_sync_proxy_rules_{of}_changes_total");
+            counter(&name, &format!("Changes of a {of} that were taken in."))
+        };
+        let answers = |of: &str| {
+            counters(
+                &format!("kubeproxy_proxy_{of}_total"),
+                "Answers about the health of the service dataplane, by status.",
+                &["code"],
+            )
+        };
+        let metrics = Self {
+            registry: Registry::new(),
+            syncs: took("proxy_rules", "How long writing the service maps took, in seconds."),
+            full: took("full_proxy_rules", "Of these, those that compared everything."),
+            partial: took("partial_proxy_rules", "Of these, those of what had changed."),
+            programming: histogram(
+                "kubeproxy_network_programming_duration_seconds",
+                "From a change of endpoints until it was in the service maps, in seconds.",
+                programming_buckets(),
+            ),
+            services: changes("service"),
+            endpoints: changes("endpoint"),
+            last: seconds("last_timestamp_seconds", "When the service maps were last written."),
+            queued: seconds("last_queued_timestamp_seconds", "When that write was begun."),
+            healthz: answers("healthz"),
+            livez: answers("livez"),
+        };
+        let m = &metrics;
+        let timed = [&m.syncs, &m.full, &m.partial, &m.programming];
+        let all = timed.map(|one| Box::new(one.clone()) as Box<dyn Collector>).into_iter();
+        let counted = [&m.services, &m.endpoints].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
+        let at = [&m.last, &m.queued].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
+        let health = [&m.healthz, &m.livez].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
+        let kernel: Box<dyn Collector> = Box::new(Kernel::new(bpffs));
+        register(&m.registry, all.chain(counted).chain(at).chain(health).chain([kernel]));
+        metrics
+    }
+
+    /// Takes in every write, and shows itself to programs of this machine.
+    pub(super) async fn run(self, mut synced: mpsc::UnboundedReceiver<Synced>) {
+        let show = async {
+            match scrape::bind(ADDRESS).await {
+                Some(listener) => scrape::serve(listener, self.registry.clone(), |_| true).await,
+                None => std::future::pending().await,
+            }
+        };
+        let count = async {
+            while let Some(one) = synced.recv().await {
+                self.count(&one);
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = show => {}
+            () = count => {}
+        }
+    }
+
+    fn count(&self, synced: &Synced) {
+        let took = synced.took.as_secs_f64();
+        self.syncs.observe(took);
+        if synced.full { &self.full } else { &self.partial }.observe(took);
+        synced.programmed.iter().for_each(|late| self.programming.observe(late.as_secs_f64()));
+        self.services.inc_by(synced.services);
+        self.endpoints.inc_by(synced.slices);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = |at: std::time::Duration| i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
+        self.last.with_label_values::<&str>(&[]).set(seconds(now));
+        self.queued.with_label_values::<&str>(&[]).set(seconds(now.saturating_sub(synced.took)));
+    }
+}
+
+/// What the programs count, read when it is asked for.
+struct Kernel {
+    bpffs: PathBuf,
+    descriptions: Vec<Desc>,
+}
+
+/// Name, help and the field of what went through a service port.
+type Field = (&'static str, &'static str, fn(&orlop_dataplane::Counters) -> u64);
+const FIELDS: [Field; 4] = [
+    ("orlop_service_connections_total", "New connections of a service port, by its first address.", |c| {
+        c.connections
+    }),
+    (
+        "orlop_service_packets_total",
+        "Packets translated at devices (none of connections made at a socket).",
+        |c| c.packets,
+    ),
+    ("orlop_service_bytes_total", "Bytes of those packets, from the IP header on.", |c| c.bytes),
+    ("orlop_service_rejected_total", "Refused or dropped: no endpoint, or the source may not.", |c| {
+        c.rejected
+    }),
+];
+const DROPS: (&str, &str) = ("orlop_dropped_packets_total", "Packets that the programs dropped, by reason.");
+
+impl Kernel {
+    fn new(bpffs: PathBuf) -> Self {
+        let nothing = Counted { services: Vec::new(), drops: Default::default() };
+        let families = families(&nothing);
+        Self {
+            bpffs,
+            descriptions: families.iter().flat_map(|one| one.desc().into_iter().cloned()).collect(),
+        }
+    }
+}
+
+impl Collector for Kernel {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        match counted(&self.bpffs) {
+            Ok(counted) => families(&counted).iter().flat_map(Collector::collect).collect(),
+            Err(error) => {
+                tracing::debug!(%error, "read what the programs counted");
+                Vec::new()
+            }
+        }
+    }
+}
+
+fn families(counted: &Counted) -> Vec<IntCounterVec> {
+    let per_service = FIELDS.map(|(name, help, field)| {
+        let family = counters(name, help, &["address", "protocol"]);
+        for (vip, counters) in &counted.services {
+            let text = vip.to_string();
+            let (address, protocol) = text.rsplit_once('/').unwrap_or((&text, ""));
+            family.with_label_values(&[address, protocol]).inc_by(field(counters));
+        }
+        family
+    });
+    let (name, help) = DROPS;
+    let drops = counters(name, help, &["reason"]);
+    for (reason, count) in &counted.drops {
+        drops.with_label_values(&[reason]).inc_by(*count);
+    }
+    per_service.into_iter().chain([drops]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_write_is_counted_under_kube_proxys_names() {
+        let metrics = Metrics::new("/nowhere".into());
+        let programmed = vec![Duration::from_millis(300), Duration::from_secs(2)];
+        let took = Duration::from_millis(3);
+        metrics.count(&Synced { full: false, took, services: 1, slices: 2, programmed });
+        metrics.healthz.with_label_values(&["200"]).inc();
+        let text = orlop::metrics::text(&metrics.registry);
+        for line in [
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\"} 1",
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds_count 1",
+            "kubeproxy_sync_full_proxy_rules_duration_seconds_count 0",
+            "kubeproxy_network_programming_duration_seconds_bucket{le=\"0.5\"} 1",
+            "kubeproxy_network_programming_duration_seconds_bucket{le=\"2\"} 2",
+            "kubeproxy_sync_proxy_rules_service_changes_total 1",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total 2",
+            "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
+        ] {
+            assert!(text.lines().any(|seen| seen == line), "{line} in\n{text}");
+        }
+        assert_eq!(programming_buckets().len(), 80);
+    }
+
+    #[test]
+    fn what_the_kernel_counts_is_by_service_and_reason() {
+        let vip = orlop_dataplane::tables::Vip {
+            host: orlop_dataplane::tables::Host::Ip([10, 96, 0, 1].into()),
+            port: 80,
+            protocol: orlop_dataplane::model::Protocol::Tcp,
+        };
+        let counters = orlop_dataplane::Counters { connections: 1, packets: 2, bytes: 3, rejected: 0 };
+        let counted = Counted { services: vec![(vip, counters)], drops: [("no-endpoint", 4)].into() };
+        let registry = Registry::new();
+        register(&registry, families(&counted).into_iter().map(|one| Box::new(one) as Box<dyn Collector>));
+        let text = orlop::metrics::text(&registry);
+        assert!(
+            text.contains("orlop_service_bytes_total{address=\"10.96.0.1:80\",protocol=\"TCP\"} 3\n"),
+            "{text}"
+        );
+        assert!(text.contains("orlop_dropped_packets_total{reason=\"no-endpoint\"} 4\n"), "{text}");
+    }
+}
