@@ -374,6 +374,12 @@ flags! {
     cgroup_root: String, "ORLOP_CGROUP_ROOT";
     /// Directory for pinned eBPF maps and links [default: RUN_DIR/bpf].
     bpffs: PathBuf, "ORLOP_BPFFS";
+    /// Addresses of service ports that fit into the dataplane's maps [default: 65536].
+    max_services: u32, "ORLOP_MAX_SERVICES";
+    /// Endpoints of service ports that fit [default: 262144].
+    max_endpoints: u32, "ORLOP_MAX_ENDPOINTS";
+    /// Connections through node ports and the like that are kept; the ones that were silent longest make room [default: 32768].
+    max_connections: u32, "ORLOP_MAX_CONNECTIONS";
     /// The orlop-shim program [default: beside this program].
     shim: PathBuf, "ORLOP_SHIM";
     /// Serve the Container Runtime Interface at this path too (mode cri: there [default: RUN_DIR/cri.sock]).

@@ -15,6 +15,7 @@ mod images;
 pub mod kubelet;
 mod node;
 mod pods;
+mod service_maps;
 mod subids;
 mod words;
 
@@ -26,6 +27,7 @@ use std::{
 };
 
 use orlop_cni::Overlay;
+use orlop_dataplane::sizes::Sizes;
 use orlop_model::{
     ids::NodeName,
     net::{IpNet, Ipv4Net, PerFamily},
@@ -101,6 +103,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// Where eBPF maps and links are pinned.
     pub bpffs: PathBuf,
+    /// How much fits into these maps.
+    pub service_maps: Sizes,
     /// The shim.
     pub shim: PathBuf,
     /// Where CRI is served.
@@ -234,6 +238,9 @@ impl TryFrom<Flags> for Config {
             healthz_port,
             cgroup_root,
             bpffs,
+            max_services,
+            max_endpoints,
+            max_connections,
             shim,
             cri_socket,
             kubelet_dir,
@@ -294,6 +301,7 @@ impl TryFrom<Flags> for Config {
         Ok(Self {
             log_dir: absolute("log-dir", log_dir.unwrap_or_else(|| state_dir.join("log/pods")))?,
             bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
+            service_maps: service_maps::parse(max_services, max_endpoints, max_connections)?,
             shim: shim.map_or_else(shim_beside_us, Ok)?,
             cri_socket: cri_socket.map(|path| absolute("cri-socket", path)).transpose()?,
             kubelet_dir: absolute("kubelet-dir", kubelet_dir.unwrap_or_else(|| state_dir.clone()))?,

@@ -28,6 +28,7 @@ pub mod model;
 pub mod policy;
 pub mod reconcile;
 pub mod select;
+pub mod sizes;
 pub mod status;
 pub mod sweep;
 #[expect(unsafe_code, reason = "the only door to bpf(2) beside aya; every block says why it holds")]

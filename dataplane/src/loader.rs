@@ -19,7 +19,8 @@ use aya::programs::{CgroupAttachMode, Program, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
-use crate::maps::{ADDRESSES, BACKENDS, FRONTENDS, KernelMaps, MapError, POLICY_MAPS, RANGES, SLOTS};
+use crate::maps::{ADDRESSES, BACKENDS, FRONTENDS, KernelMaps, MapError, POLICY_MAPS, RANGES, SLOTS, resize};
+use crate::sizes::Sizes;
 use crate::sys;
 
 mod bpffs;
@@ -159,14 +160,14 @@ pub struct Loaded {
 /// # Errors
 /// Names the step. What was there before goes on working.
 pub fn open(bpffs: &Path, cgroup: &Path) -> Result<KernelMaps, LoadError> {
-    load_all(bpffs, cgroup).map(|loaded| loaded.maps)
+    load_all(bpffs, cgroup, &Sizes::default()).map(|loaded| loaded.maps)
 }
 
-/// As [`open`], with the programs at devices.
+/// As [`open`], with the programs at devices, and maps of these sizes: what stands in maps of others is carried over.
 ///
 /// # Errors
 /// Names the step. What was there before goes on working.
-pub fn load_all(bpffs: &Path, cgroup: &Path) -> Result<Loaded, LoadError> {
+pub fn load_all(bpffs: &Path, cgroup: &Path, sizes: &Sizes) -> Result<Loaded, LoadError> {
     if !has_object() {
         return Err(LoadError::Stub);
     }
@@ -184,7 +185,12 @@ pub fn load_all(bpffs: &Path, cgroup: &Path) -> Result<Loaded, LoadError> {
     for map in MAPS.into_iter().chain(POLICY_MAPS) {
         loader.map_pin_path(map, pins.join(map));
     }
+    for (map, size) in sizes.of_maps() {
+        loader.map_max_entries(map, size);
+    }
+    let carried = resize::pick_up(&pins, sizes)?;
     let mut object = loader.load(OBJECT).map_err(|error| LoadError::Load(error.into()))?;
+    carried.put_down(&pins)?;
     let maps = KernelMaps::open(&pins)?;
     for program in PROGRAMS {
         let (loaded, fd) = load(&mut object, program)?;

@@ -25,6 +25,7 @@ use crate::tables::{
 
 mod fake;
 mod policy_maps;
+pub(crate) mod resize;
 pub mod seen;
 
 pub use fake::FakeMaps;

@@ -26,6 +26,7 @@ use crate::maps::{Maps, Removed};
 use crate::measure::{Step, Synced};
 use crate::model::{HostPort, Node, ServiceKey, Settings};
 use crate::policy;
+use crate::sizes::Sizes;
 use crate::status::Status;
 use crate::sweep;
 use crate::sys;
@@ -61,6 +62,8 @@ pub struct DataplaneConfig {
     pub skip: Skip,
     /// Who hears of every write.
     pub measured: Option<mpsc::UnboundedSender<Synced>>,
+    /// How much fits into the maps.
+    pub sizes: Sizes,
 }
 
 /// Something changed.
@@ -127,7 +130,7 @@ pub async fn run(
     let sweeping = tokio::spawn(sweep::follow(cfg.bpffs.clone(), cfg.cgroup.clone(), gone));
     // A thread of its own: a big sync is many system calls in a row.
     let ended = tokio::task::spawn_blocking(move || {
-        let loaded = loader::load_all(&cfg.bpffs, &cfg.cgroup)?;
+        let loaded = loader::load_all(&cfg.bpffs, &cfg.cgroup, &cfg.sizes)?;
         let place = Place {
             devices,
             programs: loaded.devices,

@@ -93,6 +93,7 @@ pub(super) async fn run(
         settings: Settings { pods: pods(config), ..Settings::default() },
         skip: Skip::default(),
         measured: Some(measured),
+        sizes: config.service_maps,
     };
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     tokio::select! {

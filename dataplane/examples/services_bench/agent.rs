@@ -39,6 +39,7 @@ impl Dataplane {
             settings: Settings { pods: vec![pods], ..Settings::default() },
             skip: Default::default(),
             measured: None,
+            sizes: Default::default(),
         };
         let (updates, received) = mpsc::channel(QUEUE);
         let (sender, status) = watch::channel(Status::default());

@@ -10,7 +10,8 @@ use crate::maps::Pod;
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
-const BPF_MAP_TYPE_HASH: u32 = 1;
+/// `BPF_MAP_TYPE_HASH`, `BPF_MAP_TYPE_LRU_HASH`.
+const HASH_MAPS: [u32; 2] = [1, 9];
 /// Elements per call: a few hundred kilobytes, and more than any bucket has.
 const PIECE: usize = 4096;
 
@@ -47,7 +48,7 @@ fn check<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<()> {
         GetInfo { bpf_fd: number(map)?, info_len: len, info: (&raw mut info).expose_provenance() as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &attr)?;
     let is = |size: u32, of: usize| usize::try_from(size).is_ok_and(|size| size == of);
-    match info.kind == BPF_MAP_TYPE_HASH
+    match HASH_MAPS.contains(&info.kind)
         && is(info.key_size, size_of::<K>())
         && is(info.value_size, size_of::<V>())
     {

@@ -35,6 +35,7 @@ pub(crate) fn live() {
         settings: Default::default(),
         skip: Default::default(),
         measured: None,
+        sizes: Default::default(),
     };
     let services = env::var(SERVICES).unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
