@@ -160,14 +160,22 @@ pub struct Loaded {
 /// # Errors
 /// Names the step. What was there before goes on working.
 pub fn open(bpffs: &Path, cgroup: &Path) -> Result<KernelMaps, LoadError> {
-    load_all(bpffs, cgroup, &Sizes::default()).map(|loaded| loaded.maps)
+    load_all(bpffs, cgroup).map(|loaded| loaded.maps)
 }
 
-/// As [`open`], with the programs at devices, and maps of these sizes: what stands in maps of others is carried over.
+/// As [`open`], with the programs at devices.
 ///
 /// # Errors
 /// Names the step. What was there before goes on working.
-pub fn load_all(bpffs: &Path, cgroup: &Path, sizes: &Sizes) -> Result<Loaded, LoadError> {
+pub fn load_all(bpffs: &Path, cgroup: &Path) -> Result<Loaded, LoadError> {
+    load_sized(bpffs, cgroup, &Sizes::default())
+}
+
+/// As [`load_all`], with maps of these sizes: what stands in maps of others is carried over.
+///
+/// # Errors
+/// Names the step. What was there before goes on working.
+pub fn load_sized(bpffs: &Path, cgroup: &Path, sizes: &Sizes) -> Result<Loaded, LoadError> {
     if !has_object() {
         return Err(LoadError::Stub);
     }

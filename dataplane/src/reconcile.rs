@@ -130,7 +130,7 @@ pub async fn run(
     let sweeping = tokio::spawn(sweep::follow(cfg.bpffs.clone(), cfg.cgroup.clone(), gone));
     // A thread of its own: a big sync is many system calls in a row.
     let ended = tokio::task::spawn_blocking(move || {
-        let loaded = loader::load_all(&cfg.bpffs, &cfg.cgroup, &cfg.sizes)?;
+        let loaded = loader::load_sized(&cfg.bpffs, &cfg.cgroup, &cfg.sizes)?;
         let place = Place {
             devices,
             programs: loaded.devices,

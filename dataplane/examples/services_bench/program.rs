@@ -24,7 +24,7 @@ const FLAGS: usize = 13;
 const ACK: u8 = 0x10;
 
 pub(crate) fn measure(bpffs: &Path, cgroup: &Path) {
-    let mut loaded = loader::load_all(bpffs, cgroup, &Default::default()).unwrap();
+    let mut loaded = loader::load_all(bpffs, cgroup).unwrap();
     let mut packets = Vec::new();
     for (family, header, client, service, stranger) in [
         ("IPv4", 20, "203.0.113.7:40000", "10.96.0.1:80", "198.51.100.9:80"),

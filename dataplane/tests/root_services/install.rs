@@ -238,7 +238,7 @@ fn a_full_map_is_the_status_of_the_service_that_found_it_full() {
 fn the_verifiers_work_is_what_it_was() {
     isolated("install::the_verifiers_work_is_what_it_was", |room| {
         let begun = std::time::Instant::now();
-        let loaded = loader::load_all(&room.bpffs, &room.cgroup, &Default::default()).unwrap();
+        let loaded = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
         let counts = loaded.devices.verified();
         let report: String = counts.iter().map(|(name, count)| format!("{name} {count}\n")).collect();
         println!("loaded in {:?}", begun.elapsed());

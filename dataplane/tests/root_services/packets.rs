@@ -50,8 +50,7 @@ pub(crate) fn install(room: &Room) -> (State<KernelMaps>, Devices) {
 
 /// Programs and maps, with nothing in them.
 pub(crate) fn load(room: &Room) -> (KernelMaps, Devices) {
-    let loader::Loaded { maps, mut devices } =
-        loader::load_all(&room.bpffs, &room.cgroup, &Default::default()).unwrap();
+    let loader::Loaded { maps, mut devices } = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
     town::attach(&mut devices, &["br0", "pod0"]);
     (maps, devices)
 }

@@ -49,8 +49,7 @@ impl Place {
             ip -n peer address add 10.42.3.10/24 dev eth0
             ip -n peer address add 2001:db8:42:3::10/64 dev eth0 nodad
             ip -n peer route add default via 10.42.3.1 && ip -n peer route add default via 2001:db8:42:3::1");
-        let loader::Loaded { maps, mut devices } =
-            loader::load_all(&room.bpffs, &room.cgroup, &Default::default()).unwrap();
+        let loader::Loaded { maps, mut devices } = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
         town::attach(&mut devices, &["br0", "pod0", "peer0"]);
         let pods = ["10.42.0.0/16", "2001:db8:42::/56"].map(|net| net.parse().unwrap()).to_vec();
         let node = Node {

@@ -23,7 +23,7 @@ const TRIES: u16 = 60;
 fn every_row_goes_through_the_programs() {
     isolated("rows_run::every_row_goes_through_the_programs", |room| {
         let Rows { world, fixtures, packets } = rows();
-        let mut loaded = loader::load_all(&room.bpffs, &room.cgroup, &Default::default()).unwrap();
+        let mut loaded = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
         for (row, first_port) in packets.into_iter().zip((20_000..).step_by(TRIES.into())) {
             let node = world.node(&row.config);
             let own = node.addresses.clone();

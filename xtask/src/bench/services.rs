@@ -100,13 +100,24 @@ fn traffic(measured: &Value) -> Option<Vec<Row>> {
 }
 
 fn packets(measured: &Value) -> Option<Vec<Row>> {
-    let rate = |name: &str| figure(&measured["per_second"][name]);
     let mut rows = Vec::new();
+    for (cpus, what) in [("node", "one CPU of the node"), ("all", "one CPU that also sends")] {
+        let measured = &measured[cpus];
+        let rate = |name: &str| figure(&measured["per_second"][name]);
+        for other in ["direct", "nftables", "iptables"] {
+            let row =
+                Row::new(format!("packets per second, outside → NodePort, {what}"), "/s", rate("orlop")?);
+            let row = row.against(other, rate(other)?).ratio_of(1.0 / measured["to_orlop"][other].as_f64()?);
+            let aim = cpus == "node" && other == "nftables";
+            rows.push(if aim { row.aim(Aim::RatioAtLeast(2.0)) } else { row });
+        }
+    }
+    let own = &measured["own_ns"];
     for other in ["direct", "nftables", "iptables"] {
-        let row =
-            Row::new("packets per second, outside → NodePort, one CPU of the node", "/s", rate("orlop")?);
-        let row = row.against(other, rate(other)?).ratio_of(1.0 / measured["to_orlop"][other].as_f64()?);
-        rows.push(if other == "nftables" { row.aim(Aim::RatioAtLeast(2.0)) } else { row });
+        let ours =
+            Row::new("· the node's own time for such a packet", "ns", figure(&own["median"]["orlop"])?);
+        let ratio = 1.0 / own["to_orlop"][other].as_f64()?;
+        rows.push(ours.against(other, figure(&own["median"][other])?).ratio_of(ratio));
     }
     Some(rows)
 }
