@@ -13,6 +13,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMe
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 
+use crate::kube_proxy::ipvs;
 use crate::loader::Device;
 
 /// Pods come in bursts; one listing serves them all.
@@ -102,11 +103,14 @@ async fn list(handle: &Handle, skip: &Skip) -> Result<Seen, rtnetlink::Error> {
         .filter(|link| link.header.flags.contains(LinkFlags::Loopback))
         .map(|link| link.header.index)
         .collect();
+    let of_services: BTreeSet<u32> =
+        links.iter().filter(|link| is_of_services(link)).map(|link| link.header.index).collect();
     let mut of_device: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
     for message in &addresses {
         of_device.entry(message.header.index).or_default().extend(address(message));
     }
-    let ours = of_device.iter().filter(|(index, _)| !loopback.contains(index));
+    let ours =
+        of_device.iter().filter(|(index, _)| !loopback.contains(index) && !of_services.contains(index));
     let on_loopback = loopback.iter().filter_map(|index| of_device.get(index)).flatten();
     // Addresses that live on `lo` (a balancer's, an anycast address) are the node's, too; 127.0.0.1 is everybody's.
     let routable = on_loopback.filter(|ip| !ip.is_loopback());
@@ -123,14 +127,22 @@ async fn list(handle: &Handle, skip: &Skip) -> Result<Seen, rtnetlink::Error> {
 /// An Ethernet device that stands by itself: what belongs to a bridge or a bond hands its packets to that.
 fn device(link: &LinkMessage) -> Option<Device> {
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
-    if link.header.link_layer_type != LinkLayerType::Ether || enslaved {
+    if link.header.link_layer_type != LinkLayerType::Ether || enslaved || is_of_services(link) {
         return None;
     }
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
+    Some(Device { index: link.header.index, name: name(link)?.to_owned() })
+}
+
+fn name(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
         _ => None,
-    })?;
-    Some(Device { index: link.header.index, name })
+    })
+}
+
+/// Where kube-proxy in IPVS mode puts the addresses of services: they are not the node's.
+fn is_of_services(link: &LinkMessage) -> bool {
+    name(link) == Some(ipvs::DEVICE)
 }
 
 /// Its own end of the address: for a point-to-point device that is not the same as the network's.

@@ -24,7 +24,7 @@ struct Dataplane {
 }
 
 impl Dataplane {
-    fn start(p: &Playground) -> Self {
+    fn start(p: &Playground, flags: &[&str]) -> Self {
         let node = &p.json["nodes"][0];
         let (netns, name) =
             (node["netns"].as_str().unwrap(), format!("{}-dp", node["cgroup"].as_str().unwrap()));
@@ -38,6 +38,7 @@ impl Dataplane {
             .arg(format!("--run-dir={}", dir.join("run").display()))
             .arg(format!("--state-dir={}", dir.join("state").display()))
             .args(["--node-name=node1", "--node-ip=127.0.0.1", &format!("--cgroup-root={name}")])
+            .args(flags)
             .spawn()
             .unwrap();
         Self { process, cgroup: cgroup2().join(name), dir }
@@ -82,10 +83,20 @@ fn the_dataplane_alone_serves_a_clusters_services() {
     p.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]).text();
     let address = p.kubectl(&["get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}"]).text();
     let url = format!("http://{address}/");
-    let dataplane = Dataplane::start(&p);
+    // What a kube-proxy that was here before has left, beside a chain of the kubelet's.
+    let rules = "*nat\n:KUBE-KUBELET-CANARY - [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-TCOU7JCQXEZGVUNU - [0:0]\n\
+                 -A PREROUTING -j KUBE-SERVICES\n-A KUBE-SERVICES -p tcp -j KUBE-SVC-TCOU7JCQXEZGVUNU\nCOMMIT\n";
+    let script = format!("printf '{rules}' | iptables-nft-restore --noflush");
+    run(p.inside(1, "sh").args(["-c", &script])).text();
+    let dataplane = Dataplane::start(&p, &["--cleanup-kube-proxy"]);
     until("the service answers outside the node's cgroup", Duration::from_secs(15), || {
         let out = dataplane.curl(&p, &url);
         if out.stdout.contains("hello-") { Ok(()) } else { Err(out.stderr) }
+    });
+    until("kube-proxy's rules go", Duration::from_secs(15), || {
+        let left = run(&mut p.inside(1, "iptables-nft-save")).text();
+        assert!(left.contains(":KUBE-KUBELET-CANARY"), "{left}");
+        if left.contains("KUBE-SERVICES") || left.contains("KUBE-SVC-") { Err(left) } else { Ok(()) }
     });
     let services = run(Command::new(given("ORLOP_BIN").join("orlop"))
         .arg("services")

@@ -17,14 +17,15 @@ const CLUSTER_IP: &str = "10.96.0.10:80";
 
 /// All rules of the namespace, without counters, handles and dates.
 fn rules() -> String {
-    sh("{ for t in iptables-legacy iptables-nft ip6tables-legacy; do $t-save; done; nft list ruleset; } 2>/dev/null |
+    sh("{ for t in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft; do $t-save; done; nft list ruleset; } 2>/dev/null |
         sed -E '/^#/d; s/\\[[0-9]+:[0-9]+\\]//; s/counter packets [0-9]+ bytes [0-9]+/counter/'")
 }
 
 fn take_over(room: &Room, kind: &str, left: &[&str]) {
     town::build();
     // The street is a bridge by accident: its frames are none of netfilter's business.
-    sh("ip route add default via 192.0.2.7; sysctl -qw net.bridge.bridge-nf-call-iptables=0 || true");
+    sh("ip route add default via 192.0.2.7; sysctl -qw net.bridge.bridge-nf-call-iptables=0 || true
+        sysctl -qw net.bridge.bridge-nf-call-ip6tables=0 || true");
     packets::serve();
     sh(&format!("bash -s {kind} <<'RULES'\n{}\nRULES", include_str!("rules.sh")));
 
@@ -35,6 +36,8 @@ fn take_over(room: &Room, kind: &str, left: &[&str]) {
         (Some("pod"), CLUSTER_IP),
         (Some("pod"), NODE_PORT),
         (Some("other"), NODE_PORT),
+        (Some("client"), "[2001:db8:1::10]:30080"),
+        (Some("pod"), "[2001:db8:43::10]:80"),
         // A process of the node that no socket program sees.
         (None, CLUSTER_IP),
     ] {

@@ -34,6 +34,26 @@ table ip kube-proxy {
   chain nat-output { type nat hook output priority -100; policy accept; jump services; }
   chain nat-postrouting { type nat hook postrouting priority 100; policy accept; jump masquerading; }
 }
+table ip6 kube-proxy {
+  map service-ips { type ipv6_addr . inet_proto . inet_service : verdict; elements = {
+    2001:db8:43::10 . tcp . 80 : goto service-WEB } }
+  map service-nodeports { type inet_proto . inet_service : verdict; elements = { tcp . 30080 : goto external-WEB } }
+  chain mark-for-masquerade { meta mark set meta mark or 0x4000; }
+  chain masquerading { meta mark and 0x4000 == 0 return
+    meta mark set meta mark xor 0x4000
+    masquerade fully-random; }
+  chain endpoint-POD { ip6 saddr 2001:db8:42:1::10 jump mark-for-masquerade
+    meta l4proto tcp dnat to [2001:db8:42:1::10]:8080; }
+  chain endpoint-OTHER { meta l4proto tcp dnat to [2001:db8:42:2::10]:8080; }
+  chain service-WEB { numgen random mod 2 vmap { 0 : goto endpoint-POD, 1 : goto endpoint-OTHER }; }
+  chain external-WEB { jump mark-for-masquerade
+    goto service-WEB; }
+  chain services { ip6 daddr . meta l4proto . th dport vmap @service-ips
+    fib daddr type local meta l4proto . th dport vmap @service-nodeports; }
+  chain nat-prerouting { type nat hook prerouting priority -100; policy accept; jump services; }
+  chain nat-output { type nat hook output priority -100; policy accept; jump services; }
+  chain nat-postrouting { type nat hook postrouting priority 100; policy accept; jump masquerading; }
+}
 END
 ;;
 *)
@@ -108,6 +128,36 @@ COMMIT
 -A KUBE-SVC-LOLE4ISW44XBNF3G -m comment --comment "default/web:http -> 10.42.1.10:8080" -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-PODPODPODPODPOD2
 -A KUBE-SVC-LOLE4ISW44XBNF3G -m comment --comment "default/web:http -> 10.42.2.10:8080" -j KUBE-SEP-OTHEROTHEROTHER2
 -A KUBE-SVC-TCOU7JCQXEZGVUNU -m comment --comment "default/dns:dns -> 10.42.1.10:5353" -j KUBE-SEP-DNSDNSDNSDNSDNS2
+COMMIT
+END
+ip6${1#ip}-restore --noflush <<'END'
+*nat
+:KUBE-KUBELET-CANARY - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-NODEPORTS - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-EXT-LOLE4ISW44XBNF3G - [0:0]
+:KUBE-SEP-PODPODPODPODPOD6 - [0:0]
+:KUBE-SEP-OTHEROTHEROTHER6 - [0:0]
+:KUBE-SVC-LOLE4ISW44XBNF3G - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-NODEPORTS -p tcp -m comment --comment "default/web:http" -m tcp --dport 30080 -j KUBE-EXT-LOLE4ISW44XBNF3G
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
+-A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
+-A KUBE-EXT-LOLE4ISW44XBNF3G -j KUBE-MARK-MASQ
+-A KUBE-EXT-LOLE4ISW44XBNF3G -j KUBE-SVC-LOLE4ISW44XBNF3G
+-A KUBE-SEP-PODPODPODPODPOD6 -s 2001:db8:42:1::10/128 -j KUBE-MARK-MASQ
+-A KUBE-SEP-PODPODPODPODPOD6 -p tcp -m tcp -j DNAT --to-destination [2001:db8:42:1::10]:8080
+-A KUBE-SEP-OTHEROTHEROTHER6 -p tcp -m tcp -j DNAT --to-destination [2001:db8:42:2::10]:8080
+-A KUBE-SERVICES -d 2001:db8:43::10/128 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-LOLE4ISW44XBNF3G
+-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+-A KUBE-SVC-LOLE4ISW44XBNF3G -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-PODPODPODPODPOD6
+-A KUBE-SVC-LOLE4ISW44XBNF3G -j KUBE-SEP-OTHEROTHEROTHER6
 COMMIT
 END
 ;;
