@@ -76,9 +76,17 @@ fn over(headers: &Headers, connection: &Connection) -> bool {
     }
     if headers.key.proto == u32::from(PROTO_UDP) && headers.fragment != Fragment::Later {
         let silent = now().wrapping_sub(connection.seen) > UDP_SECONDS;
-        return silent || !serves(connection);
+        return silent || !serves(connection) && any_serves(&headers.key);
     }
     false
+}
+
+/// Whether a service has somebody to go to. A flow whose backend is gone stays with it where nobody else is, as upstream's does:
+/// the pod may be on its way out, and still answer.
+#[inline(always)]
+fn any_serves(key: &ConnectionKey) -> bool {
+    choose::frontend(&key.destination, key.destination_port, key.proto as u8, false)
+        .is_some_and(|service| service.cluster != 0 || service.local != 0)
 }
 
 #[inline(always)]

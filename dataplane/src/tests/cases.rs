@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use expect_test::expect;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use serde::Deserialize;
@@ -26,8 +25,6 @@ use crate::tables::Host;
 #[derive(Deserialize)]
 struct Cases {
     selection: Vec<Selection>,
-    affinity: Value,
-    udp_flush: Value,
     health: Health,
     ingest: Vec<Ingest>,
 }
@@ -384,21 +381,4 @@ fn health_rows_of_the_proxy() {
         let answer = |eligibility| health::of_proxy(late.is_empty(), eligibility, "", "").status;
         assert_eq!((answer(Some(eligibility)), answer(None)), (healthz, livez), "{id}");
     }
-}
-
-/// Groups of rows that need parts which come later. A part that arrives takes its group out of here.
-#[test]
-fn groups_of_rows_for_later() {
-    let Cases { affinity, udp_flush, .. } = cases();
-    let count = |value: &Value, name: &str| value.get(name).and_then(Value::as_sequence).map_or(0, Vec::len);
-    let report = format!(
-        "session affinity {}\nflush of connection tracking {}\n",
-        count(&affinity, "cases"),
-        count(&udp_flush, "entries"),
-    );
-    expect![[r#"
-        session affinity 16
-        flush of connection tracking 20
-    "#]]
-    .assert_eq(&report);
 }

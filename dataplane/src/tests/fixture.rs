@@ -38,6 +38,8 @@ pub(crate) struct ServiceSpec {
     pub(crate) source_ranges: Vec<String>,
     pub(crate) health_check_node_port: Option<i32>,
     pub(crate) external_name: Option<String>,
+    /// `ClientIP` for so many seconds.
+    pub(crate) affinity_seconds: Option<i32>,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -98,6 +100,9 @@ impl Fixture {
             hostname: entry.hostname.clone(),
             ..Default::default()
         });
+        let affinity = spec.affinity_seconds.map(|timeout_seconds| core::SessionAffinityConfig {
+            client_ip: Some(core::ClientIPConfig { timeout_seconds: Some(timeout_seconds) }),
+        });
         let balancer = core::LoadBalancerStatus { ingress: Some(ingress.collect()) };
         core::Service {
             metadata: ObjectMeta { annotations: Some(spec.annotations), ..meta(&spec.name, spec.labels) },
@@ -112,6 +117,8 @@ impl Fixture {
                 load_balancer_source_ranges: Some(spec.source_ranges),
                 health_check_node_port: spec.health_check_node_port,
                 external_name: spec.external_name,
+                session_affinity: affinity.as_ref().map(|_| "ClientIP".to_owned()),
+                session_affinity_config: affinity,
                 ..Default::default()
             }),
             status: Some(core::ServiceStatus { load_balancer: Some(balancer), ..Default::default() }),

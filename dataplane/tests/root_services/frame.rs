@@ -4,11 +4,26 @@ use std::net::{IpAddr, SocketAddr};
 
 use orlop_dataplane::model::Protocol;
 
+/// Flags of TCP.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
 /// The first packet of a connection: a SYN, a datagram, an INIT.
 pub(crate) fn first(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    packet(protocol, SYN, source, destination)
+}
+
+/// One in the middle of it.
+pub(crate) fn later(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    packet(protocol, ACK, source, destination)
+}
+
+fn packet(protocol: Protocol, flags: u8, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
     let mut transport = match protocol {
-        Protocol::Tcp => [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]].concat(),
+        Protocol::Tcp => {
+            [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]].concat()
+        }
         Protocol::Udp => [&ports[..], &[0, 12, 0, 0], b"who?"].concat(),
         Protocol::Sctp => [
             &ports[..],

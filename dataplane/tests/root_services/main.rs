@@ -30,6 +30,7 @@ mod restart;
 mod room;
 #[path = "../../src/tests/rows.rs"]
 mod rows;
+mod rows_memory;
 mod rows_run;
 mod script;
 mod take_over;
