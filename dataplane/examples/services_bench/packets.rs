@@ -24,9 +24,9 @@ pub(crate) fn measure(towns: &mut [Town]) -> Value {
     }
     let taken_in = |towns: &[Town], cpus: u8| towns.iter().for_each(|town| drop(sh(&take_in(town, cpus))));
     taken_in(towns, 2);
-    let mut result = json!({ "node": rates(towns) });
+    let mut result = json!({ "node": best(towns) });
     taken_in(towns, 0);
-    result["all"] = rates(towns);
+    result["all"] = rates(&rounds(towns, ROUNDS, forwarded));
     result["own_ns"] = own(towns);
     for town in &*towns {
         sh(&end(town));
@@ -34,10 +34,16 @@ pub(crate) fn measure(towns: &mut [Town]) -> Value {
     result
 }
 
-fn rates(towns: &mut [Town]) -> Value {
-    let rounds = rounds(towns, ROUNDS, forwarded);
+/// Of each town its best round: a kernel thread forwards, and may have to wait for its CPU for a whole one.
+fn best(towns: &mut [Town]) -> Value {
+    let rounds = rounds(towns, ROUNDS, forwarded).into_iter();
+    let best = rounds.map(|(name, rates)| (name, vec![rates.into_iter().fold(0.0, f64::max)])).collect();
+    rates(&best)
+}
+
+fn rates(rounds: &BTreeMap<&'static str, Vec<f64>>) -> Value {
     json!({
-        "per_second": medians(&rounds), "to_direct": ratios(&rounds, "direct"), "to_orlop": ratios(&rounds, "orlop"),
+        "per_second": medians(rounds), "to_direct": ratios(rounds, "direct"), "to_orlop": ratios(rounds, "orlop"),
     })
 }
 
