@@ -162,13 +162,12 @@ pub(crate) struct Place {
 /// A first start, perhaps beside a kube-proxy: connections of netfilter's keep their ports.
 struct Beside {
     bpffs: PathBuf,
-    ports: (u16, u16),
 }
 
 impl Beside {
     fn new(maps: &impl Maps, cfg: &DataplaneConfig) -> Option<Self> {
         let first = maps.dump().is_ok_and(|tables| tables.services.is_empty());
-        let beside = Self { bpffs: cfg.bpffs.clone(), ports: cfg.settings.masquerade_ports };
+        let beside = Self { bpffs: cfg.bpffs.clone() };
         first.then(|| {
             beside.reserve();
             beside
@@ -176,7 +175,7 @@ impl Beside {
     }
 
     fn reserve(&self) {
-        match kube_proxy::reserve(&self.bpffs, self.ports) {
+        match kube_proxy::reserve(&self.bpffs) {
             Ok(0) => {}
             Ok(ports) => tracing::info!(ports, "ports of netfilter's connections are left to them"),
             Err(error) => {

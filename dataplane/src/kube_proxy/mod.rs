@@ -23,13 +23,13 @@ pub mod ipvs;
 pub mod nftables;
 pub mod reserve;
 
-/// Keeps our programs from giving out ports that connections of netfilter's answer to. Says how many those are.
+/// Keeps our programs from giving out ports that connections of netfilter's to services answer to. Says how many those are.
 ///
 /// # Errors
 /// When they cannot be read, or remembered.
-pub fn reserve(bpffs: &Path, ports: (u16, u16)) -> Result<usize, ReserveError> {
+pub fn reserve(bpffs: &Path) -> Result<usize, ReserveError> {
     let tracked = conntrack::list().map_err(ReserveError::List)?;
-    let reserved: Vec<_> = reserve::reserve(tracked, ports).collect();
+    let reserved: Vec<_> = reserve::reserve(tracked).collect();
     seen::reserve(&loader::pins(bpffs), &reserved)?;
     Ok(reserved.len())
 }

@@ -1,7 +1,7 @@
-//! Which of netfilter's connections answer to ports that our packet programs give to masqueraded connections of their own.
+//! Which of netfilter's connections answer to addresses and ports that our packet programs might give out again.
 //!
-//! netfilter masquerades with any port. Were one of ours given out a second time towards the same backend, the answers to
-//! netfilter's connection would be taken for ours.
+//! netfilter masquerades with any port, and a process of the node may have got the same for itself. Were it used a second
+//! time towards the same backend, the answers to netfilter's connection would be taken for ours.
 
 use std::net::SocketAddr;
 
@@ -20,42 +20,32 @@ pub struct Tracked {
     pub over: bool,
 }
 
-/// Connections under way whose source was translated to one of `ports` (first and last).
-pub fn reserve(
-    tracked: impl IntoIterator<Item = Tracked>,
-    (first, last): (u16, u16),
-) -> impl Iterator<Item = Tracked> {
-    tracked.into_iter().filter(move |one| {
-        let (client, to) = (one.asked.0, one.answered.1);
-        !one.over && client != to && (first..=last).contains(&to.port())
-    })
+/// Connections under way to backends of services: those whose destination was translated.
+pub fn reserve(tracked: impl IntoIterator<Item = Tracked>) -> impl Iterator<Item = Tracked> {
+    tracked.into_iter().filter(|one| !one.over && one.asked.1 != one.answered.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tracked(client: &str, back_to: &str) -> Tracked {
+    fn tracked(client: &str, to: &str, answered_to: &str) -> Tracked {
         let at = |text: &str| text.parse().unwrap();
         Tracked {
             protocol: Protocol::Tcp,
-            asked: (at(client), at("192.0.2.10:30080")),
-            answered: (at("10.42.1.10:8080"), at(back_to)),
+            asked: (at(client), at(to)),
+            answered: (at("10.42.1.10:8080"), at(answered_to)),
             over: false,
         }
     }
 
     #[test]
-    fn only_masqueraded_connections_under_way_on_our_ports_count() {
-        let wanted = tracked("192.0.2.7:40000", "192.0.2.10:61000");
-        let last = tracked("192.0.2.7:40001", "192.0.2.10:65535");
-        let others = [
-            tracked("192.0.2.7:40002", "192.0.2.10:60999"),
-            // Nobody translated the source.
-            tracked("192.0.2.7:62000", "192.0.2.7:62000"),
-            Tracked { over: true, ..tracked("192.0.2.7:40003", "192.0.2.10:62000") },
-        ];
-        let all = [wanted, last].into_iter().chain(others);
-        assert_eq!(reserve(all, (61_000, 65_535)).collect::<Vec<_>>(), [wanted, last]);
+    fn connections_to_services_under_way_count() {
+        let masqueraded = tracked("192.0.2.7:40000", "192.0.2.10:30080", "192.0.2.10:52352");
+        let of_a_pod = tracked("10.42.1.11:40000", "10.96.0.10:80", "10.42.1.11:40000");
+        let over = Tracked { over: true, ..masqueraded };
+        let past_services = tracked("10.42.1.11:40000", "10.42.1.10:8080", "192.0.2.10:61000");
+        let all = [masqueraded, over, of_a_pod, past_services];
+        assert_eq!(reserve(all).collect::<Vec<_>>(), [masqueraded, of_a_pod]);
     }
 }

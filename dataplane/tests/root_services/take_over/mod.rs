@@ -50,7 +50,7 @@ fn take_over(room: &Room, kind: &str, left: &[&str]) {
 
     let (maps, _devices) = packets::load(room);
     // As the loop does at a first start.
-    let reserves = || reserve(&room.bpffs, Settings::default().masquerade_ports).unwrap();
+    let reserves = || reserve(&room.bpffs).unwrap();
     reserves();
     let _state = packets::write(maps, Settings::default());
     println!("{} ports of netfilter's connections", reserves());
@@ -140,7 +140,7 @@ END");
 
         let (maps, _devices) = packets::load(&room);
         let settings = Settings { masquerade_ports: (61_000, 61_002), ..Settings::default() };
-        assert_eq!(reserve(&room.bpffs, settings.masquerade_ports).unwrap(), 2);
+        assert_eq!(reserve(&room.bpffs).unwrap(), 2);
         let _state = packets::write(maps, settings);
         for _ in 0..40 {
             dial("client", NODE_PORT).unwrap();
