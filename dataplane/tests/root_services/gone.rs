@@ -189,3 +189,36 @@ fn sockets_of_pods_end_too_and_what_went_while_the_agent_was_dead() {
         assert_eq!(client.join().unwrap(), six.to_string());
     });
 }
+
+#[test]
+#[ignore = "root tier"]
+fn sockets_of_ipv6_end_too() {
+    isolated("gone::sockets_of_ipv6_end_too", |room| {
+        sh("ip address add fd00:42::5/128 dev lo nodad");
+        let server = UdpSocket::bind("[fd00:42::5]:5353").unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((length, from)) = server.recv_from(&mut buffer) {
+                let _ = server.send_to(&buffer[..length], from);
+            }
+        });
+        let service = |endpoints: &str| {
+            format!(
+                "- service: {{name: dns, cluster_ips: ['fd00:96::53'], ports: [{{name: p, protocol: UDP, port: 53}}]}}\n  endpoints: [{endpoints}]\n"
+            )
+        };
+        let mut state = start(&room);
+        set(&mut state, &service("{ip: 'fd00:42::5', node: node-a, ports: {p: 5353}}"));
+        room.enter();
+        let socket = UdpSocket::bind("[::]:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.connect("[fd00:96::53]:53").unwrap();
+        assert_eq!(asks(&socket).unwrap(), "who?");
+        set(&mut state, &service(""));
+        assert_eq!(sweeps(&room, &mut state), 1);
+        assert_eq!(socket.recv(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        // Nobody is left to connect to.
+        let again = socket.connect("[fd00:96::53]:53").unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::ConnectionRefused);
+    });
+}
