@@ -374,6 +374,15 @@ flags! {
     cgroup_root: String, "ORLOP_CGROUP_ROOT";
     /// Directory for pinned eBPF maps and links [default: RUN_DIR/bpf].
     bpffs: PathBuf, "ORLOP_BPFFS";
+    /// Addresses of the node that take node ports: "primary", or networks with commas between; a family without a network takes
+    /// them everywhere [default: all].
+    nodeport_addresses: String, "ORLOP_NODEPORT_ADDRESSES";
+    /// Whether programs of the node reach node ports at 127.0.0.1 [default: true].
+    localhost_nodeports: bool, "ORLOP_LOCALHOST_NODEPORTS";
+    /// Whether backends see the node as the source of all packets to a cluster IP that are translated at a device [default: false].
+    masquerade_all: bool, "ORLOP_MASQUERADE_ALL";
+    /// Network devices whose packets the service dataplane leaves alone, with commas between.
+    skip_devices: String, "ORLOP_SKIP_DEVICES";
     /// Addresses of service ports that fit into the dataplane's maps [default: 65536].
     max_services: u32, "ORLOP_MAX_SERVICES";
     /// Endpoints of service ports that fit [default: 262144].

@@ -16,6 +16,7 @@ pub mod kubelet;
 mod node;
 mod pods;
 mod service_maps;
+mod service_rules;
 mod subids;
 mod words;
 
@@ -39,7 +40,7 @@ use orlop_runtime::{
     rlimits::Rlimit,
 };
 
-pub use self::{error::ConfigError, images::read_registries};
+pub use self::{error::ConfigError, images::read_registries, service_rules::ServiceRules};
 use self::{
     error::value,
     images::{providers, thresholds},
@@ -103,6 +104,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// Where eBPF maps and links are pinned.
     pub bpffs: PathBuf,
+    /// What holds for every Service.
+    pub service_rules: ServiceRules,
     /// How much fits into these maps.
     pub service_maps: Sizes,
     /// The shim.
@@ -238,6 +241,10 @@ impl TryFrom<Flags> for Config {
             healthz_port,
             cgroup_root,
             bpffs,
+            nodeport_addresses,
+            localhost_nodeports,
+            masquerade_all,
+            skip_devices,
             max_services,
             max_endpoints,
             max_connections,
@@ -301,6 +308,12 @@ impl TryFrom<Flags> for Config {
         Ok(Self {
             log_dir: absolute("log-dir", log_dir.unwrap_or_else(|| state_dir.join("log/pods")))?,
             bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
+            service_rules: service_rules::parse(
+                nodeport_addresses,
+                localhost_nodeports,
+                masquerade_all,
+                skip_devices,
+            )?,
             service_maps: service_maps::parse(max_services, max_endpoints, max_connections)?,
             shim: shim.map_or_else(shim_beside_us, Ok)?,
             cri_socket: cri_socket.map(|path| absolute("cri-socket", path)).transpose()?,

@@ -56,6 +56,8 @@ pub struct DataplaneConfig {
     pub cgroup: PathBuf,
     /// Name of this node, as endpoints call it.
     pub node_name: String,
+    /// Addresses of the node, as its status will say: until the Node is heard of.
+    pub primary: Vec<IpAddr>,
     /// What kube-proxy's configuration would say.
     pub settings: Settings,
     /// Devices that get no program.
@@ -120,6 +122,7 @@ pub async fn run(
     let runtime = tokio::runtime::Handle::current();
     let node = Node {
         name: cfg.node_name.clone(),
+        primary: cfg.primary.clone(),
         settings: cfg.settings.clone(),
         netns: sys::netns_cookie().unwrap_or(0),
         ..Node::default()

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, runtime::watcher};
-use orlop_dataplane::{DataplaneConfig, Update, devices::Skip, health::Eligibility, model::Settings};
+use orlop_dataplane::{DataplaneConfig, Update, health::Eligibility, model::Settings};
 use orlop_model::event::Event;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
@@ -90,8 +90,9 @@ pub(super) async fn run(
         bpffs: config.bpffs.clone(),
         cgroup: cgroup2_dir(&config.cgroup_root)?,
         node_name: config.node_name.to_string(),
-        settings: Settings { pods: pods(config), ..Settings::default() },
-        skip: Skip::default(),
+        primary: config.node_ips.clone(),
+        settings: settings(config),
+        skip: config.service_rules.skip.clone(),
         measured: Some(measured),
         sizes: config.service_maps,
     };
@@ -106,9 +107,17 @@ pub(super) async fn run(
     }
 }
 
-/// Networks whose addresses are pods'.
-fn pods(config: &Config) -> Vec<ipnet::IpNet> {
-    config.cluster_cidrs.iter().filter_map(|net| net.to_string().parse().ok()).collect()
+/// What kube-proxy's configuration would say.
+fn settings(config: &Config) -> Settings {
+    let rules = &config.service_rules;
+    Settings {
+        // Networks whose addresses are pods'.
+        pods: config.cluster_cidrs.iter().filter_map(|net| net.to_string().parse().ok()).collect(),
+        node_port_addresses: rules.node_ports.clone(),
+        loopback_node_ports: rules.at_localhost,
+        masquerade_all: rules.masquerade_all,
+        ..Settings::default()
+    }
 }
 
 /// All objects of a kind. Services that were known go on being served where there is no API server: no older list can

@@ -36,6 +36,7 @@ impl Dataplane {
             bpffs: bpffs.to_owned(),
             cgroup: cgroup.to_owned(),
             node_name: "node-a".to_owned(),
+            primary: Vec::new(),
             settings: Settings { pods: vec![pods], ..Settings::default() },
             skip: Default::default(),
             measured: None,

@@ -32,6 +32,7 @@ pub(crate) fn live() {
         bpffs: env::var_os(BPFFS).unwrap().into(),
         cgroup: env::var_os(CGROUP).unwrap().into(),
         node_name: "node-a".to_owned(),
+        primary: Vec::new(),
         settings: Default::default(),
         skip: Default::default(),
         measured: None,
