@@ -136,3 +136,45 @@ fn pods_reach_services_pods_the_node_and_the_outside() {
     assert!(job("outside", &format!("[connect, '{host}:{port}']")).contains("connected"));
     assert_eq!(peer.join().unwrap(), node, "pod addresses do not leave the cluster");
 }
+
+/// The Service says it, a metric counts it, and nobody else notices.
+#[test]
+#[ignore = "e2e tier"]
+fn a_service_that_does_not_fit_says_so_and_others_go_on() {
+    let p = Playground::with(&[], &[("ORLOP_MAX_SERVICES", "256")]);
+    p.apply(HELLO).text();
+    p.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]).text();
+    let url = format!("http://{}/", cluster_ip(&p, "hello"));
+    until("served", Duration::from_secs(10), || ask(&p, &url));
+
+    let ports: Vec<_> = (1..=300).map(|port| format!("{{name: p{port}, port: {port}}}")).collect();
+    let ports = ports.join(", ");
+    p.apply(&format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: big}}, spec: {{ports: [{ports}]}}}}"
+    ))
+    .text();
+    let said = p.wait_for(
+        &[
+            "get",
+            "events",
+            "--field-selector",
+            "involvedObject.kind=Service",
+            "-o",
+            "jsonpath={.items[*].message}",
+        ],
+        |said| said.contains("the map is full"),
+    );
+    assert_eq!(said.matches("the map is full").count(), 1, "{said}");
+    let unserved = |count: usize| {
+        let line = format!("orlop_services_unserved {count}\n");
+        until(&line, Duration::from_secs(10), || {
+            let out = run(p.inside(1, "curl").args(["-sS", "http://127.0.0.1:10249/metrics"]));
+            if out.stdout.contains(&line) { Ok(()) } else { Err(out.stdout) }
+        });
+    };
+    unserved(1);
+    ask(&p, &url).expect("another service works");
+
+    p.kubectl(&["delete", "service", "big"]).text();
+    unserved(0);
+}

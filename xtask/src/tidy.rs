@@ -179,6 +179,7 @@ const PURE: &[&str] = &[
     "agent/src/credential/cache",
     "agent/src/images/rate",
     "agent/src/events/correlate",
+    "agent/src/events/service",
     "agent/src/events/lru",
     "agent/src/cri/words/",
     "agent/src/csi/words",

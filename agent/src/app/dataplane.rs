@@ -1,6 +1,6 @@
 //! Feeds the dataplane from watches of Services, EndpointSlices and NetworkPolicies.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::service_metrics::Metrics;
-use super::{dns::Served, service_health, take_over};
+use super::{dns::Served, service_health, take_over, unserved};
 use orlop::{
     config::Config,
     memory::{Kind, Memory},
@@ -98,7 +98,7 @@ pub(super) async fn run(
     };
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     tokio::select! {
-        () = report(seen.clone()) => Ok(()),
+        () = unserved::run(seen.clone(), client, config.node_name.as_str(), &metrics) => Ok(()),
         () = take_over::run(config.cleanup_kube_proxy, seen.clone()) => Ok(()),
         () = service_health::run(seen, &metrics) => Ok(()),
         () = metrics.clone().run(synced) => Ok(()),
@@ -169,29 +169,6 @@ fn eligibility(node: &Node) -> Eligibility {
         true => Eligibility::Leaving,
         false => Eligibility::Eligible,
     }
-}
-
-/// Logs which services cannot be served, when that changes.
-async fn report(mut seen: tokio::sync::watch::Receiver<orlop_dataplane::Status>) {
-    let (mut known, mut bare) = (BTreeMap::new(), Vec::new());
-    while seen.changed().await.is_ok() {
-        let (failures, devices) = {
-            let status = seen.borrow_and_update();
-            (status.failures.clone(), status.bare_devices.clone())
-        };
-        for why in devices.iter().filter(|why| !bare.contains(*why)) {
-            tracing::warn!(why, "node ports and load-balancer addresses are not answered at a device");
-        }
-        bare = devices;
-        if failures != known {
-            for (service, error) in &failures {
-                tracing::warn!(%service, error, "service cannot be served");
-            }
-            known = failures;
-        }
-    }
-    // The dataplane is ending, and says how itself.
-    std::future::pending().await
 }
 
 /// The node's directory in the cgroup v2 hierarchy, which the programs are attached to. Made if it is not there.

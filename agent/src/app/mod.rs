@@ -20,6 +20,7 @@ mod service_health;
 mod service_metrics;
 mod standalone;
 mod take_over;
+mod unserved;
 
 use std::path::Path;
 

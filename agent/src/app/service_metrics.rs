@@ -46,6 +46,7 @@ pub(super) struct Metrics {
     endpoints: IntCounter,
     last: IntGaugeVec,
     queued: IntGaugeVec,
+    unserved: IntGaugeVec,
     pub(super) healthz: IntCounterVec,
     pub(super) livez: IntCounterVec,
 }
@@ -84,18 +85,29 @@ impl Metrics {
             endpoints: changes("endpoint"),
             last: seconds("last_timestamp_seconds", "When the service maps were last written."),
             queued: seconds("last_queued_timestamp_seconds", "When that write was begun."),
+            unserved: gauges(
+                "orlop_services_unserved",
+                "Services that are not, or not wholly, in the service maps.",
+                &[],
+            ),
             healthz: answers("healthz"),
             livez: answers("livez"),
         };
+        metrics.unserved(0);
         let m = &metrics;
         let timed = [&m.syncs, &m.full, &m.partial, &m.programming];
         let all = timed.map(|one| Box::new(one.clone()) as Box<dyn Collector>).into_iter();
         let counted = [&m.services, &m.endpoints].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
-        let at = [&m.last, &m.queued].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
+        let at = [&m.last, &m.queued, &m.unserved].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
         let health = [&m.healthz, &m.livez].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
         let kernel: Box<dyn Collector> = Box::new(Kernel::new(bpffs));
         register(&m.registry, all.chain(counted).chain(at).chain(health).chain([kernel]));
         metrics
+    }
+
+    /// So many are not, or not wholly, in the maps.
+    pub(super) fn unserved(&self, count: usize) {
+        self.unserved.with_label_values::<&str>(&[]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Takes in every write, and shows itself to programs of this machine.

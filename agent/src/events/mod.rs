@@ -11,6 +11,7 @@ mod correlate;
 pub mod log;
 mod lru;
 pub mod node;
+pub mod service;
 
 use std::{
     sync::{
