@@ -129,6 +129,18 @@ pub enum Command {
     Services(DirArgs),
     /// List connections whose packets are translated: who asked for which service, and which backend it got.
     Connections(DirArgs),
+    /// Print new connections to services as they begin: who asked for what, which backend it got or why none; and what policies keep out
+    Flows {
+        /// For habit's sake: there is nothing to print but what is yet to come.
+        #[arg(short, long)]
+        follow: bool,
+        /// Which of them.
+        #[command(flatten)]
+        filter: FlowFilter,
+        /// Where it is.
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
     /// Say step by step what would become of the first packet of a connection.
     Explain {
         /// Address of the sender.
@@ -223,6 +235,20 @@ pub struct TargetArgs {
     /// Name of the container [default: the pod's first].
     #[arg(short, long)]
     pub container: Option<String>,
+}
+
+/// Which flows are wanted: all that is given must fit.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FlowFilter {
+    /// Calls of this pod's processes (`name` or `namespace/name`), or packets from or to this address.
+    #[arg(long)]
+    pub pod: Option<String>,
+    /// The address of the service.
+    #[arg(long)]
+    pub service: Option<IpAddr>,
+    /// Its port.
+    #[arg(long)]
+    pub port: Option<u16>,
 }
 
 /// Where a node keeps its things.

@@ -59,6 +59,7 @@ fn run(command: Command) -> Result<()> {
         Command::Trace { pod, dirs } => cli::trace(pod.as_deref(), &dirs),
         Command::Stats(dirs) => cli::stats(&dirs),
         Command::Services(dirs) => cli::services(&dirs),
+        Command::Flows { follow: _, filter, dirs } => cli::flows(&filter, &dirs),
         Command::Connections(dirs) => cli::connections(&dirs),
         Command::Explain { source, destination, protocol, dirs } => {
             cli::explain(source, destination, &protocol, &dirs)

@@ -12,6 +12,7 @@
 
 mod choose;
 mod count;
+mod events;
 mod maps;
 mod packet;
 mod policy;

@@ -2,11 +2,11 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
 use orlop_abi::{
-    Affinity, AffinityKey, Backend, Block, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey,
+    EVENTS_BYTES, FlowEvent, Affinity, AffinityKey, Backend, Block, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey,
     FragmentKey, Frontend, FrontendKey, Hits, Ip, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_BLOCKS,
     MAX_CONNECTIONS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HITS, MAX_IDENTITIES, MAX_PEERS,
     MAX_RANGES, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_VERDICTS, Peer, PolicyState, Ports, Range, RuleKey,
@@ -41,6 +41,10 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, Ports, { MAX_FRAGMENTS as usize }>
 pub static COUNTERS: PerCpuHashMap<u32, Counters, { MAX_FRONTENDS as usize }, LAZY> = PerCpuHashMap::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { Drop::NAMES.len() }> = PerCpuArray::new();
+#[btf_map]
+pub static EVENTS: RingBuf<FlowEvent, { EVENTS_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub static WATCHED: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]

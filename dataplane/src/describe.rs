@@ -152,14 +152,20 @@ pub fn describe(bpffs: &Path) -> Result<Vec<ServiceView>, MapError> {
     Ok(views)
 }
 
+pub(crate) const fn protocol_name(number: u8) -> &'static str {
+    match number {
+        1 => "ICMP",
+        6 => "TCP",
+        17 => "UDP",
+        58 => "ICMPv6",
+        132 => "SCTP",
+        _ => "?",
+    }
+}
+
 impl fmt::Display for ConnectionView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            6 => "TCP",
-            17 => "UDP",
-            132 => "SCTP",
-            _ => "?",
-        };
+        let protocol = u8::try_from(self.protocol).map_or("?", protocol_name);
         write!(f, "{protocol:<5}{} asked {} got {}", self.client, self.service, self.backend)?;
         if self.seen_as != self.client {
             write!(f, " which sees {}", self.seen_as)?;

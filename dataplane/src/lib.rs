@@ -16,6 +16,7 @@ pub mod describe;
 pub mod devices;
 pub mod diff;
 pub mod explain;
+pub mod flows;
 pub mod health;
 pub mod ids;
 pub mod index;

@@ -19,7 +19,9 @@ use aya::programs::{CgroupAttachMode, Program, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
-use crate::maps::{ADDRESSES, BACKENDS, FRONTENDS, KernelMaps, MapError, POLICY_MAPS, RANGES, SLOTS, resize};
+use crate::maps::{
+    ADDRESSES, BACKENDS, EVENTS, FRONTENDS, KernelMaps, MapError, POLICY_MAPS, RANGES, SLOTS, WATCHED, resize,
+};
 use crate::sizes::Sizes;
 use crate::sys;
 
@@ -56,7 +58,7 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 13] = [
+pub const MAPS: [&str; 15] = [
     FRONTENDS,
     SLOTS,
     BACKENDS,
@@ -69,6 +71,8 @@ pub const MAPS: [&str; 13] = [
     "FRAGMENTS",
     "COUNTERS",
     "DROPS",
+    EVENTS,
+    WATCHED,
     "SETTINGS",
 ];
 /// The programs at network devices, each with the prefix of its links' pins: an interface index follows.

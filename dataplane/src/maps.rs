@@ -26,6 +26,7 @@ use crate::tables::{
 mod fake;
 mod policy_maps;
 pub(crate) mod resize;
+pub(crate) mod ring;
 pub mod seen;
 
 pub use fake::FakeMaps;
@@ -104,6 +105,8 @@ pub(crate) const BACKENDS: &str = "BACKENDS";
 pub(crate) const RANGES: &str = "RANGES";
 pub(crate) const ADDRESSES: &str = "ADDRESSES";
 pub(crate) const SETTINGS: &str = "SETTINGS";
+pub(crate) const EVENTS: &str = "EVENTS";
+pub(crate) const WATCHED: &str = "WATCHED";
 
 /// The pinned maps.
 pub struct KernelMaps {

@@ -119,11 +119,19 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 }
 
 /// The programs' clock: seconds since the machine started, without those it slept.
-pub(crate) fn monotonic_seconds() -> i64 {
+pub(crate) fn monotonic() -> std::time::Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid place for the answer. The call cannot fail with this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec
+    std::time::Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or_default(),
+        u32::try_from(now.tv_nsec).unwrap_or_default(),
+    )
+}
+
+/// The same in whole seconds.
+pub(crate) fn monotonic_seconds() -> i64 {
+    i64::try_from(monotonic().as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What the kernel calls this process's network namespace in programs.

@@ -2,7 +2,12 @@
 //! affinity, a load balancer's health check, and what `orlop` says about it all.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use orlop_tests::{
     Playground,
@@ -134,6 +139,27 @@ fn services_answer_machines_outside() {
         explained.contains("policy Cluster: 2 endpoints") && explained.contains("sees this node"),
         "{explained}"
     );
+    let mut listening = p.inside(1, &given("ORLOP_BIN").join("orlop").to_string_lossy());
+    let listening = listening.args(["flows", "--service", &cluster_ip, "--run-dir", run_dir]);
+    let mut listening = listening.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(listening.stdout.take().unwrap());
+    // Until it listens nothing is told: asked again and again.
+    let url = format!("http://{cluster_ip}/");
+    let asking = std::thread::scope(|scope| {
+        let line = scope.spawn(|| {
+            let mut line = String::new();
+            said.read_line(&mut line).unwrap();
+            line
+        });
+        until("a line", Duration::from_secs(10), || {
+            ask(&p, 1, &url)?;
+            line.is_finished().then_some(()).ok_or_else(|| "nothing".to_owned())
+        });
+        line.join().unwrap()
+    });
+    listening.kill().unwrap();
+    listening.wait().unwrap();
+    assert!(asking.contains(&format!(") -> {cluster_ip}:80 -> ")) && asking.contains("curl ("), "{asking}");
     let connections = orlop(&["connections"]);
     assert!(connections.contains(&format!("asked {first}:{}", port("web"))), "{connections}");
 }

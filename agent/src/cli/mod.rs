@@ -2,6 +2,7 @@
 //! which asks the agent).
 
 mod find;
+mod flows;
 mod images;
 mod inspect;
 mod kubeconfig;
@@ -13,6 +14,7 @@ mod session;
 mod terminal;
 mod trace;
 
+pub(crate) use flows::flows;
 pub(crate) use images::images;
 pub(crate) use inspect::{inspect, stats};
 pub(crate) use kubeconfig::kubeconfig;

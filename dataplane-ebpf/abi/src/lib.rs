@@ -16,6 +16,8 @@
 //! FRAGMENTS    addresses, id                   ─▶ the ports, which only the first fragment carries
 //! COUNTERS     service                         ─▶ connections, packets, bytes (one value per CPU)
 //! DROPS        reason                          ─▶ packets (one value per CPU)
+//! EVENTS                                    ─▶ a ring: new connections and what was decided
+//! WATCHED      0                            ─▶ until which second somebody listens to it
 //! SETTINGS     0                               ─▶ what holds for every service
 //!
 //! SUBJECTS     address of a local pod          ─▶ its sets of rules
@@ -31,12 +33,14 @@
 #![no_std]
 
 mod connection;
+mod event;
 mod flow;
 mod policy;
 mod service;
 mod settings;
 
 pub use connection::{Connection, ConnectionKey, Counters, Drop, FragmentKey, Ports};
+pub use event::FlowEvent;
 pub use flow::{Affinity, AffinityKey, Flow, FlowKey, Peer};
 pub use policy::{Block, Hits, PolicyState, RuleKey, Subject, Verdict};
 pub use service::{Backend, Frontend, FrontendKey, Range, SlotKey};
@@ -71,6 +75,8 @@ pub const MAX_FLOWS: u32 = 16_384;
 pub const MAX_PEERS: u32 = 131_072;
 /// Entries of connections whose packets are translated, two per connection; the least recently used make room.
 pub const MAX_CONNECTIONS: u32 = 65_536;
+/// Bytes of the ring of events.
+pub const EVENTS_BYTES: u32 = 128 * 1024;
 /// Datagrams whose fragments are under way.
 pub const MAX_FRAGMENTS: u32 = 4_096;
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use orlop_abi::{
-    Connection, Drop, FRONTEND_LOCAL, FRONTEND_MASQUERADE, FRONTEND_MASQUERADE_OUTSIDE, FRONTEND_SHORTCUT, Frontend,
+    Connection, Drop, FRONTEND_LOCAL, FRONTEND_MASQUERADE, FRONTEND_MASQUERADE_OUTSIDE, FRONTEND_SHORTCUT, FlowEvent, Frontend,
     Ip, PROTO_TCP,
 };
 
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     choose::{self, Refusal, Source, now},
     count,
+    events::{self, Outcome},
     maps::{ADDRESSES, settings},
 };
 
@@ -64,11 +65,20 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
     }
     let other = new.source != key.source;
     if let Err(full) = connection::remember(work, other, ports) {
-        return drop(frontend.service, if full { Drop::NoRoom } else { Drop::NoPort });
+        let why = if full { Drop::NoRoom } else { Drop::NoPort };
+        return drop(&work.headers, frontend.service, why);
     }
     if work.headers.fragment == Fragment::First {
         connection::remember_ports(&work.headers);
     }
+    let Work { headers, to, .. } = &*work;
+    let outcome = Outcome {
+        backend: to.destination,
+        backend_port: to.destination_port,
+        service: frontend.service,
+        verdict: FlowEvent::FORWARDED,
+    };
+    events::packet(&headers.key, &outcome);
     count::connection(frontend.service);
     count::packet(frontend.service, work.headers.length);
     GO_ON
@@ -100,16 +110,17 @@ fn is_own(ip: &Ip) -> bool {
 fn refuse(ctx: &TcContext, headers: &Headers, frontend: &Frontend, why: Refusal, side: Side) -> i32 {
     match why {
         Refusal::NoEndpoint => {
-            drop(frontend.service, Drop::NoEndpoint);
+            drop(headers, frontend.service, Drop::NoEndpoint);
             reject::port_unreachable(ctx, headers, side)
         }
-        Refusal::NoLocalEndpoint => drop(frontend.service, Drop::NoLocalEndpoint),
-        Refusal::SourceRange => drop(frontend.service, Drop::SourceRange),
+        Refusal::NoLocalEndpoint => drop(headers, frontend.service, Drop::NoLocalEndpoint),
+        Refusal::SourceRange => drop(headers, frontend.service, Drop::SourceRange),
     }
 }
 
 #[inline(always)]
-fn drop(service: u32, why: Drop) -> i32 {
+fn drop(headers: &Headers, service: u32, why: Drop) -> i32 {
+    events::packet(&headers.key, &Outcome::nothing(service, FlowEvent::dropped(why)));
     count::rejected(service);
     count::dropped(why);
     SHOT

@@ -15,10 +15,11 @@ mod flow;
 mod rules;
 
 use aya_ebpf::programs::TcContext;
-use orlop_abi::{Drop, Subject, Verdict};
+use orlop_abi::{Drop, FlowEvent, Subject, Verdict};
 
 use crate::{
     count,
+    events::{self, Outcome},
     maps::{POLICY, SUBJECTS, VERDICTS},
     packet::{
         NEXT, SHOT, connection, icmp,
@@ -143,6 +144,8 @@ fn judge(ctx: &TcContext, work: &mut Work, subject: Subject, way: u32) -> i32 {
         return NEXT;
     }
     count::denied(set);
-    count::dropped(if set == subject.ingress { Drop::PolicyIngress } else { Drop::PolicyEgress });
+    let why = if set == subject.ingress { Drop::PolicyIngress } else { Drop::PolicyEgress };
+    count::dropped(why);
+    events::packet(&work.headers.key, &Outcome::nothing(0, FlowEvent::dropped(why)));
     SHOT
 }

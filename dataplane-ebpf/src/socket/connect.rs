@@ -9,7 +9,7 @@ use orlop_abi::{PROTO_UDP, Peer};
 use super::{
     GO_ON,
     address::{Address, cookie, protocol},
-    dial::{Caller, refuse},
+    dial::{Caller, refuse, tell},
 };
 use crate::maps::PEERS;
 
@@ -46,7 +46,7 @@ fn translate(ctx: &SockAddrContext, dialled: &Address) -> Result<Option<Address>
     };
     let (id, backend) = match caller.backend(&frontend, &dialled.ip) {
         Ok(chosen) => chosen,
-        Err(why) => return Err(refuse(&frontend, why)),
+        Err(why) => return Err(refuse(dialled, proto, &frontend, why)),
     };
     remember(
         ctx,
@@ -60,7 +60,9 @@ fn translate(ctx: &SockAddrContext, dialled: &Address) -> Result<Option<Address>
             proto: u32::from(proto),
         },
     );
-    Ok(Some(Address { ip: backend.ip, port: backend.port }))
+    let backend = Address { ip: backend.ip, port: backend.port };
+    tell(dialled, proto, &frontend, &backend);
+    Ok(Some(backend))
 }
 
 /// Without room for the note the connection still works; only `getpeername` then shows the backend.

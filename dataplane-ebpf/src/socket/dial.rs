@@ -1,12 +1,13 @@
 //! What the calls that name an address share: who dials, which service, which backend, and how to say no.
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_set_retval, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
-use orlop_abi::{Backend, FRONTEND_RANGES, Frontend, Ip, Settings};
+use orlop_abi::{Backend, ConnectionKey, Drop, FRONTEND_RANGES, FlowEvent, Frontend, Ip, Settings};
 
 use super::{REFUSE, address::Address};
 use crate::{
     choose::{self, Refusal, is_v4},
     count,
+    events::{self, Outcome},
     maps::settings,
 };
 
@@ -62,13 +63,42 @@ impl Caller {
     }
 }
 
+/// Tells of a call that got a backend.
+#[inline(always)]
+pub fn tell(dialled: &Address, proto: u8, frontend: &Frontend, backend: &Address) {
+    let outcome = Outcome {
+        backend: backend.ip,
+        backend_port: backend.port,
+        service: frontend.service,
+        verdict: FlowEvent::FORWARDED,
+    };
+    events::call(&asked(dialled, proto), &outcome);
+}
+
+#[inline(always)]
+fn asked(dialled: &Address, proto: u8) -> ConnectionKey {
+    ConnectionKey {
+        source: [0; 4],
+        destination: dialled.ip,
+        source_port: 0,
+        destination_port: dialled.port,
+        proto: u32::from(proto),
+    }
+}
+
 /// The answer when there is no backend: refused at once, or, where the policy says drop, the error of a dropped packet.
 #[inline(always)]
-pub fn refuse(frontend: &Frontend, why: Refusal) -> i32 {
+pub fn refuse(dialled: &Address, proto: u8, frontend: &Frontend, why: Refusal) -> i32 {
     if why == Refusal::NoEndpoint {
         // SAFETY: allowed in hooks that can fail (connect, sendmsg), which are the only callers.
         unsafe { bpf_set_retval(-ECONNREFUSED) };
     }
+    let reason = match why {
+        Refusal::NoEndpoint => Drop::NoEndpoint,
+        Refusal::NoLocalEndpoint => Drop::NoLocalEndpoint,
+        Refusal::SourceRange => Drop::SourceRange,
+    };
+    events::call(&asked(dialled, proto), &Outcome::nothing(frontend.service, FlowEvent::dropped(reason)));
     count::rejected(frontend.service);
     REFUSE
 }

@@ -10,7 +10,7 @@ use orlop_abi::{Flow, FlowKey, Frontend, PROTO_UDP};
 use super::{
     GO_ON,
     address::{Address, cookie},
-    dial::{Caller, refuse},
+    dial::{Caller, refuse, tell},
 };
 use crate::{
     choose::{self, Refusal},
@@ -52,8 +52,11 @@ fn translate(ctx: &SockAddrContext, dialled: &Address) -> Result<Option<Address>
         return Ok(Some(backend));
     }
     match begin(&there, &frontend, &caller) {
-        Ok(backend) => Ok(Some(backend)),
-        Err(why) => Err(refuse(&frontend, why)),
+        Ok(backend) => {
+            tell(dialled, PROTO_UDP, &frontend, &backend);
+            Ok(Some(backend))
+        }
+        Err(why) => Err(refuse(dialled, PROTO_UDP, &frontend, why)),
     }
 }
 

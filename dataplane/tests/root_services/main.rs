@@ -22,6 +22,7 @@ mod gone;
 mod install;
 mod large;
 mod lines;
+mod listen;
 mod mapped;
 mod net;
 mod packets;
