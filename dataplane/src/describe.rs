@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
-use orlop_abi::{Connection, Counters};
+use orlop_abi::{Connection, Counters, Hits};
 
 use crate::explain::{Explanation, Packet, explain};
 use crate::loader::pins;
@@ -101,6 +101,8 @@ pub struct Counted {
     pub services: Vec<(Vip, Counters)>,
     /// Dropped packets, by reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// Of policies and sets of rules, by number.
+    pub hits: BTreeMap<u32, Hits>,
 }
 
 /// Reads what was counted.
@@ -116,7 +118,7 @@ pub fn counted(bpffs: &Path) -> Result<Counted, MapError> {
         *held = vip.min(*held);
     }
     let services = first.into_iter().filter_map(|(id, vip)| Some((vip, *counters.get(&id)?)));
-    Ok(Counted { services: services.collect(), drops: seen::drops(&pins)? })
+    Ok(Counted { services: services.collect(), drops: seen::drops(&pins)?, hits: seen::hits(&pins)? })
 }
 
 /// Reads the pinned maps, sorted by address.

@@ -44,6 +44,6 @@ extern crate self as orlop_dataplane;
 
 pub use describe::{ConnectionView, Counted, ServiceView, connections, counted, describe, explain_pinned};
 pub use loader::{LoadError, uninstall};
-pub use orlop_abi::Counters;
+pub use orlop_abi::{Counters, Hits};
 pub use reconcile::{DataplaneConfig, Error, Update, run};
 pub use status::Status;

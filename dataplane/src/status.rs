@@ -1,9 +1,11 @@
 //! What the dataplane says about itself: data, not errors.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::health::{Eligibility, HealthCheck};
 use crate::model::ServiceKey;
+use crate::policy::tables::Names;
 
 /// The state of the loop after its last step.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -28,6 +30,8 @@ pub struct Status {
     pub health_checks: BTreeMap<ServiceKey, HealthCheck>,
     /// Whether they may send traffic to this node.
     pub eligibility: Eligibility,
+    /// What numbers in the maps of policies stand for.
+    pub policy_names: Arc<Names>,
     /// Why network policies are not all in force.
     pub policy_failure: Option<String>,
 }

@@ -62,6 +62,15 @@ fn default_deny_then_allow_by_label_and_named_port_then_none() {
     let shown = p.kubectl(&["get", "netpol"]).text();
     assert!(shown.contains("app=web"), "{shown}");
 
+    let out = run(p.inside(1, "curl").args(["-sS", "--max-time", "5", "http://127.0.0.1:10249/metrics"]));
+    for name in [
+        "orlop_policy_allowed_flows_total{policy=\"default/friends\"} ",
+        "orlop_policy_denied_packets_total{direction=\"ingress\",policies=\"default/deny,default/friends\"} ",
+    ] {
+        let count = out.stdout.lines().find_map(|line| line.strip_prefix(name));
+        assert!(count.is_some_and(|count| count != "0"), "{name} in\n{}", out.stdout);
+    }
+
     // Who comes later finds the policy in force with the first packet.
     p.kubectl(&["delete", "pod", "web", "--now"]).text();
     p.apply(PODS).text();

@@ -12,8 +12,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::service_metrics::Metrics;
 use super::{dns::Served, service_health, take_over, unserved};
+use super::{kernel_counts::Kernel, service_metrics::Metrics};
 use orlop::{
     config::Config,
     memory::{Kind, Memory},
@@ -85,7 +85,6 @@ pub(super) async fn run(
         }
     };
     let (measured, synced) = mpsc::unbounded_channel();
-    let metrics = Metrics::new(config.bpffs.clone());
     let dataplane = DataplaneConfig {
         bpffs: config.bpffs.clone(),
         cgroup: cgroup2_dir(&config.cgroup_root)?,
@@ -97,6 +96,7 @@ pub(super) async fn run(
         sizes: config.service_maps,
     };
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
+    let metrics = Metrics::new(Kernel::new(config.bpffs.clone(), seen.clone()));
     tokio::select! {
         () = unserved::run(seen.clone(), client, config.node_name.as_str(), &metrics) => Ok(()),
         () = take_over::run(config.cleanup_kube_proxy, seen.clone()) => Ok(()),

@@ -12,6 +12,7 @@ mod cri;
 mod dataplane;
 mod dns;
 mod host_ports;
+mod kernel_counts;
 mod network;
 mod node;
 mod plugins;

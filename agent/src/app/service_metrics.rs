@@ -1,23 +1,20 @@
-//! What can be counted of services: kube-proxy's metrics, on its port, where they mean the same here; and what the programs in the
-//! kernel count. Not for: DNS, or the kubelet's metrics (its own port).
+//! What can be counted of services: kube-proxy's metrics, on its port, where they mean the same here; and beside them what the
+//! programs in the kernel count (`kernel_counts`). Not for: DNS, or the kubelet's metrics (its own port).
 //!
 //! One write of the maps is of both families, so there is no `ip_family`.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use orlop_dataplane::{Counted, counted, measure::Synced};
+use orlop_dataplane::measure::Synced;
 use prometheus::{
-    Histogram, IntCounter, IntCounterVec, IntGaugeVec, Registry,
-    core::{Collector, Desc},
-    exponential_buckets,
-    proto::MetricFamily,
+    Histogram, IntCounter, IntCounterVec, IntGaugeVec, Registry, core::Collector, exponential_buckets,
 };
 use tokio::sync::mpsc;
 
+use super::kernel_counts::Kernel;
 use orlop::metrics::{counter, counters, gauges, histogram, register, scrape};
 
 /// kube-proxy's `metricsBindAddress`.
@@ -53,7 +50,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     /// Of the programs that are pinned there.
-    pub(super) fn new(bpffs: PathBuf) -> Self {
+    pub(super) fn new(kernel: Kernel) -> Self {
         let took = |name: &str, help: &str| {
             let buckets = exponential_buckets(0.001, 2.0, 15).unwrap_or_default();
             histogram(&format!("kubeproxy_sync_{name}_duration_seconds"), help, buckets)
@@ -100,7 +97,7 @@ impl Metrics {
         let counted = [&m.services, &m.endpoints].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
         let at = [&m.last, &m.queued, &m.unserved].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
         let health = [&m.healthz, &m.livez].map(|one| Box::new(one.clone()) as Box<dyn Collector>);
-        let kernel: Box<dyn Collector> = Box::new(Kernel::new(bpffs));
+        let kernel: Box<dyn Collector> = Box::new(kernel);
         register(&m.registry, all.chain(counted).chain(at).chain(health).chain([kernel]));
         metrics
     }
@@ -144,84 +141,19 @@ impl Metrics {
     }
 }
 
-/// What the programs count, read when it is asked for.
-struct Kernel {
-    bpffs: PathBuf,
-    descriptions: Vec<Desc>,
-}
-
-/// Name, help and the field of what went through a service port.
-type Field = (&'static str, &'static str, fn(&orlop_dataplane::Counters) -> u64);
-const FIELDS: [Field; 4] = [
-    ("orlop_service_connections_total", "New connections of a service port, by its first address.", |c| {
-        c.connections
-    }),
-    (
-        "orlop_service_packets_total",
-        "Packets translated at devices (none of connections made at a socket).",
-        |c| c.packets,
-    ),
-    ("orlop_service_bytes_total", "Bytes of those packets, from the IP header on.", |c| c.bytes),
-    ("orlop_service_rejected_total", "Refused or dropped: no endpoint, or the source may not.", |c| {
-        c.rejected
-    }),
-];
-const DROPS: (&str, &str) = ("orlop_dropped_packets_total", "Packets that the programs dropped, by reason.");
-
-impl Kernel {
-    fn new(bpffs: PathBuf) -> Self {
-        let nothing = Counted { services: Vec::new(), drops: Default::default() };
-        let families = families(&nothing);
-        Self {
-            bpffs,
-            descriptions: families.iter().flat_map(|one| one.desc().into_iter().cloned()).collect(),
-        }
-    }
-}
-
-impl Collector for Kernel {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        match counted(&self.bpffs) {
-            Ok(counted) => families(&counted).iter().flat_map(Collector::collect).collect(),
-            Err(error) => {
-                tracing::debug!(%error, "read what the programs counted");
-                Vec::new()
-            }
-        }
-    }
-}
-
-fn families(counted: &Counted) -> Vec<IntCounterVec> {
-    let per_service = FIELDS.map(|(name, help, field)| {
-        let family = counters(name, help, &["address", "protocol"]);
-        for (vip, counters) in &counted.services {
-            let text = vip.to_string();
-            let (address, protocol) = text.rsplit_once('/').unwrap_or((&text, ""));
-            family.with_label_values(&[address, protocol]).inc_by(field(counters));
-        }
-        family
-    });
-    let (name, help) = DROPS;
-    let drops = counters(name, help, &["reason"]);
-    for (reason, count) in &counted.drops {
-        drops.with_label_values(&[reason]).inc_by(*count);
-    }
-    per_service.into_iter().chain([drops]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use orlop_dataplane::Status;
+    use tokio::sync::watch;
 
     use super::*;
 
     #[test]
     fn a_write_is_counted_under_kube_proxys_names() {
-        let metrics = Metrics::new("/nowhere".into());
+        let (_, status) = watch::channel(Status::default());
+        let metrics = Metrics::new(Kernel::new("/nowhere".into(), status));
         let programmed = vec![Duration::from_millis(300), Duration::from_secs(2)];
         let took = Duration::from_millis(3);
         metrics.count(&Synced { full: false, took, services: 1, slices: 2, programmed });
@@ -240,24 +172,5 @@ mod tests {
             assert!(text.lines().any(|seen| seen == line), "{line} in\n{text}");
         }
         assert_eq!(programming_buckets().len(), 80);
-    }
-
-    #[test]
-    fn what_the_kernel_counts_is_by_service_and_reason() {
-        let vip = orlop_dataplane::tables::Vip {
-            host: orlop_dataplane::tables::Host::Ip([10, 96, 0, 1].into()),
-            port: 80,
-            protocol: orlop_dataplane::model::Protocol::Tcp,
-        };
-        let counters = orlop_dataplane::Counters { connections: 1, packets: 2, bytes: 3, rejected: 0 };
-        let counted = Counted { services: vec![(vip, counters)], drops: [("no-endpoint", 4)].into() };
-        let registry = Registry::new();
-        register(&registry, families(&counted).into_iter().map(|one| Box::new(one) as Box<dyn Collector>));
-        let text = orlop::metrics::text(&registry);
-        assert!(
-            text.contains("orlop_service_bytes_total{address=\"10.96.0.1:80\",protocol=\"TCP\"} 3\n"),
-            "{text}"
-        );
-        assert!(text.contains("orlop_dropped_packets_total{reason=\"no-endpoint\"} 4\n"), "{text}");
     }
 }

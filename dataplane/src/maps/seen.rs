@@ -19,6 +19,7 @@ const PEERS: &str = "PEERS";
 const CONNECTIONS: &str = "CONNECTIONS";
 const COUNTERS: &str = "COUNTERS";
 const DROPS: &str = "DROPS";
+const HITS: &str = "HITS";
 
 /// Connections whose packets are translated: key and value of each direction.
 ///
@@ -98,6 +99,24 @@ pub fn drops(pins: &Path) -> Result<BTreeMap<&'static str, u64>, MapError> {
         Ok((name, values.iter().fold(0_u64, |sum, count| sum.saturating_add(*count))))
     });
     counts.collect()
+}
+
+/// What policies and sets of rules let through or kept out, summed over CPUs.
+///
+/// # Errors
+/// When the map is not there, or cannot be read.
+pub fn hits(pins: &Path) -> Result<BTreeMap<u32, abi::Hits>, MapError> {
+    let map: PerCpuHashMap<MapData, u32, abi::Hits> = pinned(pins, HITS)?;
+    let add = |sum: abi::Hits, one: &abi::Hits| abi::Hits {
+        allowed: sum.allowed.saturating_add(one.allowed),
+        denied: sum.denied.saturating_add(one.denied),
+    };
+    map.iter()
+        .map(|entry| {
+            let (of, values) = entry.map_err(|source| unreadable(HITS, source))?;
+            Ok((of, values.iter().fold(abi::Hits::default(), add)))
+        })
+        .collect()
 }
 
 /// Sockets that are connected to a backend.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -19,7 +20,7 @@ pub(super) struct Policies {
     world: World,
     /// As far as we know.
     known: Option<Tables>,
-    names: Names,
+    names: Arc<Names>,
     dirty: bool,
     failure: Option<String>,
     /// Pods that wait for their policies.
@@ -48,7 +49,7 @@ impl Policies {
     }
 
     /// What numbers in the maps stand for.
-    pub(super) fn names(&self) -> &Names {
+    pub(super) fn names(&self) -> &Arc<Names> {
         &self.names
     }
 
@@ -102,7 +103,7 @@ impl Policies {
             None => maps.dump_policies().map_err(|error| chain(&error))?,
         };
         let compiled = compile(&self.world, node);
-        self.names = compiled.names;
+        self.names = Arc::new(compiled.names);
         let ops = diff(&compiled.tables, &tables);
         let mut result = Ok(());
         for op in &ops {

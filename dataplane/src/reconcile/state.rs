@@ -1,6 +1,7 @@
 //! What the loop knows, and its two synchronous steps: `sync` and `repair`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Update;
 use super::claims::Claims;
@@ -270,6 +271,7 @@ impl<M: Maps> State<M> {
             bare_devices: self.bare.clone(),
             health_checks: self.health_checks.clone(),
             eligibility: self.eligibility,
+            policy_names: Arc::clone(self.policies.names()),
             policy_failure: self.policies.failure().cloned(),
         }
     }
