@@ -11,7 +11,7 @@ use orlop_abi::{Connection, Counters, Hits};
 
 use crate::explain::{Explanation, Packet, explain};
 use crate::loader::pins;
-use crate::maps::{KernelMaps, MapError, Maps as _, address, seen};
+use crate::maps::{KernelMaps, MapError, Maps as _, codec::address, seen};
 use crate::sys;
 use crate::tables::Vip;
 

@@ -16,7 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::describe::protocol_name;
 use crate::loader::pins;
 use crate::maps::ring::Ring;
-use crate::maps::{MapError, address};
+use crate::maps::{MapError, codec::address};
 use crate::sys;
 
 /// For how long the programs tell after the listener was last heard of, in seconds.

@@ -252,6 +252,7 @@ const PURE: &[&str] = &[
     "dataplane/src/kube_proxy/reserve",
     "dataplane/src/sweep/plan",
     "dataplane/src/select",
+    "dataplane/src/maps/codec",
     "dataplane/src/tables",
     "dataplane/src/compile",
     "dataplane/src/diff",

@@ -6,7 +6,8 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError as AyaError, lpm_trie
 use ipnet::IpNet;
 use orlop_abi as abi;
 
-use super::{MAPPED_BITS, MapError, address, entries, gone, pinned, plain, refused, unreadable, words};
+use super::codec::{MAPPED_BITS, address, plain, words};
+use super::{MapError, entries, gone, pinned, refused, unreadable};
 use crate::policy::diff::Op;
 use crate::policy::tables::{RuleKey, Subject, Tables};
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use orlop_abi as abi;
 
-use super::{AyaError, BACKENDS, MapError, address, backend_of, pinned, protocol_number, unreadable, words};
+use super::codec::{address, backend_of, protocol_number, words};
+use super::{AyaError, BACKENDS, MapError, pinned, unreadable};
 use crate::kube_proxy::reserve::Tracked;
 use crate::model::Protocol;
 use crate::sweep::plan::Connected;
