@@ -404,8 +404,10 @@ flags! {
     /// them everywhere [default: all].
     nodeport_addresses: String, "ORLOP_NODEPORT_ADDRESSES";
     /// Whether programs of the node reach node ports at 127.0.0.1 [default: true].
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
     localhost_nodeports: bool, "ORLOP_LOCALHOST_NODEPORTS";
     /// Whether backends see the node as the source of all packets to a cluster IP that are translated at a device [default: false].
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
     masquerade_all: bool, "ORLOP_MASQUERADE_ALL";
     /// Network devices whose packets the service dataplane leaves alone, with commas between.
     skip_devices: String, "ORLOP_SKIP_DEVICES";
