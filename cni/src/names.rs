@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use orlop_model::net::Family;
+use orlop_model::{hash::fnv64a, net::Family};
 
 /// The interface inside every pod.
 pub const POD_INTERFACE: &str = "eth0";
@@ -44,7 +44,7 @@ pub struct LinkName(String);
 impl LinkName {
     /// The name that belongs to a pod.
     pub fn for_pod(uid: &str) -> Self {
-        let hash = fnv1a64(uid.as_bytes()) >> (64 - 4 * HEX);
+        let hash = fnv64a(uid.as_bytes()) >> (64 - 4 * HEX);
         Self(format!("{LINK_PREFIX}{hash:0HEX$x}"))
     }
 
@@ -102,7 +102,7 @@ impl Mac {
         let hashed = || {
             let bytes: Vec<u8> =
                 addresses.iter().flat_map(|address| address.to_string().into_bytes()).collect();
-            u32::try_from(fnv1a64(&bytes) >> 32).unwrap_or_default().to_be_bytes()
+            u32::try_from(fnv64a(&bytes) >> 32).unwrap_or_default().to_be_bytes()
         };
         let [c, d, e, f] = v4.unwrap_or_else(hashed);
         Self([a, b, c, d, e, f])
@@ -163,10 +163,6 @@ pub(crate) fn is_of(network: Option<&str>, uid: &str) -> bool {
     }
 }
 
-pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,8 +186,8 @@ mod tests {
 
     #[test]
     fn hash_is_fnv1a() {
-        assert_eq!(fnv1a64(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a64(b"foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!(fnv64a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv64a(b"foobar"), 0x8594_4171_f739_67e8);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use orlop_model::hash::fnv64a;
 use orlop_model::net::{Family, IpNet};
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     },
     ipam::Ledger,
     mtu,
-    names::{Mac, POD_INTERFACE, fnv1a64},
+    names::{Mac, POD_INTERFACE},
     netlink::{self, RouteSocket},
     node,
     reap::Reaper,
@@ -283,7 +284,7 @@ impl Inner {
 
     /// Keeps two calls for the same pod apart.
     pub(crate) fn turn(&self, uid: &str) -> MutexGuard<'_, ()> {
-        let slot = usize::try_from(fnv1a64(uid.as_bytes()) % TURNS as u64).unwrap_or_default();
+        let slot = usize::try_from(fnv64a(uid.as_bytes()) % TURNS as u64).unwrap_or_default();
         lock(&self.turns[slot])
     }
 

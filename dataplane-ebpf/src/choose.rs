@@ -5,12 +5,12 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use orlop_abi::{
-    ADDRESS_NODE_PORTS, Affinity, AffinityKey, BACKEND_CLUSTER, BACKEND_LOCAL, Backend, FRONTEND_ANY,
+    ADDRESS_NODE_PORTS, Affinity, AffinityKey, BACKEND_CLUSTER, BACKEND_LOCAL, Backend, ConnectionKey, FRONTEND_ANY, FRONTEND_HASH,
     FRONTEND_LOCAL, FRONTEND_RANGES, FRONTEND_SHORTCUT, Frontend, FrontendKey, Ip, MAPPED, RANGE_PODS, Range,
-    SCOPE_ADDRESS, SCOPE_NODE, SET_CLUSTER, SET_LOCAL, SlotKey,
+    SCOPE_ADDRESS, SCOPE_NODE, SET_CLUSTER, SET_LOCAL, SlotKey, TABLE, PLACES as PLACES_IN_PART,
 };
 
-use crate::maps::{ADDRESSES, AFFINITIES, BACKENDS, FRONTENDS, RANGES, SLOTS};
+use crate::maps::{ADDRESSES, AFFINITIES, BACKENDS, FRONTENDS, PLACES, RANGES, SLOTS};
 
 /// A slot is rewritten while it is read at most for a moment: look a second time before giving up.
 const ATTEMPTS: u32 = 2;
@@ -111,7 +111,12 @@ fn set(frontend: &Frontend, shortcut: bool) -> (u8, u16) {
 
 /// A backend for a new connection: the one that the client stays with, else one by chance, each with the same.
 #[inline(always)]
-pub fn backend(frontend: &Frontend, shortcut: bool, client: &Ip) -> Result<(u32, Backend), Refusal> {
+pub fn backend(
+    frontend: &Frontend,
+    shortcut: bool,
+    client: &Ip,
+    packet: Option<&ConnectionKey>,
+) -> Result<(u32, Backend), Refusal> {
     let (set, count) = set(frontend, shortcut);
     if count == 0 {
         return Err(match frontend.flags & FRONTEND_ANY {
@@ -120,12 +125,12 @@ pub fn backend(frontend: &Frontend, shortcut: bool, client: &Ip) -> Result<(u32,
         });
     }
     if frontend.affinity_seconds == 0 {
-        return by_chance(frontend.service, set, count);
+        return anew(frontend, set, count, packet);
     }
     let key = AffinityKey { client: *client, service: frontend.service };
     let chosen = match bound(&key, set, frontend.affinity_seconds) {
         Some(chosen) => chosen,
-        None => by_chance(frontend.service, set, count)?,
+        None => anew(frontend, set, count, packet)?,
     };
     let _ = AFFINITIES.insert(&key, &Affinity { backend: chosen.0, seen: now() }, 0);
     Ok(chosen)
@@ -144,6 +149,37 @@ fn bound(key: &AffinityKey, set: u8, seconds: u32) -> Option<(u32, Backend)> {
     Some((affinity.backend, backend))
 }
 
+/// By the packet's hash if the service wants that, else by chance.
+#[inline(always)]
+fn anew(
+    frontend: &Frontend,
+    set: u8,
+    count: u16,
+    packet: Option<&ConnectionKey>,
+) -> Result<(u32, Backend), Refusal> {
+    if let Some(packet) = packet
+        && frontend.flags & FRONTEND_HASH != 0
+        && let Some(chosen) = by_hash(frontend.service, set, hash(packet))
+    {
+        return Ok(chosen);
+    }
+    by_chance(frontend.service, set, count)
+}
+
+/// Nothing where the table is being written.
+#[inline(always)]
+fn by_hash(service: u32, set: u8, hash: u32) -> Option<(u32, Backend)> {
+    let place = hash % TABLE as u32;
+    let key = SlotKey { service, set: u16::from(set), slot: (place / PLACES_IN_PART as u32) as u16 };
+    // SAFETY: one word of it is copied at once.
+    let part = unsafe { PLACES.get(&key) }?;
+    let within = place % PLACES_IN_PART as u32;
+    // SAFETY: a local variable. The compiler knows that it is within the part and would not compare; the verifier wants to see that.
+    let within = unsafe { core::ptr::read_volatile(&within) };
+    let id = *part.backends.get(within as usize)?;
+    by_id(id, service).map(|backend| (id, backend))
+}
+
 #[inline(always)]
 fn by_chance(service: u32, set: u8, count: u16) -> Result<(u32, Backend), Refusal> {
     for _ in 0..ATTEMPTS {
@@ -157,6 +193,23 @@ fn by_chance(service: u32, set: u8, count: u16) -> Result<(u32, Backend), Refusa
         }
     }
     Err(Refusal::NoEndpoint)
+}
+
+/// Of what is the same wherever a packet comes in: who sends it. Murmur's steps (32 bits).
+#[inline(always)]
+fn hash(packet: &ConnectionKey) -> u32 {
+    let ConnectionKey { source: [a, b, c, d], source_port, proto, .. } = *packet;
+    let words = [a, b, c, d, u32::from(source_port) | proto << 16];
+    let mut hash = 0;
+    let mut at = 0;
+    while at < words.len() {
+        let word = words[at].wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
+        hash = (hash ^ word).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);
+        at += 1;
+    }
+    hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
+    hash ^ hash >> 16
 }
 
 /// The backend of this id, if it (still) belongs to the service.

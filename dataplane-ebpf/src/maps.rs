@@ -8,8 +8,8 @@ use aya_ebpf::{
 use orlop_abi::{
     EVENTS_BYTES, FlowEvent, Affinity, AffinityKey, Backend, Block, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey,
     FragmentKey, Frontend, FrontendKey, Hits, Ip, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_BLOCKS,
-    MAX_CONNECTIONS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HITS, MAX_IDENTITIES, MAX_PEERS,
-    MAX_RANGES, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_VERDICTS, Peer, PolicyState, Ports, Range, RuleKey,
+    MAX_CONNECTIONS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HITS, MAX_IDENTITIES, MAX_PEERS, MAX_PLACES,
+    MAX_RANGES, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_VERDICTS, Peer, Places, PolicyState, Ports, Range, RuleKey,
     Settings, SlotKey, Subject, Verdict,
 };
 
@@ -19,6 +19,8 @@ const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 pub static FRONTENDS: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static SLOTS: HashMap<SlotKey, u32, { MAX_SLOTS as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub static PLACES: HashMap<SlotKey, Places, { MAX_PLACES as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static BACKENDS: HashMap<u32, Backend, { MAX_BACKENDS as usize }, LAZY> = HashMap::new();
 #[btf_map]

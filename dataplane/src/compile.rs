@@ -43,6 +43,8 @@ pub struct Rules {
     pub shortcut: bool,
     /// Look at the ranges first.
     pub guarded: bool,
+    /// Choose by a hash of the packet's source, where there is one ([`crate::maglev`]).
+    pub by_hash: bool,
     /// For whom the source becomes this node.
     pub masquerade: Masquerade,
 }
@@ -118,6 +120,7 @@ fn frontends(
         local: service.internal == Policy::Local,
         shortcut: false,
         guarded: false,
+        by_hash: service.by_hash,
         masquerade: match (node.settings.masquerade_all, node.settings.pods.is_empty()) {
             (true, _) => Masquerade::Always,
             (false, false) => Masquerade::Outside,
@@ -129,6 +132,7 @@ fn frontends(
         local,
         shortcut: local,
         guarded: false,
+        by_hash: service.by_hash,
         masquerade: if local { Masquerade::Never } else { Masquerade::Always },
     };
     let of = |ips: &[IpAddr], rules: Rules| -> Vec<(Host, Rules)> {

@@ -5,6 +5,7 @@
 //! in nobody.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::tables::{BackendId, Entry, MapOp, ServiceId, Tables, Vip};
 
@@ -16,8 +17,10 @@ pub fn diff(service: ServiceId, desired: &Entry, actual: &Entry) -> Vec<MapOp> {
     let put_ranges = desired.ranges.difference(&actual.ranges);
     let put_backends = desired.backends.iter().filter(|(id, to)| actual.backends.get(id) != Some(to));
     let put_slots = desired.slots.iter().filter(|(slot, id)| actual.slots.get(slot) != Some(id));
+    let put_places = desired.places.iter().filter(|(part, to)| actual.places.get(part) != Some(to));
     let put_frontends = desired.frontends.iter().filter(|(vip, to)| actual.frontends.get(vip) != Some(to));
     let del_frontends = actual.frontends.keys().filter(|vip| !desired.frontends.contains_key(vip));
+    let del_places = actual.places.keys().filter(|part| !desired.places.contains_key(part));
     let del_slots = actual.slots.keys().filter(|slot| !desired.slots.contains_key(slot));
     let del_backends = actual.backends.keys().filter(|id| !desired.backends.contains_key(id));
     let del_ranges = actual.ranges.difference(&desired.ranges);
@@ -30,9 +33,11 @@ pub fn diff(service: ServiceId, desired: &Entry, actual: &Entry) -> Vec<MapOp> {
         .chain(put_ranges.map(|net| MapOp::PutRange(service, *net)))
         .chain(put_backends.map(|(id, to)| MapOp::PutBackend(service, *id, *to)))
         .chain(put_slots.map(|(slot, id)| MapOp::PutSlot(service, *slot, *id)))
+        .chain(put_places.map(|(part, to)| MapOp::PutPlaces(service, *part, Arc::clone(to))))
         .chain(put_frontends.map(|(vip, to)| MapOp::PutFrontend(service, *vip, *to)));
     let dels = del_frontends
         .map(|vip| MapOp::DelFrontend(service, *vip))
+        .chain(del_places.map(|part| MapOp::DelPlaces(service, *part)))
         .chain(del_slots.map(|slot| MapOp::DelSlot(service, *slot)))
         .chain(del_backends.map(|id| MapOp::DelBackend(service, *id)))
         .chain(del_ranges.map(|net| MapOp::DelRange(service, *net)))

@@ -99,6 +99,9 @@ fn decide(tables: &Tables, node: &Entry, packet: &Packet, steps: &mut Vec<String
         Masquerade::Outside => source != Source::Pod,
         Masquerade::Never => frontend.rules.shortcut && source == Source::Node,
     };
+    if frontend.rules.by_hash {
+        steps.push("a packet's source address and port say to which, on every node the same".to_owned());
+    }
     let choices = entry.choices(list).flatten();
     Verdict::Forward(choices.map(|at| (at, masquerade || at.ip() == packet.source)).collect())
 }

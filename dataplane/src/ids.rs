@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::compile::Compiled;
+use crate::maglev;
 use crate::tables::{Backend, BackendId, Entry, Frontend, ServiceId, Set, Tables, Vip};
 
 /// The numbers in use.
@@ -82,6 +83,12 @@ impl Ids {
         for (set, slots) in &compiled.sets {
             for (slot, at) in (0..=u16::MAX).zip(slots) {
                 entry.slots.insert((*set, slot), place(*at, Some(*set)));
+            }
+        }
+        if compiled.frontends.values().any(|rules| rules.by_hash) {
+            for (set, slots) in &compiled.sets {
+                let numbered = slots.iter().map(|at| (*at, place(*at, Some(*set)))).collect();
+                entry.places.extend((0..).zip(maglev::table(&numbered)).map(|(part, to)| ((*set, part), to)));
             }
         }
         for at in &compiled.serving {

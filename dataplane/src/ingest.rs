@@ -16,6 +16,8 @@ use crate::model::{Endpoint, Policy, Port, Protocol, Service, ServiceKey, Slice,
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// A Service or slice with this label is for DNS only, whatever the value.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// How an endpoint is chosen for packets: `maglev`, else by chance.
+const LOAD_BALANCING: &str = "orlop.dev/load-balancing";
 /// TCP connections of a Service with this annotation (`"true"`) are ended when their endpoint is gone.
 const CLOSE_CONNECTIONS: &str = "orlop.dev/close-connections";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -50,6 +52,7 @@ pub fn service(object: &core::Service) -> Option<Service> {
         internal: policy(spec.internal_traffic_policy.as_deref()),
         external: policy(spec.external_traffic_policy.as_deref()),
         affinity_seconds: affinity(spec),
+        by_hash: annotation(&object.metadata, LOAD_BALANCING) == Some("maglev"),
         close_connections: annotation(&object.metadata, CLOSE_CONNECTIONS) == Some("true"),
         health_check_node_port: health_check_node_port(spec),
         ports: spec.ports.iter().flatten().filter_map(port).collect(),

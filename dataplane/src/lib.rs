@@ -23,6 +23,7 @@ pub mod index;
 pub mod ingest;
 pub mod kube_proxy;
 pub mod loader;
+pub mod maglev;
 pub mod maps;
 pub mod measure;
 pub mod model;

@@ -1,7 +1,7 @@
 //! Programs and maps in the kernel: load, attach, pin, adopt, swap, uninstall.
 //!
 //! ```text
-//! <bpffs>/v<schema>/FRONTENDS SLOTS BACKENDS FLOWS PEERS     maps
+//! <bpffs>/v<schema>/FRONTENDS SLOTS PLACES BACKENDS …             maps
 //!                   link_connect4 link_sendmsg4 …            links: program and cgroup
 //! ```
 //! Everything that must outlive this process is pinned, so a killed agent leaves the services working. The next one
@@ -20,7 +20,8 @@ use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
 use crate::maps::{
-    ADDRESSES, BACKENDS, EVENTS, FRONTENDS, KernelMaps, MapError, POLICY_MAPS, RANGES, SLOTS, WATCHED, resize,
+    ADDRESSES, BACKENDS, EVENTS, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS, RANGES, SLOTS,
+    WATCHED, resize,
 };
 use crate::sizes::Sizes;
 use crate::sys;
@@ -58,9 +59,10 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 16] = [
     FRONTENDS,
     SLOTS,
+    PLACES,
     BACKENDS,
     RANGES,
     ADDRESSES,

@@ -26,8 +26,8 @@ pub(crate) mod ring;
 pub mod seen;
 
 use codec::{
-    address, backend, backend_of, frontend, frontend_of, own_of, range_key, range_of, set_of, settings,
-    slot_key, vip_key, vip_of, words,
+    address, backend, backend_of, frontend, frontend_of, own_of, places, places_of, range_key, range_of,
+    set_of, settings, slot_key, vip_key, vip_of, words,
 };
 pub use fake::FakeMaps;
 pub(crate) use policy_maps::NAMES as POLICY_MAPS;
@@ -101,6 +101,7 @@ impl MapError {
 /// Names of the maps that are pinned, in the object and in the pin directory.
 pub(crate) const FRONTENDS: &str = "FRONTENDS";
 pub(crate) const SLOTS: &str = "SLOTS";
+pub(crate) const PLACES: &str = "PLACES";
 pub(crate) const BACKENDS: &str = "BACKENDS";
 pub(crate) const RANGES: &str = "RANGES";
 pub(crate) const ADDRESSES: &str = "ADDRESSES";
@@ -112,6 +113,7 @@ pub(crate) const WATCHED: &str = "WATCHED";
 pub struct KernelMaps {
     frontends: HashMap<MapData, abi::FrontendKey, abi::Frontend>,
     slots: HashMap<MapData, abi::SlotKey, u32>,
+    places: HashMap<MapData, abi::SlotKey, abi::Places>,
     backends: HashMap<MapData, u32, abi::Backend>,
     ranges: LpmTrie<MapData, abi::Range, u32>,
     addresses: HashMap<MapData, abi::Ip, u32>,
@@ -130,6 +132,7 @@ impl KernelMaps {
         Ok(Self {
             frontends: pinned(pins, FRONTENDS)?,
             slots: pinned(pins, SLOTS)?,
+            places: pinned(pins, PLACES)?,
             backends: pinned(pins, BACKENDS)?,
             ranges: pinned(pins, RANGES)?,
             addresses: pinned(pins, ADDRESSES)?,
@@ -180,6 +183,10 @@ impl KernelMaps {
                 MapOp::PutSlot(service, slot, id) => Some((slot_key(service, slot), id.0)),
                 _ => None,
             }),
+            Some(MapOp::PutPlaces(..)) => write_batch(&self.places, ops, |op| match op {
+                MapOp::PutPlaces(service, part, to) => Some((slot_key(*service, *part), places(to))),
+                _ => None,
+            }),
             Some(MapOp::PutFrontend(..)) => write_batch(&self.frontends, ops, |op| match *op {
                 MapOp::PutFrontend(service, vip, to) => Some((vip_key(vip), frontend(service, to))),
                 _ => None,
@@ -204,6 +211,10 @@ impl KernelMaps {
             MapOp::PutRange(service, net) => self.ranges.insert(&range_key(service, net), 1, 0),
             MapOp::PutBackend(service, id, to) => self.backends.insert(id.0, backend(service, to), 0),
             MapOp::PutSlot(service, slot, id) => self.slots.insert(slot_key(service, slot), id.0, 0),
+            MapOp::PutPlaces(service, part, ref to) => {
+                self.places.insert(slot_key(service, part), places(to), 0)
+            }
+            MapOp::DelPlaces(service, part) => gone(self.places.remove(&slot_key(service, part))),
             MapOp::PutFrontend(service, vip, to) => {
                 self.frontends.insert(vip_key(vip), frontend(service, to), 0)
             }
@@ -240,6 +251,12 @@ impl Maps for KernelMaps {
         for (key, id) in entries(&self.slots, SLOTS)? {
             if let Some(set) = set_of(key.set) {
                 tables.apply(&MapOp::PutSlot(ServiceId(key.service), (set, key.slot), BackendId(id)));
+            }
+        }
+        for (key, value) in entries(&self.places, PLACES)? {
+            if let Some(set) = set_of(key.set) {
+                let part = (set, key.slot);
+                tables.apply(&MapOp::PutPlaces(ServiceId(key.service), part, places_of(&value)));
             }
         }
         for (key, value) in entries(&self.frontends, FRONTENDS)? {

@@ -93,6 +93,8 @@ pub struct Service {
     pub external: Policy,
     /// Seconds a client stays with its endpoint, if the service asks for that.
     pub affinity_seconds: Option<u32>,
+    /// Whether a packet's addresses and ports say where it goes, and not chance: the same on every node.
+    pub by_hash: bool,
     /// Whether TCP connections are ended when their endpoint is gone.
     pub close_connections: bool,
     /// Where balancers ask whether to send traffic: type `LoadBalancer` with external policy `Local` only.

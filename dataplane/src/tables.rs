@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use orlop_abi as abi;
 
 use crate::compile::Rules;
 use crate::model::{Family, Protocol};
@@ -117,6 +119,9 @@ pub struct Backend {
     pub close: bool,
 }
 
+/// A part of a table of choices. What is beyond the table's end is 0.
+pub type Places = Arc<[BackendId; abi::PLACES]>;
+
 /// All of one service port.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Entry {
@@ -124,6 +129,8 @@ pub struct Entry {
     pub frontends: BTreeMap<Vip, Frontend>,
     /// Its choices.
     pub slots: BTreeMap<(Set, u16), BackendId>,
+    /// Where a packet's hash leads, for those services that want that: parts of a [`maglev`](crate::maglev) table.
+    pub places: BTreeMap<(Set, u16), Places>,
     /// Its backends: those of the slots, and those that only keep their running conversations.
     pub backends: BTreeMap<BackendId, Backend>,
     /// Sources that are let in (services), or that are pods ([`ServiceId::NODE`]).
@@ -157,6 +164,7 @@ impl Entry {
     pub fn is_empty(&self) -> bool {
         self.frontends.is_empty()
             && self.slots.is_empty()
+            && self.places.is_empty()
             && self.backends.is_empty()
             && self.ranges.is_empty()
             && self.addresses.is_empty()
@@ -180,7 +188,7 @@ pub struct Tables {
 }
 
 /// One write of one map element, and the service it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapOp {
     /// Change what holds for every service.
     PutOwn(Own),
@@ -192,10 +200,14 @@ pub enum MapOp {
     PutBackend(ServiceId, BackendId, Backend),
     /// Add or change a slot.
     PutSlot(ServiceId, (Set, u16), BackendId),
+    /// Add or change a part of a table of choices.
+    PutPlaces(ServiceId, (Set, u16), Places),
     /// Add or change an address.
     PutFrontend(ServiceId, Vip, Frontend),
     /// Remove an address.
     DelFrontend(ServiceId, Vip),
+    /// Remove a part of a table of choices.
+    DelPlaces(ServiceId, (Set, u16)),
     /// Remove a slot.
     DelSlot(ServiceId, (Set, u16)),
     /// Remove a backend.
@@ -215,12 +227,14 @@ impl MapOp {
             Self::PutRange(..) => 2,
             Self::PutBackend(..) => 3,
             Self::PutSlot(..) => 4,
-            Self::PutFrontend(..) => 5,
-            Self::DelFrontend(..) => 6,
-            Self::DelSlot(..) => 7,
-            Self::DelBackend(..) => 8,
-            Self::DelRange(..) => 9,
-            Self::DelAddress(_) => 10,
+            Self::PutPlaces(..) => 5,
+            Self::PutFrontend(..) => 6,
+            Self::DelFrontend(..) => 7,
+            Self::DelPlaces(..) => 8,
+            Self::DelSlot(..) => 9,
+            Self::DelBackend(..) => 10,
+            Self::DelRange(..) => 11,
+            Self::DelAddress(_) => 12,
         }
     }
 
@@ -235,8 +249,10 @@ impl MapOp {
         match self {
             Self::PutBackend(service, ..)
             | Self::PutSlot(service, ..)
+            | Self::PutPlaces(service, ..)
             | Self::PutFrontend(service, ..)
             | Self::DelFrontend(service, ..)
+            | Self::DelPlaces(service, ..)
             | Self::DelSlot(service, ..)
             | Self::PutRange(service, ..)
             | Self::DelRange(service, ..)
@@ -259,6 +275,8 @@ impl fmt::Display for MapOp {
             Self::PutSlot(_, (set, slot), id) => {
                 write!(f, "service {service}: put slot {set:?} {slot} -> backend {}", id.0)
             }
+            Self::PutPlaces(_, (set, part), _) => write!(f, "service {service}: put places {set:?} {part}"),
+            Self::DelPlaces(_, (set, part)) => write!(f, "service {service}: delete places {set:?} {part}"),
             Self::PutFrontend(_, vip, frontend) => {
                 write!(f, "service {service}: put {vip} slots={}", frontend.outside().1)
             }
@@ -279,6 +297,8 @@ impl Tables {
             MapOp::PutRange(_, net) => drop(entry.ranges.insert(net)),
             MapOp::PutBackend(_, id, backend) => drop(entry.backends.insert(id, backend)),
             MapOp::PutSlot(_, slot, id) => drop(entry.slots.insert(slot, id)),
+            MapOp::PutPlaces(_, part, ref places) => drop(entry.places.insert(part, Arc::clone(places))),
+            MapOp::DelPlaces(_, part) => drop(entry.places.remove(&part)),
             MapOp::PutFrontend(_, vip, frontend) => drop(entry.frontends.insert(vip, frontend)),
             MapOp::DelFrontend(_, vip) => drop(entry.frontends.remove(&vip)),
             MapOp::DelSlot(_, slot) => drop(entry.slots.remove(&slot)),
@@ -339,6 +359,9 @@ impl Entry {
             Masquerade::Never => {}
             Masquerade::Outside => write!(f, " masquerade-outside")?,
             Masquerade::Always => write!(f, " masquerade")?,
+        }
+        if frontend.rules.by_hash {
+            write!(f, " by-hash")?;
         }
         if frontend.affinity_seconds > 0 {
             write!(f, " affinity={}s", frontend.affinity_seconds)?;

@@ -9,6 +9,14 @@ pub fn fnv32a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
+/// FNV-1a, 64 bits.
+#[must_use]
+pub fn fnv64a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// Spells `text` with the letters of generated names, one for one, as upstream's `rand.SafeEncodeString`.
 #[must_use]
 pub fn safe_encode(text: &str) -> String {

@@ -246,6 +246,7 @@ const PURE: &[&str] = &[
     "dataplane/src/ingest",
     "dataplane/src/index",
     "dataplane/src/ids",
+    "dataplane/src/maglev",
     "dataplane/src/kube_proxy/iptables",
     "dataplane/src/kube_proxy/ipvs",
     "dataplane/src/kube_proxy/nftables",

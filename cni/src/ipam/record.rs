@@ -12,7 +12,7 @@
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use super::Owner;
-use crate::names::fnv1a64;
+use orlop_model::hash::fnv64a;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl fmt::Display for Record {
 }
 
 fn checksum(body: &str) -> String {
-    format!("{:08x}", fnv1a64(body.as_bytes()) >> 32)
+    format!("{:08x}", fnv64a(body.as_bytes()) >> 32)
 }
 
 #[cfg(test)]

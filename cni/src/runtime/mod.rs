@@ -30,6 +30,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use orlop_model::hash::fnv64a;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -39,7 +40,7 @@ pub use exec::PluginError;
 
 use crate::{
     error::chain as causes,
-    names::{POD_INTERFACE, fnv1a64},
+    names::POD_INTERFACE,
     spec::{self, NEWEST, Version},
 };
 use chain::{Command, Told};
@@ -183,7 +184,7 @@ fn first(mut errors: Vec<ChainError>) -> ChainError {
 
 impl Inner {
     async fn turn(&self, uid: &str) -> tokio::sync::MutexGuard<'_, ()> {
-        let slot = usize::try_from(fnv1a64(uid.as_bytes()) % TURNS as u64).unwrap_or_default();
+        let slot = usize::try_from(fnv64a(uid.as_bytes()) % TURNS as u64).unwrap_or_default();
         self.turns[slot].lock().await
     }
 

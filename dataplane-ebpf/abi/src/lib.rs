@@ -6,6 +6,7 @@
 //! ```text
 //! FRONTENDS    address, port, protocol, scope  ─▶ service, its two sets, what its policies ask for
 //! SLOTS        service, set, slot              ─▶ backend
+//! PLACES       service, set, part              ─▶ backends: where the hash of a packet leads
 //! BACKENDS     backend                         ─▶ address, port, the service it belongs to
 //! RANGES       service, prefix                 ─▶ 1: sources that a load-balancer address lets in (service 0: pods)
 //! ADDRESSES    address                         ─▶ this node's; whether it takes node ports
@@ -43,7 +44,7 @@ pub use connection::{Connection, ConnectionKey, Counters, Drop, FragmentKey, Por
 pub use event::FlowEvent;
 pub use flow::{Affinity, AffinityKey, Flow, FlowKey, Peer};
 pub use policy::{Block, Hits, PolicyState, RuleKey, Subject, Verdict};
-pub use service::{Backend, Frontend, FrontendKey, Range, SlotKey};
+pub use service::{Backend, Frontend, FrontendKey, Places, Range, SlotKey};
 pub use settings::Settings;
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`: four words in network byte order. One form for both families
@@ -63,6 +64,12 @@ pub const MAX_FRONTENDS: u32 = 65_536;
 pub const MAX_BACKENDS: u32 = 262_144;
 /// Most slots: every backend can stand in one of each [set](SET_CLUSTER).
 pub const MAX_SLOTS: u32 = 262_144;
+/// Length of every table of choices: a prime, six hundred times as many as the backends that it is good for.
+pub const TABLE: usize = 65_521;
+/// Backends in each part of such a table.
+pub const PLACES: usize = 240;
+/// Most parts of all tables together; a table has 274.
+pub const MAX_PLACES: u32 = 65_536;
 /// Most source ranges of all services together.
 pub const MAX_RANGES: u32 = 65_536;
 /// Most addresses of this node.
@@ -123,6 +130,8 @@ pub const FRONTEND_RANGES: u16 = 1 << 3;
 pub const FRONTEND_MASQUERADE: u16 = 1 << 4;
 /// The backend sees this node as the source, unless a pod's address is the source.
 pub const FRONTEND_MASQUERADE_OUTSIDE: u16 = 1 << 5;
+/// Where there is a packet, the hash of its source chooses the backend, not chance.
+pub const FRONTEND_HASH: u16 = 1 << 6;
 
 /// The backend is in the set of policy `Cluster`.
 pub const BACKEND_CLUSTER: u16 = 1;

@@ -1,6 +1,6 @@
 //! Services as the kernel programs look them up.
 
-use crate::Ip;
+use crate::{Ip, PLACES};
 
 /// What a program dials.
 #[repr(C)]
@@ -46,6 +46,15 @@ pub struct SlotKey {
     pub slot: u16,
 }
 
+/// A part of a table of choices, with a [key](SlotKey) whose `slot` counts parts. It is as large as what the kernel makes room
+/// for (1,024 bytes with its key and its own words).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Backend ids. What is beyond the table's end is 0.
+    pub backends: [u32; PLACES],
+}
+
 /// One endpoint of one service port. The same pod behind two services is two backends: so a backend that is
 /// looked up says at once whether it still belongs to the service of a remembered flow.
 #[repr(C)]
@@ -84,7 +93,7 @@ const _: () = assert!(size_of::<Range>() == 20 && align_of::<Range>() == 4);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Backend, Frontend, FrontendKey, Range, SlotKey};
+    use super::{Backend, Frontend, FrontendKey, Places, Range, SlotKey};
 
     // SAFETY: `repr(C)`, integers only, and the fields add up to the asserted size: no padding.
     unsafe impl aya::Pod for FrontendKey {}
@@ -94,6 +103,8 @@ mod pod {
     unsafe impl aya::Pod for SlotKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Backend {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Places {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Range {}
 }

@@ -37,7 +37,7 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
     };
     let source = source(&frontend, &key.source);
     let chosen = choose::admit(&frontend, &key.source)
-        .and_then(|()| choose::backend(&frontend, source != Source::Outside, &key.source));
+        .and_then(|()| choose::backend(&frontend, source != Source::Outside, &key.source, Some(key)));
     let (id, backend) = match chosen {
         Ok(chosen) => chosen,
         Err(why) => return refuse(ctx, headers, &frontend, why, side),

@@ -57,7 +57,7 @@ impl Caller {
         }
         // The source address is chosen after this call, by the route to the backend.
         let client = [u32::MAX, u32::MAX, self.netns as u32, (self.netns >> 32) as u32];
-        let chosen = choose::backend(frontend, self.inside, &client)?;
+        let chosen = choose::backend(frontend, self.inside, &client, None)?;
         count::connection(frontend.service);
         Ok(chosen)
     }

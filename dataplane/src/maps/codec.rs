@@ -10,7 +10,7 @@ use orlop_abi as abi;
 
 use crate::compile::Rules;
 use crate::model::{Family, Protocol};
-use crate::tables::{Backend, Frontend, Host, Masquerade, Own, ServiceId, Set, Vip};
+use crate::tables::{Backend, BackendId, Frontend, Host, Masquerade, Own, Places, ServiceId, Set, Vip};
 
 /// As the programs hold it: what stands in the packet stands in memory.
 pub(crate) fn words(ip: IpAddr) -> abi::Ip {
@@ -132,14 +132,23 @@ pub(super) fn slot_key(service: ServiceId, (set, slot): (Set, u16)) -> abi::Slot
     abi::SlotKey { service: service.0, set: set.into(), slot }
 }
 
+pub(super) fn places(to: &Places) -> abi::Places {
+    abi::Places { backends: to.map(|id| id.0) }
+}
+
+pub(super) fn places_of(value: &abi::Places) -> Places {
+    Places::new(value.backends.map(BackendId))
+}
+
 pub(super) fn frontend(service: ServiceId, to: Frontend) -> abi::Frontend {
     let Frontend { rules, cluster, local, any, affinity_seconds } = to;
-    let Rules { local: policy, shortcut, guarded, masquerade } = rules;
+    let Rules { local: policy, shortcut, guarded, by_hash, masquerade } = rules;
     let flag = |on: bool, flag: u16| if on { flag } else { 0 };
     let flags = flag(policy, abi::FRONTEND_LOCAL)
         | flag(shortcut, abi::FRONTEND_SHORTCUT)
         | flag(any, abi::FRONTEND_ANY)
         | flag(guarded, abi::FRONTEND_RANGES)
+        | flag(by_hash, abi::FRONTEND_HASH)
         | flag(masquerade == Masquerade::Always, abi::FRONTEND_MASQUERADE)
         | flag(masquerade == Masquerade::Outside, abi::FRONTEND_MASQUERADE_OUTSIDE);
     abi::Frontend { service: service.0, cluster, local, flags, reserved: 0, affinity_seconds }
@@ -151,6 +160,7 @@ pub(super) fn frontend_of(value: &abi::Frontend) -> Frontend {
         local: has(abi::FRONTEND_LOCAL),
         shortcut: has(abi::FRONTEND_SHORTCUT),
         guarded: has(abi::FRONTEND_RANGES),
+        by_hash: has(abi::FRONTEND_HASH),
         masquerade: match (has(abi::FRONTEND_MASQUERADE), has(abi::FRONTEND_MASQUERADE_OUTSIDE)) {
             (true, _) => Masquerade::Always,
             (false, true) => Masquerade::Outside,

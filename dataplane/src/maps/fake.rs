@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::{MapError, Maps, Removed};
 use crate::policy;
-use crate::tables::{Backend, BackendId, Frontend, MapOp, Own, ServiceId, Set, Tables, Vip};
+use crate::tables::{Backend, BackendId, Frontend, MapOp, Own, Places, ServiceId, Set, Tables, Vip};
 
 /// Stands in for [`KernelMaps`](super::KernelMaps).
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct FakeMaps {
     pub frontends: BTreeMap<Vip, (ServiceId, Frontend)>,
     /// As above.
     pub slots: BTreeMap<(ServiceId, Set, u16), BackendId>,
+    /// As above.
+    pub places: BTreeMap<(ServiceId, Set, u16), Places>,
     /// As above.
     pub backends: BTreeMap<BackendId, (ServiceId, Backend)>,
     /// As above.
@@ -51,6 +54,9 @@ impl Maps for FakeMaps {
         for (id, (service, backend)) in &self.backends {
             tables.apply(&MapOp::PutBackend(*service, *id, *backend));
         }
+        for ((service, set, part), to) in &self.places {
+            tables.apply(&MapOp::PutPlaces(*service, (*set, *part), Arc::clone(to)));
+        }
         for ((service, set, slot), id) in &self.slots {
             tables.apply(&MapOp::PutSlot(*service, (*set, *slot), *id));
         }
@@ -74,6 +80,10 @@ impl Maps for FakeMaps {
             }
             MapOp::PutSlot(service, (set, slot), id) => drop(self.slots.insert((service, set, slot), id)),
             MapOp::PutFrontend(service, vip, to) => drop(self.frontends.insert(vip, (service, to))),
+            MapOp::PutPlaces(service, (set, part), ref to) => {
+                self.places.insert((service, set, part), Arc::clone(to));
+            }
+            MapOp::DelPlaces(service, (set, part)) => drop(self.places.remove(&(service, set, part))),
             MapOp::DelFrontend(_, vip) => drop(self.frontends.remove(&vip)),
             MapOp::DelSlot(service, (set, slot)) => drop(self.slots.remove(&(service, set, slot))),
             MapOp::DelBackend(_, id) => {
@@ -83,7 +93,7 @@ impl Maps for FakeMaps {
             MapOp::DelRange(service, net) => drop(self.ranges.remove(&(service, net))),
             MapOp::DelAddress(ip) => drop(self.addresses.remove(&ip)),
         }
-        self.log.push(*op);
+        self.log.push(op.clone());
         Ok(())
     }
 

@@ -344,7 +344,7 @@ fn write(maps: &mut impl Maps, ops: &[MapOp]) -> (u64, BTreeMap<ServiceId, Strin
     let mut refused: BTreeMap<ServiceId, String> = BTreeMap::new();
     for step in ops.chunk_by(|before, op| before.step() == op.step()) {
         let possible: Vec<_> =
-            step.iter().filter(|op| !refused.contains_key(&op.service())).copied().collect();
+            step.iter().filter(|op| !refused.contains_key(&op.service())).cloned().collect();
         let failures = maps.apply_all(&possible);
         written += possible.len() - failures.len();
         for (service, error) in failures {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use orlop_abi::{PLACES, TABLE};
 use proptest::prelude::*;
 
 use crate::compile::{Compiled, Rules};
@@ -21,12 +22,15 @@ fn at(last: u8) -> SocketAddr {
 
 prop_compose! {
     /// A service of one of five addresses, with some of eight backends in the slots and some others kept.
-    fn service()(ip in 0..5_u8, slots in prop::collection::btree_set(0..8_u8, 0..6), kept in prop::collection::btree_set(0..8_u8, 0..3), second in (0..2_u8).prop_map(|n| n * 10), guarded: bool) -> Compiled {
+    fn service(by_hash: bool)(ip in 0..5_u8, slots in prop::collection::btree_set(0..8_u8, 0..6), kept in prop::collection::btree_set(0..8_u8, 0..3), second in (0..2_u8).prop_map(|n| n * 10), guarded: bool) -> Compiled {
         Compiled {
             close: false,
             primary: vip(ip),
             // A second address that comes and goes, and is guarded at times.
-            frontends: [(vip(ip), Rules::default()), (vip(ip + 100 + second), Rules { guarded, ..Rules::default() })].into(),
+            frontends: [
+                (vip(ip), Rules { by_hash, ..Rules::default() }),
+                (vip(ip + 100 + second), Rules { guarded, by_hash, ..Rules::default() }),
+            ].into(),
             sets: [(Set::Cluster, slots.iter().map(|last| at(*last)).collect())].into(),
             serving: kept.iter().map(|last| at(*last)).collect(),
             any: !slots.is_empty(),
@@ -37,11 +41,13 @@ prop_compose! {
 }
 
 fn world() -> impl Strategy<Value = Vec<Compiled>> {
-    prop::collection::vec(service(), 0..5).prop_map(|mut services| {
-        services.sort_by_key(|service| service.primary);
-        services.dedup_by_key(|service| service.primary);
-        services
-    })
+    prop::collection::vec(service(false), 0..5).prop_map(apart)
+}
+
+fn apart(mut services: Vec<Compiled>) -> Vec<Compiled> {
+    services.sort_by_key(|service| service.primary);
+    services.dedup_by_key(|service| service.primary);
+    services
 }
 
 /// What a client could meet: every counted slot must lead to a backend of the same service.
@@ -56,6 +62,15 @@ fn assert_sound(maps: &FakeMaps) {
             let owner = id.and_then(|id| maps.backends.get(id)).map(|(owner, _)| owner);
             assert_eq!(owner, Some(service), "{vip} slot {slot}");
         }
+        // The first, one in the middle and the last: each is a write of its own.
+        for part in [0, 100, 273].iter().filter(|_| frontend.rules.by_hash && frontend.cluster > 0) {
+            let places = &maps.places[&(*service, Set::Cluster, *part)];
+            let used = if *part == 273 { &places[..TABLE % PLACES] } else { &places[..] };
+            for id in used {
+                let owner = maps.backends.get(id).map(|(owner, _)| owner);
+                assert_eq!(owner, Some(service), "{vip} part {part}");
+            }
+        }
     }
 }
 
@@ -68,16 +83,7 @@ fn assign(ids: &mut Ids, world: &[Compiled], actual: &Tables) -> Tables {
 proptest! {
     #[test]
     fn every_prefix_is_sound_and_the_end_is_what_was_wanted(worlds in prop::collection::vec(world(), 1..5)) {
-        let mut maps = FakeMaps::default();
-        for world in worlds {
-            let actual = maps.dump().unwrap();
-            let desired = assign(&mut Ids::adopt(&actual), &world, &actual);
-            for op in diff_all(&desired, &actual) {
-                maps.apply(&op).unwrap();
-                assert_sound(&maps);
-            }
-            prop_assert_eq!(maps.dump().unwrap(), desired);
-        }
+        assert_all_sound(worlds);
     }
 
     #[test]
@@ -91,6 +97,31 @@ proptest! {
             maps.apply(&op).unwrap();
         }
         prop_assert_eq!(maps.dump().unwrap(), desired);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn tables_of_choices_lead_to_backends_at_every_moment(
+        worlds in prop::collection::vec(prop::collection::vec(any::<bool>().prop_flat_map(service), 1..3).prop_map(apart), 2..5),
+    ) {
+        assert_all_sound(worlds);
+    }
+}
+
+/// After every write, and at the end as wanted.
+fn assert_all_sound(worlds: Vec<Vec<Compiled>>) {
+    let mut maps = FakeMaps::default();
+    for world in worlds {
+        let actual = maps.dump().unwrap();
+        let desired = assign(&mut Ids::adopt(&actual), &world, &actual);
+        for op in diff_all(&desired, &actual) {
+            maps.apply(&op).unwrap();
+            assert_sound(&maps);
+        }
+        assert_eq!(maps.dump().unwrap(), desired);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Packets that pass no socket of the node's cgroup: from outside, and from pods and processes that are not in it.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, TcpStream};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use orlop_dataplane::Update;
@@ -11,7 +11,7 @@ use orlop_dataplane::model::{Node, Settings};
 use orlop_dataplane::reconcile::State;
 
 use crate::room::{Room, isolated, sh};
-use crate::script::set;
+use crate::script::{bpftool, set};
 use crate::town::{self, ask, dial, tcp_server, udp_client, udp_server};
 
 const SERVICES: &str = "
@@ -189,6 +189,70 @@ fn datagrams_move_on_when_their_backend_goes() {
         );
         assert_eq!(ask(&socket, 1).unwrap(), "other 192.0.2.10 1");
     });
+}
+
+/// Who answers a client of each of these source ports.
+fn by_port(front_end: &str) -> BTreeMap<u16, String> {
+    let to: SocketAddr = front_end.parse().unwrap();
+    let ask = move |port| {
+        let socket = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, port)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket.connect(to).unwrap();
+        (port, ask(&socket, 1).unwrap())
+    };
+    town::at("client", move || (40_000..40_032).map(ask).collect())
+}
+
+#[test]
+#[ignore = "root tier"]
+fn by_hash_the_same_client_goes_to_the_same_endpoint_whatever_the_node_remembers() {
+    isolated(
+        "packets::by_hash_the_same_client_goes_to_the_same_endpoint_whatever_the_node_remembers",
+        |room| {
+            let service = |annotated: &str| {
+                format!(
+                    "- service: {{name: dns, type: NodePort, {annotated} cluster_ips: [10.96.0.53, '2001:db8:43::53'], ports: [{{name: dns, protocol: UDP, port: 53, node_port: 30053}}]}}
+  endpoints:
+  - {{ip: 10.42.1.10, node: node-a, ports: {{dns: 5353}}}}
+  - {{ip: 10.42.2.10, node: node-b, ports: {{dns: 5353}}}}
+  - {{ip: '2001:db8:42:1::10', node: node-a, ports: {{dns: 5353}}}}
+  - {{ip: '2001:db8:42:2::10', node: node-b, ports: {{dns: 5353}}}}
+"
+                )
+            };
+            let annotated = service("annotations: {orlop.dev/load-balancing: maglev},");
+            let (mut state, _devices) = start(&room);
+            let connections = room.bpffs.join(format!("v{}/CONNECTIONS", orlop_abi::SCHEMA));
+            let asked = || {
+                // As on a node that has never seen the client.
+                sh(&format!(
+                    "bpftool -j map dump pinned {0} | jq -r '.[].key | join(\" \")' |
+                     while read -r key; do bpftool map delete pinned {0} key hex $(echo $key | sed s/0x//g) || :; done",
+                    connections.display()
+                ));
+                [by_port("192.0.2.10:30053"), by_port("[2001:db8:1::10]:30053")]
+            };
+            set(&mut state, &annotated);
+            let first = asked();
+            for answers in &first {
+                let who: BTreeSet<_> = answers.values().map(|said| said.split(' ').next().unwrap()).collect();
+                assert_eq!(who, ["other", "pod"].into(), "{answers:?}");
+            }
+            assert_eq!(asked(), first);
+            // Other numbers for all, and in another order: the table does not know them.
+            set(&mut state, "[]");
+            set(&mut state, &annotated);
+            assert_eq!(asked(), first);
+            // Without the annotation it is chance: 64 clients would all have to be lucky.
+            set(&mut state, &service(""));
+            assert_ne!(asked(), first);
+            assert_eq!(state.status().failures, BTreeMap::default());
+            assert_eq!(
+                bpftool(&format!("map dump pinned {}", connections.with_file_name("PLACES").display())),
+                serde_json::json!([])
+            );
+        },
+    );
 }
 
 #[test]
