@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use orlop_model::{hash::fnv64a, net::Family};
+use orlop_model::{hash::fnv64a, names::POD_LINK_ALIAS, net::Family};
 
 /// The interface inside every pod.
 pub const POD_INTERFACE: &str = "eth0";
@@ -33,7 +33,6 @@ pub(crate) const LINK_PREFIX: &str = "orl";
 /// Not one that begins like a pod's link: rules about those are not about these.
 const SHAPER_PREFIX: &str = "ors";
 const HEX: usize = 10;
-const ALIAS: &str = "pod:";
 /// The kernel keeps 255 bytes of alias; an uid of Kubernetes has 36.
 const UID_MAX: usize = 250;
 
@@ -140,12 +139,12 @@ impl fmt::Debug for Mac {
 
 /// What the host side says in `ip link` about whom it belongs to.
 pub(crate) fn alias(uid: &str) -> String {
-    format!("{ALIAS}{uid}")
+    format!("{POD_LINK_ALIAS}{uid}")
 }
 
 /// The reverse of [`alias`].
 pub(crate) fn uid_of_alias(alias: &str) -> Option<&str> {
-    alias.strip_prefix(ALIAS)
+    alias.strip_prefix(POD_LINK_ALIAS)
 }
 
 /// Whether a uid can be written into the ledger and the link's alias. A network with a name puts it, and a slash, in

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use orlop_abi::{
     EVENTS_BYTES, FlowEvent, Affinity, AffinityKey, Backend, Block, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey,
     FragmentKey, Frontend, FrontendKey, Hits, Ip, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_BLOCKS,
-    MAX_CONNECTIONS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HITS, MAX_IDENTITIES, MAX_PEERS, MAX_PLACES,
+    MAX_CONNECTIONS, MAX_DEVICES, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HITS, MAX_IDENTITIES, MAX_PEERS, MAX_PLACES,
     MAX_RANGES, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_VERDICTS, Peer, Places, PolicyState, Ports, Range, RuleKey,
     Settings, SlotKey, Subject, Verdict,
 };
@@ -27,6 +27,8 @@ pub static BACKENDS: HashMap<u32, Backend, { MAX_BACKENDS as usize }, LAZY> = Ha
 pub static RANGES: LpmTrie<Range, u32, { MAX_RANGES as usize }, LAZY> = LpmTrie::new();
 #[btf_map]
 pub static ADDRESSES: HashMap<Ip, u32, { MAX_ADDRESSES as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub static DEVICES: HashMap<u32, u32, { MAX_DEVICES as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> = LruHashMap::new();
 #[btf_map]

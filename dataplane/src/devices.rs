@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use orlop_model::names::POD_LINK_ALIAS;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 
@@ -130,7 +131,11 @@ fn device(link: &LinkMessage) -> Option<Device> {
     if link.header.link_layer_type != LinkLayerType::Ether || enslaved || is_of_services(link) {
         return None;
     }
-    Some(Device { index: link.header.index, name: name(link)?.to_owned() })
+    let pod = link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => alias.starts_with(POD_LINK_ALIAS),
+        _ => false,
+    });
+    Some(Device { index: link.header.index, name: name(link)?.to_owned(), pod })
 }
 
 fn name(link: &LinkMessage) -> Option<&str> {

@@ -20,8 +20,8 @@ use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
 use crate::maps::{
-    ADDRESSES, BACKENDS, EVENTS, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS, RANGES, SLOTS,
-    WATCHED, resize,
+    ADDRESSES, BACKENDS, DEVICES, EVENTS, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS, RANGES,
+    SLOTS, WATCHED, resize,
 };
 use crate::sizes::Sizes;
 use crate::sys;
@@ -59,13 +59,14 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 16] = [
+pub const MAPS: [&str; 17] = [
     FRONTENDS,
     SLOTS,
     PLACES,
     BACKENDS,
     RANGES,
     ADDRESSES,
+    DEVICES,
     "AFFINITIES",
     "FLOWS",
     "PEERS",

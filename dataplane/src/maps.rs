@@ -106,6 +106,7 @@ pub(crate) const BACKENDS: &str = "BACKENDS";
 pub(crate) const RANGES: &str = "RANGES";
 pub(crate) const ADDRESSES: &str = "ADDRESSES";
 pub(crate) const SETTINGS: &str = "SETTINGS";
+pub(crate) const DEVICES: &str = "DEVICES";
 pub(crate) const EVENTS: &str = "EVENTS";
 pub(crate) const WATCHED: &str = "WATCHED";
 
@@ -306,6 +307,22 @@ impl fmt::Debug for KernelMaps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KernelMaps").finish_non_exhaustive()
     }
+}
+
+/// What the programs know about a device of the node (`DEVICE_…` bits), or that there is no such device.
+pub(crate) fn tell_device(pins: &Path, index: u32, flags: Option<u32>) -> Result<(), MapError> {
+    let mut map: HashMap<MapData, u32, u32> = pinned(pins, DEVICES)?;
+    let done = match flags {
+        Some(flags) => map.insert(index, flags, 0),
+        None => gone(map.remove(&index)),
+    };
+    done.map_err(|source| refused(format!("tell the programs about device {index}"), source))
+}
+
+/// The devices that they know about.
+pub(crate) fn told_devices(pins: &Path) -> Result<Vec<u32>, MapError> {
+    let map: HashMap<MapData, u32, u32> = pinned(pins, DEVICES)?;
+    Ok(entries(&map, DEVICES)?.into_iter().map(|(index, _)| index).collect())
 }
 
 fn pinned<M: TryFrom<Map, Error = AyaError>>(pins: &Path, name: &str) -> Result<M, MapError> {

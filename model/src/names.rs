@@ -7,6 +7,9 @@
 const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const KEY: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 
+/// How the alias of the node's end of a pod's link begins; the pod's uid follows. Only `orlop-cni` gives it.
+pub const POD_LINK_ALIAS: &str = "pod:";
+
 /// Longest DNS label, label key name and label value, in bytes.
 pub const LABEL_MAX: usize = 63;
 /// Longest DNS subdomain, in bytes.

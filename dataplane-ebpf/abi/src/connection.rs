@@ -45,6 +45,8 @@ pub struct Connection {
     pub seen: u32,
     /// Second of the first packet of the connection.
     pub made: u32,
+    /// The device that its packets came in by, once it is known that the source may; 0: not known yet.
+    pub device: u32,
 }
 
 impl Connection {
@@ -120,11 +122,13 @@ pub enum Drop {
     PolicyIngress = 8,
     /// No policy lets it out.
     PolicyEgress = 9,
+    /// A pod's packet with a source that is not the pod's.
+    Source = 10,
 }
 
 impl Drop {
     /// All reasons, by index, as metrics name them.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "no-endpoint",
         "no-local-endpoint",
         "source-range",
@@ -135,11 +139,12 @@ impl Drop {
         "rewrite",
         "policy-ingress",
         "policy-egress",
+        "forged-source",
     ];
 }
 
 const _: () = assert!(size_of::<ConnectionKey>() == 40 && align_of::<ConnectionKey>() == 4);
-const _: () = assert!(size_of::<Connection>() == 56 && align_of::<Connection>() == 4);
+const _: () = assert!(size_of::<Connection>() == 60 && align_of::<Connection>() == 4);
 const _: () = assert!(size_of::<FragmentKey>() == 40 && align_of::<FragmentKey>() == 4);
 const _: () = assert!(size_of::<Ports>() == 4 && align_of::<Ports>() == 2);
 const _: () = assert!(size_of::<Counters>() == 32 && align_of::<Counters>() == 8);

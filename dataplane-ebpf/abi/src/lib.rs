@@ -10,6 +10,7 @@
 //! BACKENDS     backend                         ─▶ address, port, the service it belongs to
 //! RANGES       service, prefix                 ─▶ 1: sources that a load-balancer address lets in (service 0: pods)
 //! ADDRESSES    address                         ─▶ this node's; whether it takes node ports
+//! DEVICES      device                          ─▶ whether a pod is behind it
 //! AFFINITIES   client, service                 ─▶ the backend it stays with (least recently used)
 //! FLOWS        socket, address, port           ─▶ the other side of a translation (unconnected UDP; least recently used)
 //! PEERS        socket                          ─▶ what the program asked for, and what it got (connected sockets, until closed)
@@ -74,6 +75,8 @@ pub const MAX_PLACES: u32 = 65_536;
 pub const MAX_RANGES: u32 = 65_536;
 /// Most addresses of this node.
 pub const MAX_ADDRESSES: u32 = 4_096;
+/// Most devices of this node.
+pub const MAX_DEVICES: u32 = 4_096;
 /// Remembered clients of services with session affinity.
 pub const MAX_AFFINITIES: u32 = 16_384;
 /// Remembered translations of unconnected UDP sockets, two per conversation; the least recently used make room.
@@ -143,6 +146,9 @@ pub const BACKEND_CLOSE: u16 = 1 << 2;
 
 /// The address takes node ports.
 pub const ADDRESS_NODE_PORTS: u32 = 1;
+
+/// A pod is behind the device.
+pub const DEVICE_POD: u32 = 1;
 
 /// The key of pods in [`Range::service`].
 pub const RANGE_PODS: u32 = 0;

@@ -7,7 +7,7 @@ use orlop_abi::{
 };
 
 use super::{
-    GO_ON, NEXT, SHOT, Side, connection,
+    GO_ON, NEXT, SHOT, Side, connection, guard,
     parse::{ACK, Fragment, Headers, SYN},
     reject,
     work::Work,
@@ -35,6 +35,11 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
     let Some(frontend) = choose::frontend(&key.destination, key.destination_port, key.proto as u8, false) else {
         return NEXT;
     };
+    if side == Side::In && !guard::honest(ctx, work) {
+        return SHOT;
+    }
+    let headers = &work.headers;
+    let key = &headers.key;
     let source = source(&frontend, &key.source);
     let chosen = choose::admit(&frontend, &key.source)
         .and_then(|()| choose::backend(&frontend, source != Source::Outside, &key.source, Some(key)));
@@ -53,6 +58,7 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
         service: frontend.service,
         seen: now(),
         made: now(),
+        device: if side == Side::In { guard::device(ctx) } else { 0 },
     };
     let mut ports = CLIENT_PORTS;
     let masquerade = masquerades(&frontend, source) || backend.ip == key.source;

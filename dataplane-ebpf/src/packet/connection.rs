@@ -153,6 +153,7 @@ pub fn remember(work: &mut Work, any: bool, (first, ports): (u16, u16)) -> Resul
         source_port: key.destination_port,
         destination_port: key.source_port,
         flags: to.flags | Connection::REPLY,
+        device: 0,
         ..*to
     };
     *other = other_way(key.proto, to);

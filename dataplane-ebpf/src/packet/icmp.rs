@@ -7,7 +7,7 @@ use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
 use orlop_abi::{Connection, ConnectionKey, Drop};
 
 use super::{
-    NEXT, SHOT, deliver,
+    NEXT, SHOT, deliver, guard,
     parse::{Fragment, Headers, IPV4_HEADER, IPV6_HEADER, Ipv4, Ipv6, mapped},
     rewrite::{self, Refused, address_change, port_change, store},
     work::Work,
@@ -18,7 +18,7 @@ use crate::{count, maps::CONNECTIONS};
 const ICMP_HEADER: usize = 8;
 
 #[inline(never)]
-pub fn error(ctx: &TcContext, work: &mut Work) -> i32 {
+pub fn error(ctx: &TcContext, work: &mut Work, came_in: u32) -> i32 {
     let headers = &work.headers;
     if !is_error(ctx, headers) {
         return NEXT;
@@ -30,6 +30,9 @@ pub fn error(ctx: &TcContext, work: &mut Work) -> i32 {
         return NEXT;
     }
     work.to = *connection;
+    if came_in != 0 && !guard::honest(ctx, work) {
+        return SHOT;
+    }
     translate(ctx, work, ports)
 }
 

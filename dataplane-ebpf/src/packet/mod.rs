@@ -2,9 +2,9 @@
 //! whatever is no process of this node's cgroup.
 //!
 //! ```text
-//! parse ─▶ CONNECTIONS: known ────────────────────┐
-//!             │ not known                         ▼
-//!             └─▶ begin: front end ─▶ backend ─▶ policy ─▶ rewrite ─▶ deliver (to the device behind the new address)
+//! parse ─▶ CONNECTIONS: known ─▶ guard ───────────────────┐
+//!             │ not known                                 ▼
+//!             └─▶ begin: front end ─▶ guard ─▶ backend ─▶ policy ─▶ rewrite ─▶ deliver (to the device behind the new address)
 //!                        └─▶ reject
 //! ```
 //! What pods send is judged here, with the address it is really for; what is sent to them, where it leaves for them.
@@ -14,6 +14,7 @@
 mod begin;
 pub mod connection;
 pub mod deliver;
+mod guard;
 pub mod icmp;
 pub mod parse;
 mod reject;
@@ -71,7 +72,11 @@ fn packet(ctx: &TcContext, side: Side) -> i32 {
         Kind::Icmp => return message(ctx, work, side),
         Kind::Transport => {}
     }
-    if !connection::known(work) {
+    if connection::known(work) {
+        if side == Side::In && !guard::still_honest(ctx, work) {
+            return SHOT;
+        }
+    } else {
         let verdict = begin::begin(ctx, work, side);
         if verdict == NEXT {
             return leave(ctx, work, side, policy::NEVER);
@@ -97,5 +102,5 @@ fn message(ctx: &TcContext, work: &mut work::Work, side: Side) -> i32 {
     if side == Side::In && policy::message(ctx, work, policy::DEPARTURE) == SHOT {
         return SHOT;
     }
-    icmp::error(ctx, work)
+    icmp::error(ctx, work, u32::from(side == Side::In))
 }

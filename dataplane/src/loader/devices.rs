@@ -14,7 +14,10 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, Program, TestRun as _, TestRunOptions};
 
+use orlop_abi as abi;
+
 use super::{DEVICE_PROGRAMS, Target, uninstall};
+use crate::maps;
 use crate::reconcile::chain;
 
 /// A network device of the node.
@@ -24,15 +27,26 @@ pub struct Device {
     pub index: u32,
     /// Name.
     pub name: String,
+    /// It leads to a pod: what comes in has the pod's address as its source, or is a forgery.
+    pub pod: bool,
 }
 
 /// Programs that are loaded, and the devices they are at.
 pub struct Devices {
     object: Ebpf,
     pins: PathBuf,
-    /// By index, with the reason if it refused: it is not asked again.
-    known: BTreeMap<u32, Option<String>>,
+    /// By index.
+    known: BTreeMap<u32, Known>,
     adopted: bool,
+}
+
+/// A device that was heard of.
+#[derive(Debug)]
+struct Known {
+    /// What the programs were told about it; `None`: nothing yet.
+    told: Option<u32>,
+    /// Why it has no programs: it is not asked again.
+    refused: Option<String>,
 }
 
 /// Which program.
@@ -69,14 +83,17 @@ impl Devices {
     /// Makes these the devices that have our programs. Their names are of the calling thread's network namespace.
     pub fn set(&mut self, devices: &[Device]) {
         for device in devices {
-            if self.known.contains_key(&device.index) {
+            // First what the program has to know, then the program.
+            let told = self.tell(device);
+            if let Some(known) = self.known.get_mut(&device.index) {
+                known.told = told;
                 continue;
             }
             let attached = DEVICE_PROGRAMS.iter().try_for_each(|(program, prefix)| {
                 let attached = self.attach(program, prefix, device);
                 attached.map_err(|error| format!("attach {program} at {}: {}", device.name, chain(&*error)))
             });
-            self.known.insert(device.index, attached.err());
+            self.known.insert(device.index, Known { told, refused: attached.err() });
         }
         let before = self.known.len();
         self.known.retain(|index, _| devices.iter().any(|device| device.index == *index));
@@ -90,7 +107,18 @@ impl Devices {
     /// Why devices have no programs, in words.
     #[must_use]
     pub fn refused(&self) -> Vec<String> {
-        self.known.values().flatten().cloned().collect()
+        self.known.values().filter_map(|known| known.refused.clone()).collect()
+    }
+
+    /// Tells the programs what stands behind a device, unless they know. What they know now.
+    fn tell(&self, device: &Device) -> Option<u32> {
+        let flags = if device.pod { abi::DEVICE_POD } else { 0 };
+        if self.known.get(&device.index).is_some_and(|known| known.told == Some(flags)) {
+            return Some(flags);
+        }
+        let told = maps::tell_device(&self.pins, device.index, Some(flags));
+        told.inspect_err(|error| tracing::warn!(error = chain(error), "device {}", device.name)).ok()?;
+        Some(flags)
     }
 
     /// Runs a program on a frame, `repeat` times on the same bytes (`BPF_PROG_TEST_RUN`): for tests, and for measuring. It sees
@@ -137,6 +165,14 @@ impl Devices {
 
     /// Unpins the links of devices that are no more. (The kernel took them out of force with the device.)
     fn forget_gone(&self) {
+        let stale = maps::told_devices(&self.pins).map(|told| {
+            told.into_iter()
+                .filter(|index| !self.known.contains_key(index))
+                .try_for_each(|index| maps::tell_device(&self.pins, index, None))
+        });
+        if let Err(error) = stale.and_then(|result| result) {
+            tracing::warn!(error = chain(&error), "forget devices that are gone");
+        }
         for pin in uninstall::files(&self.pins) {
             let index = index(&pin);
             if index.is_some_and(|index| !self.known.contains_key(&index))

@@ -59,6 +59,7 @@ pub fn reserve(pins: &Path, tracked: &[Tracked]) -> Result<(), MapError> {
             service: 0,
             seen: now,
             made: now,
+            device: 0,
         };
         match map.insert(key, value, NOEXIST) {
             Err(AyaError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}

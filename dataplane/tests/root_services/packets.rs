@@ -7,6 +7,7 @@ use std::time::Duration;
 use orlop_dataplane::Update;
 use orlop_dataplane::loader::{self, Devices};
 use orlop_dataplane::maps::KernelMaps;
+use orlop_dataplane::maps::seen::{connections, drops};
 use orlop_dataplane::model::{Node, Settings};
 use orlop_dataplane::reconcile::State;
 
@@ -253,6 +254,66 @@ fn by_hash_the_same_client_goes_to_the_same_endpoint_whatever_the_node_remembers
             );
         },
     );
+}
+
+/// Whoever translates a pod's packet sends it past the rules that hold pods to their addresses.
+#[test]
+#[ignore = "root tier"]
+fn a_pod_reaches_nobody_under_anothers_address() {
+    isolated("packets::a_pod_reaches_nobody_under_anothers_address", |room| {
+        let (mut state, _devices) = start(&room);
+        let dropped = || drops(&loader::pins(&room.bpffs)).unwrap()["forged-source"];
+        set(
+            &mut state,
+            &SERVICES
+                .replace("10.42.1.10, node: node-a, ports: {dns", "10.42.2.10, node: node-b, ports: {dns")
+                .replace("42:1::10', node: node-a, ports: {dns", "42:2::10', node: node-b, ports: {dns"),
+        );
+        sh(
+            "ip -n pod address add 192.0.2.7/32 dev lo && ip -n pod address add 2001:db8:1::7/128 dev lo nodad",
+        );
+        let send = |from: &str, to: &str| {
+            let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+            town::at("pod", move || UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap());
+        };
+        let heard = |place: &str, at: &str| {
+            let at: SocketAddr = at.parse().unwrap();
+            let socket = town::at(place, move || UdpSocket::bind(at).unwrap());
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            move || socket.recv(&mut [0; 16]).is_ok()
+        };
+        // Devices and neighbours of IPv6 take a moment.
+        let warm = udp_client("pod", "[2001:db8:43::53]:53");
+        assert!((0..5).any(|_| ask(&warm, 1).is_ok_and(|said| said == "other 2001:db8:42:1::10 1")));
+        // The client did not ask: it would get the answers.
+        let (four, six) = (heard("client", "192.0.2.7:4444"), heard("client", "[2001:db8:1::7]:4444"));
+        send("192.0.2.7:4444", "10.96.0.53:53");
+        send("192.0.2.7:4444", "192.0.2.10:30053");
+        send("[2001:db8:1::7]:4444", "[2001:db8:43::53]:53");
+        assert!(!four() && !six());
+        assert_eq!(dropped(), 3);
+        // Nor an answer for another pod, in the middle of its conversation.
+        let client = udp_client("client", "192.0.2.10:30053");
+        assert_eq!(ask(&client, 1).unwrap(), "other 192.0.2.10 1");
+        let connections = connections(&loader::pins(&room.bpffs)).unwrap();
+        let (answer, _) = connections
+            .iter()
+            .find(|(_, to)| {
+                let to_client = to.destination[3] == u32::from_ne_bytes([192, 0, 2, 7]);
+                to_client && to.flags & orlop_abi::Connection::REPLY != 0
+            })
+            .expect("a way back");
+        let port = u16::from_be(answer.destination_port);
+        sh("ip -n pod address add 10.42.2.10/32 dev lo");
+        send("10.42.2.10:5353", &format!("192.0.2.10:{port}"));
+        client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        assert!(client.recv(&mut [0; 16]).is_err());
+        assert_eq!(dropped(), 4);
+        // Under its own it reaches everybody, and the conversation goes on.
+        assert_eq!(ask(&udp_client("pod", "10.96.0.53:53"), 1).unwrap(), "other 10.42.1.10 1");
+        assert_eq!(ask(&client, 2).unwrap(), "other 192.0.2.10 2");
+        assert_eq!(dropped(), 4);
+    });
 }
 
 #[test]

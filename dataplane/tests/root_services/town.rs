@@ -51,8 +51,10 @@ pub(crate) fn build() {
 
 /// Puts the programs at the node's devices.
 pub(crate) fn attach(devices: &mut Devices, names: &[&str]) {
-    let all: Vec<_> =
-        names.iter().map(|name| Device { index: index(name), name: (*name).to_owned() }).collect();
+    let all: Vec<_> = names
+        .iter()
+        .map(|name| Device { index: index(name), name: (*name).to_owned(), pod: *name != "br0" })
+        .collect();
     devices.set(&all);
     assert_eq!(devices.refused(), [""; 0]);
 }
