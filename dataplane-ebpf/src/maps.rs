@@ -29,6 +29,9 @@ pub static RANGES: LpmTrie<Range, u32, { MAX_RANGES as usize }, LAZY> = LpmTrie:
 pub static ADDRESSES: HashMap<Ip, u32, { MAX_ADDRESSES as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static DEVICES: HashMap<u32, u32, { MAX_DEVICES as usize }, LAZY> = HashMap::new();
+/// The node's own devices were there before any pod's: nearly always a comparison tells them from these.
+#[btf_map]
+pub static FIRST_POD: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> = LruHashMap::new();
 #[btf_map]

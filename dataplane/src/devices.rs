@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::tc::{TcAttribute, TcMessage};
 use orlop_model::names::POD_LINK_ALIAS;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
@@ -70,7 +71,8 @@ pub(crate) enum WatchError {
 }
 
 async fn watch(skip: &Skip, seen: &watch::Sender<Option<Seen>>) -> Result<(), WatchError> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let groups =
+        [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Tc];
     let (connection, handle, mut events) = rtnetlink::new_multicast_connection(&groups)?;
     let connection = tokio::spawn(connection);
     let result = loop {
@@ -99,6 +101,8 @@ async fn watch(skip: &Skip, seen: &watch::Sender<Option<Seen>>) -> Result<(), Wa
 async fn list(handle: &Handle, skip: &Skip) -> Result<Seen, rtnetlink::Error> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
+    let queues: Vec<TcMessage> = handle.qdisc().get().execute().try_collect().await?;
+    let queued: BTreeSet<u32> = queues.iter().filter_map(queued).collect();
     let loopback: BTreeSet<u32> = links
         .iter()
         .filter(|link| link.header.flags.contains(LinkFlags::Loopback))
@@ -119,14 +123,14 @@ async fn list(handle: &Handle, skip: &Skip) -> Result<Seen, rtnetlink::Error> {
         addresses: ours.flat_map(|(_, ips)| ips).chain(routable).copied().filter(usable).collect(),
         devices: links
             .iter()
-            .filter_map(device)
+            .filter_map(|link| device(link, &queued))
             .filter(|device| !skip.names.contains(&device.name))
             .collect(),
     })
 }
 
 /// An Ethernet device that stands by itself: what belongs to a bridge or a bond hands its packets to that.
-fn device(link: &LinkMessage) -> Option<Device> {
+fn device(link: &LinkMessage, queued: &BTreeSet<u32>) -> Option<Device> {
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
     if link.header.link_layer_type != LinkLayerType::Ether || enslaved || is_of_services(link) {
         return None;
@@ -135,7 +139,15 @@ fn device(link: &LinkMessage) -> Option<Device> {
         LinkAttribute::IfAlias(alias) => alias.starts_with(POD_LINK_ALIAS),
         _ => false,
     });
-    Some(Device { index: link.header.index, name: name(link)?.to_owned(), pod })
+    let index = link.header.index;
+    Some(Device { index, name: name(link)?.to_owned(), pod, queued: queued.contains(&index) })
+}
+
+/// The device that a queue is at, unless it is the one that is none.
+fn queued(queue: &TcMessage) -> Option<u32> {
+    let none = |attribute: &TcAttribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "noqueue");
+    let device = u32::try_from(queue.header.index).ok()?;
+    (!queue.attributes.iter().any(none)).then_some(device)
 }
 
 fn name(link: &LinkMessage) -> Option<&str> {

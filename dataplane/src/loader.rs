@@ -20,8 +20,8 @@ use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
 use crate::maps::{
-    ADDRESSES, BACKENDS, DEVICES, EVENTS, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS, RANGES,
-    SLOTS, WATCHED, resize,
+    ADDRESSES, BACKENDS, DEVICES, EVENTS, FIRST_POD, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS,
+    RANGES, SLOTS, WATCHED, resize,
 };
 use crate::sizes::Sizes;
 use crate::sys;
@@ -59,7 +59,7 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 18] = [
     FRONTENDS,
     SLOTS,
     PLACES,
@@ -67,6 +67,7 @@ pub const MAPS: [&str; 17] = [
     RANGES,
     ADDRESSES,
     DEVICES,
+    FIRST_POD,
     "AFFINITIES",
     "FLOWS",
     "PEERS",

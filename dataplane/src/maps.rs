@@ -107,6 +107,7 @@ pub(crate) const RANGES: &str = "RANGES";
 pub(crate) const ADDRESSES: &str = "ADDRESSES";
 pub(crate) const SETTINGS: &str = "SETTINGS";
 pub(crate) const DEVICES: &str = "DEVICES";
+pub(crate) const FIRST_POD: &str = "FIRST_POD";
 pub(crate) const EVENTS: &str = "EVENTS";
 pub(crate) const WATCHED: &str = "WATCHED";
 
@@ -317,6 +318,12 @@ pub(crate) fn tell_device(pins: &Path, index: u32, flags: Option<u32>) -> Result
         None => gone(map.remove(&index)),
     };
     done.map_err(|source| refused(format!("tell the programs about device {index}"), source))
+}
+
+/// The lowest number of a device with a pod behind it; 0: there is none.
+pub(crate) fn tell_first_pod(pins: &Path, index: u32) -> Result<(), MapError> {
+    let mut map: Array<MapData, u32> = pinned(pins, FIRST_POD)?;
+    map.set(0, index, 0).map_err(|source| refused("tell the programs where pods begin".to_owned(), source))
 }
 
 /// The devices that they know about.

@@ -10,7 +10,8 @@
 //! BACKENDS     backend                         ─▶ address, port, the service it belongs to
 //! RANGES       service, prefix                 ─▶ 1: sources that a load-balancer address lets in (service 0: pods)
 //! ADDRESSES    address                         ─▶ this node's; whether it takes node ports
-//! DEVICES      device                          ─▶ whether a pod is behind it
+//! DEVICES      device                          ─▶ whether a pod is behind it, whether it has a queue
+//! FIRST_POD    0                               ─▶ the lowest number of a device with a pod behind it; 0: there is none
 //! AFFINITIES   client, service                 ─▶ the backend it stays with (least recently used)
 //! FLOWS        socket, address, port           ─▶ the other side of a translation (unconnected UDP; least recently used)
 //! PEERS        socket                          ─▶ what the program asked for, and what it got (connected sockets, until closed)
@@ -149,6 +150,8 @@ pub const ADDRESS_NODE_PORTS: u32 = 1;
 
 /// A pod is behind the device.
 pub const DEVICE_POD: u32 = 1;
+/// Its packets stand in a queue of the node's.
+pub const DEVICE_QUEUED: u32 = 1 << 1;
 
 /// The key of pods in [`Range::service`].
 pub const RANGE_PODS: u32 = 0;

@@ -11,6 +11,7 @@
 //! A packet that belongs to no service is left alone, as is one in the middle of a TCP connection that we did not see
 //! begin: it may be netfilter's, from before we came.
 
+mod across;
 mod begin;
 pub mod connection;
 pub mod deliver;
@@ -79,7 +80,10 @@ fn packet(ctx: &TcContext, side: Side) -> i32 {
     } else {
         let verdict = begin::begin(ctx, work, side);
         if verdict == NEXT {
-            return leave(ctx, work, side, policy::NEVER);
+            return match leave(ctx, work, side, policy::NEVER) {
+                NEXT if side == Side::In => across::across(ctx, work),
+                verdict => verdict,
+            };
         }
         if verdict != GO_ON {
             return verdict;

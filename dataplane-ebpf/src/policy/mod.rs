@@ -82,7 +82,7 @@ pub fn arrival(ctx: &TcContext) -> i32 {
 }
 
 #[inline(never)]
-fn arrive(ctx: &TcContext, work: &mut Work) -> i32 {
+pub fn arrive(ctx: &TcContext, work: &mut Work) -> i32 {
     // SAFETY: the value is copied at once.
     let Some(subject) = (unsafe { SUBJECTS.get(&work.headers.key.destination) }).copied() else {
         return NEXT;

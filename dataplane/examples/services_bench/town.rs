@@ -73,6 +73,7 @@ impl Town {
             pod() {{ # namespace, the node's device, addresses
                 ns=$1; dev=$2; shift 2
                 ip -n {name}-node address add 10.42.1.1/32 dev $dev
+                ip -n {name}-node link set $dev alias pod:$ns
                 ip -n {name}-$ns route add 10.42.1.1 dev eth0 scope link
                 for ip in $@; do
                     ip -n {name}-$ns address add $ip/32 dev eth0

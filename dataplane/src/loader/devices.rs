@@ -29,6 +29,8 @@ pub struct Device {
     pub name: String,
     /// It leads to a pod: what comes in has the pod's address as its source, or is a forgery.
     pub pod: bool,
+    /// Its packets stand in a queue, or are led elsewhere as they come in: somebody limits their rate.
+    pub queued: bool,
 }
 
 /// Programs that are loaded, and the devices they are at.
@@ -82,6 +84,10 @@ impl Devices {
 
     /// Makes these the devices that have our programs. Their names are of the calling thread's network namespace.
     pub fn set(&mut self, devices: &[Device]) {
+        let first = devices.iter().filter(|device| device.pod).map(|device| device.index).min();
+        if let Err(error) = maps::tell_first_pod(&self.pins, first.unwrap_or(0)) {
+            tracing::warn!(error = chain(&error), "pods' packets go through the node's stack");
+        }
         for device in devices {
             // First what the program has to know, then the program.
             let told = self.tell(device);
@@ -112,7 +118,8 @@ impl Devices {
 
     /// Tells the programs what stands behind a device, unless they know. What they know now.
     fn tell(&self, device: &Device) -> Option<u32> {
-        let flags = if device.pod { abi::DEVICE_POD } else { 0 };
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        let flags = flag(device.pod, abi::DEVICE_POD) | flag(device.queued, abi::DEVICE_QUEUED);
         if self.known.get(&device.index).is_some_and(|known| known.told == Some(flags)) {
             return Some(flags);
         }

@@ -11,6 +11,7 @@
     reason = "helpers of tests: a failure is a failed test"
 )]
 
+mod across;
 mod agent;
 mod churn;
 mod connect;

@@ -42,13 +42,7 @@ struct Place {
 impl Place {
     fn new(room: &Room) -> Self {
         town::build();
-        sh("ip netns add peer && ip -n peer link set lo up
-            ip link add peer0 type veth peer name eth0 netns peer
-            ip -n peer link set eth0 up && ip link set peer0 up
-            ip address add 10.42.3.1/24 dev peer0 && ip address add 2001:db8:42:3::1/64 dev peer0 nodad
-            ip -n peer address add 10.42.3.10/24 dev eth0
-            ip -n peer address add 2001:db8:42:3::10/64 dev eth0 nodad
-            ip -n peer route add default via 10.42.3.1 && ip -n peer route add default via 2001:db8:42:3::1");
+        town::build_peer();
         let loader::Loaded { maps, mut devices } = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
         town::attach(&mut devices, &["br0", "pod0", "peer0"]);
         let pods = ["10.42.0.0/16", "2001:db8:42::/56"].map(|net| net.parse().unwrap()).to_vec();

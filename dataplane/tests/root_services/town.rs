@@ -49,11 +49,27 @@ pub(crate) fn build() {
         ip -n pod route add default via 10.42.1.1 && ip -n pod route add default via 2001:db8:42:1::1");
 }
 
+/// A second pod of the node, `peer` (10.42.3.10).
+pub(crate) fn build_peer() {
+    sh("ip netns add peer && ip -n peer link set lo up
+            ip link add peer0 type veth peer name eth0 netns peer
+            ip -n peer link set eth0 up && ip link set peer0 up
+            ip address add 10.42.3.1/24 dev peer0 && ip address add 2001:db8:42:3::1/64 dev peer0 nodad
+            ip -n peer address add 10.42.3.10/24 dev eth0
+            ip -n peer address add 2001:db8:42:3::10/64 dev eth0 nodad
+            ip -n peer route add default via 10.42.3.1 && ip -n peer route add default via 2001:db8:42:3::1");
+}
+
 /// Puts the programs at the node's devices.
 pub(crate) fn attach(devices: &mut Devices, names: &[&str]) {
     let all: Vec<_> = names
         .iter()
-        .map(|name| Device { index: index(name), name: (*name).to_owned(), pod: *name != "br0" })
+        .map(|name| Device {
+            index: index(name),
+            name: (*name).to_owned(),
+            pod: *name != "br0",
+            queued: false,
+        })
         .collect();
     devices.set(&all);
     assert_eq!(devices.refused(), [""; 0]);
