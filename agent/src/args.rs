@@ -352,8 +352,12 @@ flags! {
     run_dir: PathBuf, "ORLOP_RUN_DIR";
     /// Container logs [default: STATE_DIR/log/pods].
     log_dir: PathBuf, "ORLOP_LOG_DIR";
-    /// Kubeconfig of the control plane to join (modes node and dataplane).
+    /// Kubeconfig of the control plane to join (modes node and dataplane) [default in mode dataplane: the service account of
+    /// the pod this runs in].
     kubeconfig: PathBuf, "ORLOP_KUBECONFIG";
+    /// URL of the API server, instead of the kubeconfig's or of the cluster IP that a pod is told: who serves cluster IPs cannot
+    /// begin by asking for one (modes node and dataplane).
+    master: String, "ORLOP_MASTER";
     /// Directory of static pods: manifests that run whatever becomes of the API server.
     static_pod_path: PathBuf, "ORLOP_STATIC_POD_PATH";
     /// Addresses of this node's pods, where nobody else says them (mode cri, and mode node without --kubeconfig)
@@ -396,7 +400,8 @@ flags! {
     kubelet_port: u16, "ORLOP_KUBELET_PORT";
     /// Port of `/healthz` without TLS, on 127.0.0.1; 0 is none [default: 10248].
     healthz_port: u16, "ORLOP_HEALTHZ_PORT";
-    /// Cgroup subtree of this node, below each hierarchy's mount point [default: orlop].
+    /// Cgroup subtree of this node, below each hierarchy's mount point [default: orlop; in mode dataplane the kubelet's
+    /// `kubepods.slice` or `kubepods`, where there is one].
     cgroup_root: String, "ORLOP_CGROUP_ROOT";
     /// Directory for pinned eBPF maps and links [default: RUN_DIR/bpf].
     bpffs: PathBuf, "ORLOP_BPFFS";
@@ -409,6 +414,9 @@ flags! {
     /// Whether backends see the node as the source of all packets to a cluster IP that are translated at a device [default: false].
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     masquerade_all: bool, "ORLOP_MASQUERADE_ALL";
+    /// Serve no Services and hold pods to no NetworkPolicies: another program does (modes standalone and node) [default: false].
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    disable_kube_proxy: bool, "ORLOP_DISABLE_KUBE_PROXY";
     /// Network devices whose packets the service dataplane leaves alone, with commas between.
     skip_devices: String, "ORLOP_SKIP_DEVICES";
     /// Addresses of service ports that fit into the dataplane's maps [default: 65536].

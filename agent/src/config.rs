@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
 use orlop_cni::Overlay;
 use orlop_dataplane::sizes::Sizes;
 use orlop_model::{
@@ -50,7 +51,7 @@ use self::{
     },
     node::{
         cni, default_addresses, first_share, networks, parse_addresses, parse_cgroup, parse_labels,
-        parse_mtu, parse_node_name, shim_beside_us,
+        parse_master, parse_mtu, parse_node_name, shim_beside_us,
     },
     pods::{log_limits, reserved},
     words::{absolute, one_of, parse, period, words},
@@ -76,6 +77,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Control plane to join.
     pub kubeconfig: Option<PathBuf>,
+    /// Where its API server is, if not where the kubeconfig says.
+    pub master: Option<Uri>,
     /// Hard thresholds of eviction, where a flag gives them.
     pub eviction_hard: Option<Vec<Threshold>>,
     /// Directory of static pods.
@@ -102,6 +105,8 @@ pub struct Config {
     pub healthz_port: u16,
     /// Cgroup subtree, relative to every hierarchy's mount point.
     pub cgroup_root: String,
+    /// Whether another program serves Services here.
+    pub disable_kube_proxy: bool,
     /// Where eBPF maps and links are pinned.
     pub bpffs: PathBuf,
     /// What holds for every Service.
@@ -221,6 +226,7 @@ impl TryFrom<Flags> for Config {
             run_dir,
             log_dir,
             kubeconfig,
+            master,
             static_pod_path,
             pod_cidr,
             node_name,
@@ -244,6 +250,7 @@ impl TryFrom<Flags> for Config {
             nodeport_addresses,
             localhost_nodeports,
             masquerade_all,
+            disable_kube_proxy,
             skip_devices,
             max_services,
             max_endpoints,
@@ -299,6 +306,12 @@ impl TryFrom<Flags> for Config {
             let reason = format!("must not overlap the addresses of pods, {pods}");
             return Err(value("service-cidr", service_cidr, reason));
         }
+        let (disable_kube_proxy, node_local) =
+            (disable_kube_proxy.unwrap_or(false), node_local_dns.unwrap_or(false));
+        if disable_kube_proxy && node_local {
+            let reason = "needs the service dataplane, which --disable-kube-proxy leaves out";
+            return Err(value("node-local-dns", node_local, reason));
+        }
         let max_pods = max_pods.unwrap_or(110);
         let node_cidr_masks =
             PerFamily { v4: node_cidr_mask.unwrap_or(24), v6: node_cidr_mask_ipv6.unwrap_or(64) };
@@ -351,6 +364,7 @@ impl TryFrom<Flags> for Config {
             kubelet_port: kubelet_port.unwrap_or(10250),
             healthz_port: healthz_port.unwrap_or(10248),
             cgroup_root: parse_cgroup(cgroup_root.unwrap_or_else(|| "orlop".to_owned()))?,
+            disable_kube_proxy,
             overlay: one_of(
                 "overlay",
                 overlay,
@@ -398,7 +412,7 @@ impl TryFrom<Flags> for Config {
                     .map(|text| upstreams::parse(text).map_err(|why| value("dns-upstreams", text, why)))
                     .collect::<Result<_, _>>()?,
                 ttl: dns_ttl.unwrap_or(30),
-                node_local: node_local_dns.unwrap_or(false),
+                node_local,
             },
             cleanup_kube_proxy: cleanup_kube_proxy.unwrap_or(false),
             log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
@@ -408,6 +422,7 @@ impl TryFrom<Flags> for Config {
             state_dir,
             run_dir,
             kubeconfig,
+            master: master.map(parse_master).transpose()?,
             eviction_hard: eviction_hard
                 .map(|text| hard_thresholds(&text).map_err(|reason| value("eviction-hard", text, reason)))
                 .transpose()?,

@@ -12,6 +12,7 @@ pub mod listen;
 pub mod playground;
 pub mod power;
 pub mod registry;
+pub mod roles;
 pub mod wait;
 
 pub use playground::{Output, Playground};

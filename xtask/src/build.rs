@@ -63,6 +63,20 @@ pub(crate) fn images_with(built: &Built) -> Result<Vec<crate::image::BuiltImage>
     })
 }
 
+/// What `examples/dataplane.yaml` calls the image of `orlop`.
+pub(crate) const OWN_IMAGE: &str = concat!("orlop.dev/orlop:v", env!("CARGO_PKG_VERSION"));
+
+/// Builds the image of `orlop`, and `orlop` where none is given.
+pub(crate) fn own_image(reference: &str, program: Option<PathBuf>, out: Option<PathBuf>) -> Result<()> {
+    let program = program.map_or_else(|| build().map(|built| built.orlop), Ok)?;
+    let out = out.unwrap_or_else(|| target_dir().join("orlop-image"));
+    step("build the image of orlop", |step| {
+        let image = crate::image::own(&out, &program, reference)?;
+        step.detail(format_args!("{} in {}", image.reference, image.layout.display()));
+        Ok(())
+    })
+}
+
 /// The layout of images with Debian's servers; quick when it is there.
 pub(crate) fn debian_images() -> Result<PathBuf> {
     step("build Debian images (debootstrap)", |_| crate::image::debian::build(&target_dir().join("debian")))

@@ -1,4 +1,5 @@
-//! Builds the example images as OCI layouts from parts of this machine: no docker, nothing from the internet.
+//! Builds the images of Orlop itself and of the examples as OCI layouts from parts of this machine: no docker, nothing
+//! from the internet.
 //!
 //! Deterministic: the same parts give the same bytes and so the same digests (fixed times, owners and order).
 //! Not for: loading them anywhere.
@@ -47,6 +48,30 @@ pub(crate) fn build_all(out: &Path, server_binary: &Path) -> Result<Vec<BuiltIma
     });
     images.push(write_image(out, "busybox", "v1", &busybox, &run)?);
     Ok(images)
+}
+
+/// The image of `orlop` itself, for clusters that run it as a pod: the static program and nothing else. The layout is
+/// under `out`, with an archive of it beside.
+pub(crate) fn own(out: &Path, orlop: &Path, reference: &str) -> Result<BuiltImage> {
+    let binary = fs::read(orlop).with_context(|| format!("read {}", orlop.display()))?;
+    // A dynamic program names its loader, which is not in this image.
+    if binary.windows(8).any(|w| w == b"/ld-linu") {
+        bail!("{} is not static: `cargo xtask build` makes one that is", orlop.display());
+    }
+    let mut layer = Layer::new();
+    layer.file("orlop", 0o755, &binary)?;
+    let mut layout = Layout::new(out)?;
+    let layer = layout.layer(&layer.finish()?)?;
+    layout.image(reference, &[&layer], &json!({"Entrypoint": ["/orlop"], "Cmd": ["dataplane"]}))?;
+    let path = out.join("orlop");
+    layout.finish(&path)?;
+    let archive = out.join("orlop.tar");
+    let file = fs::File::create(&archive).with_context(|| format!("create {}", archive.display()))?;
+    let mut tar = tar::Builder::new(file);
+    tar.mode(tar::HeaderMode::Deterministic);
+    tar.append_dir_all(".", &path).with_context(|| format!("write {}", archive.display()))?;
+    tar.finish().with_context(|| format!("write {}", archive.display()))?;
+    Ok(BuiltImage { reference: reference.to_owned(), layout: path })
 }
 
 /// An image for measuring pulls: five layers of 60 MB, half of it noise. Made once; the layout.

@@ -45,7 +45,7 @@ enum Command {
     Up(playground::UpArgs),
     /// Remove every trace of the playground.
     Down(PlaygroundDir),
-    /// Build the example images, or put an image into the playground.
+    /// Build the example images or that of `orlop` itself, or put an image into the playground.
     Image {
         #[command(subcommand)]
         command: Option<ImageCommand>,
@@ -75,6 +75,18 @@ struct PlaygroundDir {
 enum ImageCommand {
     /// Build the example image layouts into target/images.
     Build,
+    /// Build the image of `orlop` itself: an OCI layout and a tar of it in target/orlop-image.
+    Own {
+        /// What it is called.
+        #[arg(long, default_value = build::OWN_IMAGE)]
+        reference: String,
+        /// The program [default: build it].
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// Where else to put it.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Load an OCI layout directory or tar into the playground's nodes.
     Load {
         /// OCI layout directory, OCI tar or `docker save` tar.
@@ -92,6 +104,9 @@ fn main() -> ExitCode {
         Command::Up(args) => playground::up(&args),
         Command::Down(PlaygroundDir { dir }) => playground::down(&dir),
         Command::Image { command: None | Some(ImageCommand::Build) } => build::images().map(drop),
+        Command::Image { command: Some(ImageCommand::Own { reference, program, out }) } => {
+            build::own_image(&reference, program, out)
+        }
         Command::Image { command: Some(ImageCommand::Load { path, playground }) } => {
             playground::load_image(&playground.dir, &path)
         }

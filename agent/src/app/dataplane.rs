@@ -1,6 +1,6 @@
 //! Feeds the dataplane from watches of Services, EndpointSlices and NetworkPolicies.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
@@ -68,9 +68,17 @@ pub(super) async fn run(
         }
         std::future::ready(node_of(&event))
     });
-    let of_policies = super::policies::watch(client).boxed();
-    let all = [services.boxed(), slices.boxed(), node.boxed(), of_policies, of_pods];
-    let mut merged = futures::stream::select_all(all);
+    let mut merged = futures::stream::select_all([services.boxed(), slices.boxed(), node.boxed(), of_pods]);
+    if config.disable_kube_proxy {
+        // What is watched here others hear of all the same.
+        let unheard = merged.for_each(|_| std::future::ready(()));
+        tokio::select! {
+            () = unheard => {}
+            () = stop.cancelled() => {}
+        }
+        return Ok(());
+    }
+    merged.push(super::policies::watch(client).boxed());
     let feed = async move {
         while let Some(update) = merged.next().await {
             let passed = match &mut redirect {
@@ -171,8 +179,20 @@ fn eligibility(node: &Node) -> Eligibility {
     }
 }
 
+/// The cgroup of the pods of a kubelet that runs here, by the names its two drivers give it.
+pub(super) fn cgroup_of_kubelet() -> Result<Option<&'static str>> {
+    let mount = cgroup2_mount()?;
+    Ok(["kubepods.slice", "kubepods"].into_iter().find(|root| mount.join(root).is_dir()))
+}
+
 /// The node's directory in the cgroup v2 hierarchy, which the programs are attached to. Made if it is not there.
-fn cgroup2_dir(root: &str) -> Result<std::path::PathBuf> {
+fn cgroup2_dir(root: &str) -> Result<PathBuf> {
+    let dir = cgroup2_mount()?.join(root);
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn cgroup2_mount() -> Result<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").context("read the mount table")?;
     let mount = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
@@ -181,7 +201,5 @@ fn cgroup2_dir(root: &str) -> Result<std::path::PathBuf> {
     });
     let mount = mount
         .context("no cgroup v2 hierarchy is mounted: the service dataplane attaches its programs to one")?;
-    let dir = std::path::Path::new(mount).join(root);
-    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    Ok(dir)
+    Ok(mount.into())
 }

@@ -4,7 +4,7 @@
 //!  standalone:  ApiServer ◀─in process─ controllers ─┐
 //!                   ▲────in process──────────────────┴─ node (agent, network, dataplane)
 //!  node:        kube::Client over TLS ──────────────────▶ node
-//!  dataplane:   kube::Client over TLS ──────────────────▶ dataplane alone
+//!  dataplane:   kube::Client over TLS ──────────────────▶ dataplane alone (also as a pod of the cluster)
 //!  cri:         a client of the CRI socket ─────────────▶ runtime, images, network
 //! ```
 
@@ -12,6 +12,7 @@ mod cri;
 mod dataplane;
 mod dns;
 mod host_ports;
+mod join;
 mod kernel_counts;
 mod network;
 mod node;
@@ -23,16 +24,8 @@ mod standalone;
 mod take_over;
 mod unserved;
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
-use base64::Engine as _;
 use futures::StreamExt as _;
-use jiff::Timestamp;
-use kube::{
-    Client,
-    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
-};
 use orlop_runtime::rlimits::{NOFILE, Rlimit};
 use rustix::process::{Resource, Rlimit as Limit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,7 +34,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use cri::cri;
 pub(crate) use standalone::standalone;
 
-use orlop::{config::Config, memory::Memory, server::expiry};
+use self::join::Joined;
+use orlop::{config::Config, memory::Memory};
 
 /// `orlop node`.
 ///
@@ -56,7 +50,7 @@ pub(crate) async fn node(config: Config, stop: CancellationToken) -> Result<()> 
             )
         }
         (Some(_), _) => {
-            let Joined { client, ca, expires } = connect(&config).await?;
+            let Joined { client, ca, expires } = join::as_node(&config).await?;
             let memory = Memory::open(config.state_dir.join("memory"))
                 .with_context(|| format!("make {} ready", config.state_dir.join("memory").display()))?;
             let dns = (config.dns.node_local && config.dns.port != 0).then_some(dns::Role::NodeLocal);
@@ -69,66 +63,19 @@ pub(crate) async fn node(config: Config, stop: CancellationToken) -> Result<()> 
 /// `orlop dataplane`.
 ///
 /// # Errors
-/// When the kubeconfig cannot be used or the programs cannot be loaded.
-pub(crate) async fn dataplane(config: Config, stop: CancellationToken) -> Result<()> {
-    let joined = connect(&config).await?;
+/// When the kubeconfig, or the pod's service account, cannot be used or the programs cannot be loaded.
+pub(crate) async fn dataplane(mut config: Config, stop: CancellationToken) -> Result<()> {
+    let client = join::as_proxy(&config).await?;
+    if !config.said.contains_key("cgroup-root")
+        && let Some(root) = dataplane::cgroup_of_kubelet()?
+    {
+        config.cgroup_root = root.to_owned();
+    }
+    tracing::info!(node = %config.node_name, cgroup = config.cgroup_root, "serving Services");
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("create {}", config.run_dir.display()))?;
     let no_pods = futures::stream::pending().boxed();
-    dataplane::run(&config, &joined.client, dataplane::Also::default(), None, no_pods, stop).await
-}
-
-/// A control plane reached over TLS.
-struct Joined {
-    client: Client,
-    /// PEM of the cluster's CA, which also signs the clients of the kubelet API.
-    ca: Vec<u8>,
-    /// Until when our certificate holds, if the kubeconfig has one.
-    expires: Option<Timestamp>,
-}
-
-async fn connect(config: &Config) -> Result<Joined> {
-    let path = config.kubeconfig.as_deref().context("--kubeconfig is needed to join a control plane")?;
-    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
-    let ca = cluster_ca(&kubeconfig, path)?;
-    let client_config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let client_config = client_config.with_context(|| format!("kubeconfig {}", path.display()))?;
-    let expires = expiry(&client_config.auth_info);
-    let client = Client::try_from(client_config).context("make a client of the kubeconfig")?;
-    Ok(Joined { client, ca, expires })
-}
-
-fn expiry(auth: &AuthInfo) -> Option<Timestamp> {
-    let given = auth.client_certificate_data.as_ref();
-    let pem = match given {
-        Some(data) => base64::engine::general_purpose::STANDARD.decode(data).ok()?,
-        None => std::fs::read(auth.client_certificate.as_ref()?).ok()?,
-    };
-    expiry::of_pem(&pem)
-}
-
-/// The CA of the kubeconfig's current cluster.
-fn cluster_ca(kubeconfig: &Kubeconfig, path: &Path) -> Result<Vec<u8>> {
-    let current = kubeconfig.current_context.as_deref();
-    let context = kubeconfig.contexts.iter().find(|named| Some(named.name.as_str()) == current);
-    let cluster = context.and_then(|named| named.context.as_ref()).map(|context| context.cluster.as_str());
-    let cluster = kubeconfig.clusters.iter().find(|named| Some(named.name.as_str()) == cluster);
-    let cluster = cluster.and_then(|named| named.cluster.as_ref());
-    let cluster = cluster
-        .with_context(|| format!("kubeconfig {}: no current context with a cluster", path.display()))?;
-    match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
-        (Some(data), _) => {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(data);
-            decoded.with_context(|| format!("kubeconfig {}: certificate-authority-data", path.display()))
-        }
-        (None, Some(file)) => {
-            let file = path.parent().unwrap_or(Path::new("/")).join(file);
-            std::fs::read(&file).with_context(|| format!("read the cluster CA {}", file.display()))
-        }
-        (None, None) => {
-            anyhow::bail!("kubeconfig {}: the cluster names no certificate authority", path.display())
-        }
-    }
+    dataplane::run(&config, &client, dataplane::Also::default(), None, no_pods, stop).await
 }
 
 /// Chooses ring for all TLS of the process; a second call changes nothing.

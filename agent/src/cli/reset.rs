@@ -25,7 +25,11 @@ pub(crate) fn reset(yes: bool, cgroup_root: &str, dirs: &DirArgs) -> Result<()> 
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let mut failures = runtime.block_on(pods_and_network(dirs));
+    // Where a dataplane alone was there are no pods, and perhaps nothing may be written.
+    let mut failures = match dirs.state_dir.exists() {
+        true => runtime.block_on(pods_and_network(dirs)),
+        false => Vec::new(),
+    };
     let bpffs = dirs.run_dir.join("bpf");
     if bpffs.exists() {
         failures.extend(

@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use http::Uri;
 use orlop_model::{
     ids::NodeName,
     names,
@@ -49,6 +50,16 @@ pub(super) fn parse_cgroup(path: String) -> Result<String, ConfigError> {
             path,
             "must be a relative path without `.` or `..`; the root itself is not allowed",
         ))
+    }
+}
+
+/// As client-go takes it: a URL, or a host that speaks TLS.
+pub(super) fn parse_master(text: String) -> Result<Uri, ConfigError> {
+    let url = if text.contains("://") { text.clone() } else { format!("https://{text}") };
+    let uri: Uri = parse("master", url)?;
+    match uri.scheme_str() {
+        Some("https" | "http") => Ok(uri),
+        _ => Err(value("master", text, "must be a URL like https://192.0.2.1:6443")),
     }
 }
 
@@ -174,6 +185,33 @@ mod tests {
             ]],
         );
         check("nodeIp: 'fd00::3'", expect_test::expect!["n1 fd00::3 orlop 10.42.0.0/16 0.0.0.0:6443"]);
+    }
+
+    #[test]
+    fn an_api_server_is_a_url_or_a_host() {
+        let master = |text: &str| super::parse_master(text.to_owned()).map_err(|error| error.to_string());
+        for (given, read) in [
+            ("https://192.0.2.1:6443", "https://192.0.2.1:6443/"),
+            ("http://[fd00::1]:8080", "http://[fd00::1]:8080/"),
+            ("api.example:6443", "https://api.example:6443/"),
+        ] {
+            assert_eq!(master(given).unwrap().to_string(), read);
+        }
+        let refused = expect_test::expect![[
+            r#"--master "ftp://api.example": must be a URL like https://192.0.2.1:6443"#
+        ]];
+        refused.assert_eq(&master("ftp://api.example").unwrap_err());
+        expect_test::expect![[r#"--master "https://": invalid format"#]].assert_eq(&master("").unwrap_err());
+    }
+
+    #[test]
+    fn who_serves_no_services_answers_no_dns_questions_on_the_way() {
+        check(
+            "{nodeName: n1, nodeIp: 10.0.0.3, shim: /s, disableKubeProxy: true, nodeLocalDns: true}",
+            expect_test::expect![[
+                r#"--node-local-dns "true": needs the service dataplane, which --disable-kube-proxy leaves out"#
+            ]],
+        );
     }
 
     #[test]
