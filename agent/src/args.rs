@@ -419,6 +419,8 @@ flags! {
     disable_kube_proxy: bool, "ORLOP_DISABLE_KUBE_PROXY";
     /// Network devices whose packets the service dataplane leaves alone, with commas between.
     skip_devices: String, "ORLOP_SKIP_DEVICES";
+    /// Network devices where known connections to services are sent on before the stack (XDP), with commas between.
+    xdp_devices: String, "ORLOP_XDP_DEVICES";
     /// Addresses of service ports that fit into the dataplane's maps [default: 65536].
     max_services: u32, "ORLOP_MAX_SERVICES";
     /// Endpoints of service ports that fit [default: 262144].

@@ -33,6 +33,8 @@ pub static DEVICES: HashMap<u32, u32, { MAX_DEVICES as usize }, LAZY> = HashMap:
 #[btf_map]
 pub static FIRST_POD: Array<u32, 1> = Array::new();
 #[btf_map]
+pub static ROUTES: Array<u32, 1> = Array::new();
+#[btf_map]
 pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();

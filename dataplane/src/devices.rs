@@ -1,4 +1,5 @@
-//! The node's network devices and addresses, watched: where packets come in, and what counts as this node.
+//! The node's network devices and addresses, watched: where packets come in, and what counts as this node. And its routes: only
+//! that they change.
 //!
 //! Level-triggered: any event leads to a fresh listing, at most one per 20 ms. The only netlink beside the pod network's.
 //! Not for: pods' devices inside their namespaces, or changing anything.
@@ -32,18 +33,46 @@ pub struct Seen {
     pub addresses: BTreeSet<IpAddr>,
 }
 
-/// Which devices get no program.
+/// Which devices get other programs than all, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Skip {
-    /// By name.
-    pub names: BTreeSet<String>,
+pub struct Named {
+    /// They get none.
+    pub skipped: BTreeSet<String>,
+    /// They get one before the stack (XDP), too.
+    pub early: BTreeSet<String>,
 }
 
 /// Follows the network namespace of the calling thread until nobody listens.
-pub async fn follow(skip: Skip, seen: watch::Sender<Option<Seen>>) {
+pub async fn follow(named: Named, seen: watch::Sender<Option<Seen>>) {
     while !seen.is_closed() {
-        if let Err(error) = watch(&skip, &seen).await {
+        if let Err(error) = watch(&named, &seen).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "watch network devices");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Routes and neighbours come in bursts, too.
+const ROUTES_PAUSE: Duration = Duration::from_millis(5);
+
+/// Calls whenever a packet may have another way than before: a route, a neighbour or a device has changed, or may have.
+pub async fn follow_routes(mut changed: impl FnMut()) {
+    let groups =
+        [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route, MulticastGroup::Neigh, MulticastGroup::Link];
+    loop {
+        match rtnetlink::new_multicast_connection(&groups) {
+            Ok((connection, _handle, mut events)) => {
+                let connection = tokio::spawn(connection);
+                changed();
+                while events.next().await.is_some() {
+                    changed();
+                    tokio::time::sleep(ROUTES_PAUSE).await;
+                    while let Some(Some(_)) = futures::FutureExt::now_or_never(events.next()) {}
+                    changed();
+                }
+                connection.abort();
+            }
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "watch routes"),
         }
         tokio::time::sleep(AGAIN).await;
     }
@@ -53,10 +82,10 @@ pub async fn follow(skip: Skip, seen: watch::Sender<Option<Seen>>) {
 ///
 /// # Errors
 /// When netlink does not answer.
-pub(crate) async fn look(skip: &Skip) -> Result<Seen, WatchError> {
+pub(crate) async fn look(named: &Named) -> Result<Seen, WatchError> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let connection = tokio::spawn(connection);
-    let seen = list(&handle, skip).await;
+    let seen = list(&handle, named).await;
     connection.abort();
     Ok(seen?)
 }
@@ -70,13 +99,13 @@ pub(crate) enum WatchError {
     List(#[from] rtnetlink::Error),
 }
 
-async fn watch(skip: &Skip, seen: &watch::Sender<Option<Seen>>) -> Result<(), WatchError> {
+async fn watch(named: &Named, seen: &watch::Sender<Option<Seen>>) -> Result<(), WatchError> {
     let groups =
         [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Tc];
     let (connection, handle, mut events) = rtnetlink::new_multicast_connection(&groups)?;
     let connection = tokio::spawn(connection);
     let result = loop {
-        match list(&handle, skip).await {
+        match list(&handle, named).await {
             Ok(fresh) => {
                 seen.send_if_modified(|known| {
                     let changed = known.as_ref() != Some(&fresh);
@@ -98,7 +127,7 @@ async fn watch(skip: &Skip, seen: &watch::Sender<Option<Seen>>) -> Result<(), Wa
     result
 }
 
-async fn list(handle: &Handle, skip: &Skip) -> Result<Seen, rtnetlink::Error> {
+async fn list(handle: &Handle, named: &Named) -> Result<Seen, rtnetlink::Error> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
     let queues: Vec<TcMessage> = handle.qdisc().get().execute().try_collect().await?;
@@ -123,14 +152,14 @@ async fn list(handle: &Handle, skip: &Skip) -> Result<Seen, rtnetlink::Error> {
         addresses: ours.flat_map(|(_, ips)| ips).chain(routable).copied().filter(usable).collect(),
         devices: links
             .iter()
-            .filter_map(|link| device(link, &queued))
-            .filter(|device| !skip.names.contains(&device.name))
+            .filter_map(|link| device(link, &queued, named))
+            .filter(|device| !named.skipped.contains(&device.name))
             .collect(),
     })
 }
 
 /// An Ethernet device that stands by itself: what belongs to a bridge or a bond hands its packets to that.
-fn device(link: &LinkMessage, queued: &BTreeSet<u32>) -> Option<Device> {
+fn device(link: &LinkMessage, queued: &BTreeSet<u32>, named: &Named) -> Option<Device> {
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
     if link.header.link_layer_type != LinkLayerType::Ether || enslaved || is_of_services(link) {
         return None;
@@ -140,7 +169,9 @@ fn device(link: &LinkMessage, queued: &BTreeSet<u32>) -> Option<Device> {
         _ => false,
     });
     let index = link.header.index;
-    Some(Device { index, name: name(link)?.to_owned(), pod, queued: queued.contains(&index) })
+    let name = name(link)?.to_owned();
+    let early = named.early.contains(&name);
+    Some(Device { index, name, pod, queued: queued.contains(&index), early })
 }
 
 /// The device that a queue is at, unless it is the one that is none.

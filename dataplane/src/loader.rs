@@ -15,13 +15,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, Program, ProgramFd};
+use aya::programs::{CgroupAttachMode, Program, ProgramFd, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
 use crate::maps::{
     ADDRESSES, BACKENDS, DEVICES, EVENTS, FIRST_POD, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS,
-    RANGES, SLOTS, WATCHED, resize,
+    RANGES, ROUTES, SLOTS, WATCHED, resize,
 };
 use crate::sizes::Sizes;
 use crate::sys;
@@ -59,7 +59,7 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 19] = [
     FRONTENDS,
     SLOTS,
     PLACES,
@@ -68,6 +68,7 @@ pub const MAPS: [&str; 18] = [
     ADDRESSES,
     DEVICES,
     FIRST_POD,
+    ROUTES,
     "AFFINITIES",
     "FLOWS",
     "PEERS",
@@ -81,6 +82,10 @@ pub const MAPS: [&str; 18] = [
 ];
 /// The programs at network devices, each with the prefix of its links' pins: an interface index follows.
 const DEVICE_PROGRAMS: [(&str, &str); 2] = [("packet_in", "link_in_"), ("packet_out", "link_out_")];
+/// The program before the stack, where the driver runs it, and where the kernel does in its place.
+const EARLY: &str = "early";
+const EARLY_LINKS: [(&str, XdpMode); 2] =
+    [("link_xdp_", XdpMode::Driver), ("link_xdp_generic_", XdpMode::Skb)];
 const LINK: &str = "link_";
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
@@ -237,6 +242,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 enum Target<'a> {
     Cgroup(&'a Cgroup),
     Device(&'a Device),
+    Early(&'a Device, XdpMode),
 }
 
 impl Target<'_> {
@@ -244,7 +250,7 @@ impl Target<'_> {
     fn has(&self, link: &sys::LinkInfo) -> bool {
         match self {
             Self::Cgroup(cgroup) => link.cgroup() == cgroup.id,
-            Self::Device(device) => link.device() == device.index,
+            Self::Device(device) | Self::Early(device, _) => link.device() == device.index,
         }
     }
 }
@@ -267,6 +273,7 @@ impl Cgroup {
     }
 }
 
+/// The program and its descriptor; it is loaded if it was not yet.
 fn load<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<(&'a mut Program, ProgramFd), LoadError> {
     let missing = || LoadError::Program { program: name, source: "it is not in the object".into() };
     let program = object.program_mut(name).ok_or_else(missing)?;
@@ -274,6 +281,8 @@ fn load<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<(&'a mut Program
         Program::CgroupSockAddr(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
         Program::CgroupSock(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
         Program::SchedClassifier(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
+        Program::Xdp(hook) if hook.fd().is_ok() => hook.fd().and_then(|fd| Ok(fd.try_clone()?)),
+        Program::Xdp(hook) => hook.load().and_then(|()| Ok(hook.fd()?.try_clone()?)),
         _ => return Err(missing()),
     };
     match loaded {
@@ -305,6 +314,10 @@ fn attach(
             hook.take_link(id)?.try_into()?
         }
         (Program::SchedClassifier(hook), Target::Device(device)) => devices::attach(hook, pin, device)?,
+        (Program::Xdp(hook), Target::Early(device, mode)) => {
+            let id = hook.attach_to_if_index(device.index, *mode)?;
+            hook.take_link(id)?.try_into()?
+        }
         _ => return Err("it is of a kind that does not go there".into()),
     };
     // A crash before the pin leaves nothing behind: the link goes with its descriptor.

@@ -108,6 +108,7 @@ pub(crate) const ADDRESSES: &str = "ADDRESSES";
 pub(crate) const SETTINGS: &str = "SETTINGS";
 pub(crate) const DEVICES: &str = "DEVICES";
 pub(crate) const FIRST_POD: &str = "FIRST_POD";
+pub(crate) const ROUTES: &str = "ROUTES";
 pub(crate) const EVENTS: &str = "EVENTS";
 pub(crate) const WATCHED: &str = "WATCHED";
 
@@ -318,6 +319,24 @@ pub(crate) fn tell_device(pins: &Path, index: u32, flags: Option<u32>) -> Result
         None => gone(map.remove(&index)),
     };
     done.map_err(|source| refused(format!("tell the programs about device {index}"), source))
+}
+
+/// How often routes have changed: at every other count the programs ask the routing table again.
+pub(crate) struct Routes(Array<MapData, u32>);
+
+impl Routes {
+    /// As pinned in this directory.
+    pub(crate) fn open(pins: &Path) -> Result<Self, MapError> {
+        pinned(pins, ROUTES).map(Self)
+    }
+
+    /// One more.
+    pub(crate) fn changed(&mut self) -> Result<(), MapError> {
+        let count = self.0.get(&0, 0).map_err(|source| unreadable(ROUTES, source))?;
+        self.0
+            .set(0, count.wrapping_add(1), 0)
+            .map_err(|source| refused("tell the programs that routes changed".to_owned(), source))
+    }
 }
 
 /// The lowest number of a device with a pod behind it; 0: there is none.

@@ -18,11 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::devices::{self, Seen, Skip};
+use crate::devices::{self, Named, Seen};
 use crate::health::Eligibility;
 use crate::kube_proxy;
 use crate::loader::{self, Devices, LoadError};
-use crate::maps::{Maps, Removed};
+use crate::maps::{Maps, Removed, Routes};
 use crate::measure::{Step, Synced};
 use crate::model::{HostPort, Node, ServiceKey, Settings};
 use crate::policy;
@@ -60,8 +60,8 @@ pub struct DataplaneConfig {
     pub primary: Vec<IpAddr>,
     /// What kube-proxy's configuration would say.
     pub settings: Settings,
-    /// Devices that get no program.
-    pub skip: Skip,
+    /// Devices that get other programs than all.
+    pub named: Named,
     /// Who hears of every write.
     pub measured: Option<mpsc::UnboundedSender<Synced>>,
     /// How much fits into the maps.
@@ -128,7 +128,7 @@ pub async fn run(
         ..Node::default()
     };
     let (seen, devices) = watch::channel(None);
-    let watching = tokio::spawn(devices::follow(cfg.skip.clone(), seen));
+    let watching = tokio::spawn(devices::follow(cfg.named.clone(), seen));
     let (removed, gone) = mpsc::unbounded_channel();
     let sweeping = tokio::spawn(sweep::follow(cfg.bpffs.clone(), cfg.cgroup.clone(), gone));
     // A thread of its own: a big sync is many system calls in a row.
@@ -137,12 +137,19 @@ pub async fn run(
         let place = Place {
             devices,
             programs: loaded.devices,
-            skip: cfg.skip.clone(),
+            named: cfg.named.clone(),
             removed,
             beside: Beside::new(&loaded.maps, &cfg),
             measured: cfg.measured.clone(),
         };
+        let mut routes = Routes::open(&loader::pins(&cfg.bpffs)).map_err(LoadError::from)?;
+        let routes = runtime.spawn(devices::follow_routes(move || {
+            if let Err(error) = routes.changed() {
+                tracing::warn!(error = chain(&error), "packets may take an old way for a second");
+            }
+        }));
         runtime.block_on(follow(State::new(loaded.maps, node), rx, Some(place), status, stop, REPAIR_EVERY));
+        routes.abort();
         Ok(())
     })
     .await;
@@ -155,7 +162,7 @@ pub async fn run(
 pub(crate) struct Place {
     devices: watch::Receiver<Option<Seen>>,
     programs: Devices,
-    skip: Skip,
+    named: Named,
     /// To whoever ends their sockets.
     removed: mpsc::UnboundedSender<BTreeSet<Removed>>,
     beside: Option<Beside>,
@@ -191,7 +198,7 @@ impl Beside {
 impl Place {
     /// Does not wait for the news of a device that must be there.
     async fn look(&mut self) {
-        match devices::look(&self.skip).await {
+        match devices::look(&self.named).await {
             Ok(seen) => self.programs.set(&seen.devices),
             Err(error) => tracing::warn!(error = chain(&error), "look for a new pod's device"),
         }

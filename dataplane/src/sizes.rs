@@ -25,11 +25,12 @@ impl Default for Sizes {
 impl Sizes {
     /// Of each map that depends on it.
     #[must_use]
-    pub fn of_maps(&self) -> [(&'static str, u32); 5] {
+    pub fn of_maps(&self) -> [(&'static str, u32); 6] {
         let Self { services, endpoints, connections } = *self;
         [
             ("FRONTENDS", services),
             ("COUNTERS", services),
+            ("PLACES", services / 4),
             ("BACKENDS", endpoints),
             ("SLOTS", endpoints),
             ("CONNECTIONS", connections.saturating_mul(ENTRIES)),

@@ -57,6 +57,7 @@ const TESTS: &[Needed] = &[
     needed("dnsmasq", "dnsmasq-base"),
     needed("iptables", "iptables"),
     needed("ping", "iputils-ping"),
+    needed("ethtool", "ethtool"),
     needed("htpasswd", "apache2-utils"),
     needed("dpkg-deb", "dpkg"),
     needed("debootstrap", "debootstrap"),

@@ -99,7 +99,7 @@ pub(super) async fn run(
         node_name: config.node_name.to_string(),
         primary: config.node_ips.clone(),
         settings: settings(config),
-        skip: config.service_rules.skip.clone(),
+        named: config.service_rules.devices.clone(),
         measured: Some(measured),
         sizes: config.service_maps,
     };

@@ -1,6 +1,6 @@
 //! What kube-proxy's configuration says about Services, by its names.
 
-use orlop_dataplane::{devices::Skip, model::NodePortAddresses};
+use orlop_dataplane::{devices::Named, model::NodePortAddresses};
 use orlop_model::net::IpNet;
 
 use super::{ConfigError, error::value, words::words};
@@ -14,8 +14,8 @@ pub struct ServiceRules {
     pub at_localhost: bool,
     /// Whether backends see this node as the source of all that goes to a cluster IP.
     pub masquerade_all: bool,
-    /// Devices whose packets are left alone.
-    pub skip: Skip,
+    /// Devices whose packets are left alone, and those where services are looked for before the stack.
+    pub devices: Named,
 }
 
 pub(super) fn parse(
@@ -23,12 +23,16 @@ pub(super) fn parse(
     at_localhost: Option<bool>,
     masquerade_all: Option<bool>,
     skip_devices: Option<String>,
+    xdp_devices: Option<String>,
 ) -> Result<ServiceRules, ConfigError> {
     Ok(ServiceRules {
         node_ports: addresses(node_ports.as_deref())?,
         at_localhost: at_localhost.unwrap_or(true),
         masquerade_all: masquerade_all.unwrap_or(false),
-        skip: Skip { names: words(skip_devices).into_iter().collect() },
+        devices: Named {
+            skipped: words(skip_devices).into_iter().collect(),
+            early: words(xdp_devices).into_iter().collect(),
+        },
     })
 }
 

@@ -47,6 +47,23 @@ pub struct Connection {
     pub made: u32,
     /// The device that its packets came in by, once it is known that the source may; 0: not known yet.
     pub device: u32,
+    /// The way on.
+    pub way: Way,
+}
+
+/// Where packets of a connection go on, as the routing table said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Way {
+    /// When it said so: the second, since the machine started, and how often routes had changed until then, added up. At any
+    /// other moment it has to be asked again. 0: it was not asked.
+    pub asked: u32,
+    /// The device.
+    pub device: u32,
+    /// Hardware addresses of the next hop, and of the device.
+    pub hardware: [[u8; 6]; 2],
+    /// Longest packet that the device takes, bytes from the IP header on.
+    pub mtu: u32,
 }
 
 impl Connection {
@@ -144,7 +161,7 @@ impl Drop {
 }
 
 const _: () = assert!(size_of::<ConnectionKey>() == 40 && align_of::<ConnectionKey>() == 4);
-const _: () = assert!(size_of::<Connection>() == 60 && align_of::<Connection>() == 4);
+const _: () = assert!(size_of::<Connection>() == 84 && align_of::<Connection>() == 4);
 const _: () = assert!(size_of::<FragmentKey>() == 40 && align_of::<FragmentKey>() == 4);
 const _: () = assert!(size_of::<Ports>() == 4 && align_of::<Ports>() == 2);
 const _: () = assert!(size_of::<Counters>() == 32 && align_of::<Counters>() == 8);

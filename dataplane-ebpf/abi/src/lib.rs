@@ -10,8 +10,9 @@
 //! BACKENDS     backend                         ─▶ address, port, the service it belongs to
 //! RANGES       service, prefix                 ─▶ 1: sources that a load-balancer address lets in (service 0: pods)
 //! ADDRESSES    address                         ─▶ this node's; whether it takes node ports
-//! DEVICES      device                          ─▶ whether a pod is behind it, whether it has a queue
+//! DEVICES      device                          ─▶ whether a pod is behind it, whether it has a queue, whether XDP is there
 //! FIRST_POD    0                               ─▶ the lowest number of a device with a pod behind it; 0: there is none
+//! ROUTES       0                               ─▶ how often routes and neighbours have changed
 //! AFFINITIES   client, service                 ─▶ the backend it stays with (least recently used)
 //! FLOWS        socket, address, port           ─▶ the other side of a translation (unconnected UDP; least recently used)
 //! PEERS        socket                          ─▶ what the program asked for, and what it got (connected sockets, until closed)
@@ -42,7 +43,7 @@ mod policy;
 mod service;
 mod settings;
 
-pub use connection::{Connection, ConnectionKey, Counters, Drop, FragmentKey, Ports};
+pub use connection::{Connection, ConnectionKey, Counters, Drop, FragmentKey, Ports, Way};
 pub use event::FlowEvent;
 pub use flow::{Affinity, AffinityKey, Flow, FlowKey, Peer};
 pub use policy::{Block, Hits, PolicyState, RuleKey, Subject, Verdict};
@@ -71,7 +72,7 @@ pub const TABLE: usize = 65_521;
 /// Backends in each part of such a table.
 pub const PLACES: usize = 240;
 /// Most parts of all tables together; a table has 274.
-pub const MAX_PLACES: u32 = 65_536;
+pub const MAX_PLACES: u32 = MAX_FRONTENDS / 4;
 /// Most source ranges of all services together.
 pub const MAX_RANGES: u32 = 65_536;
 /// Most addresses of this node.
@@ -152,6 +153,8 @@ pub const ADDRESS_NODE_PORTS: u32 = 1;
 pub const DEVICE_POD: u32 = 1;
 /// Its packets stand in a queue of the node's.
 pub const DEVICE_QUEUED: u32 = 1 << 1;
+/// Packets can be sent to it before the stack (XDP).
+pub const DEVICE_EARLY: u32 = 1 << 2;
 
 /// The key of pods in [`Range::service`].
 pub const RANGE_PODS: u32 = 0;

@@ -47,7 +47,8 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
         Ok(chosen) => chosen,
         Err(why) => return refuse(ctx, headers, &frontend, why, side),
     };
-    let new = &mut work.to;
+    work.now = now();
+    let (new, now) = (&mut work.to, work.now);
     *new = Connection {
         source: key.source,
         destination: backend.ip,
@@ -56,9 +57,10 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
         flags: 0,
         backend: id,
         service: frontend.service,
-        seen: now(),
-        made: now(),
+        seen: now,
+        made: now,
         device: if side == Side::In { guard::device(ctx) } else { 0 },
+        way: connection::NOWHERE,
     };
     let mut ports = CLIENT_PORTS;
     let masquerade = masquerades(&frontend, source) || backend.ip == key.source;

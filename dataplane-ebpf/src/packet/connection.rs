@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_prandom_u32, bpf_loop},
 };
-use orlop_abi::{Connection, ConnectionKey, FragmentKey, PROTO_TCP, PROTO_UDP, Ports};
+use orlop_abi::{Connection, ConnectionKey, FragmentKey, PROTO_TCP, PROTO_UDP, Ports, Way};
 
 use super::{
     parse::{ACK, FIN, Fragment, Headers, RST, SYN},
@@ -17,9 +17,11 @@ use super::{
 };
 use crate::{
     choose::{self, now},
-    count,
     maps::{CONNECTIONS, FRAGMENTS},
 };
+
+/// The routing table was not asked yet.
+pub const NOWHERE: Way = Way { asked: 0, device: 0, hardware: [[0; 6]; 2], mtu: 0 };
 
 /// Seconds after which a silent connection makes room for one with the same addresses and ports.
 const TCP_SECONDS: u32 = 24 * 3600;
@@ -45,10 +47,10 @@ pub fn known(work: &mut Work) -> bool {
         return false;
     }
     work.to = *connection;
-    let now = now();
-    if work.to.seen != now {
+    work.now = now();
+    if work.to.seen != work.now {
         // SAFETY: as above.
-        unsafe { (*entry).seen = now };
+        unsafe { (*entry).seen = work.now };
     }
     if headers.flags & (FIN | RST) != 0 && work.to.flags & Connection::CLOSED == 0 {
         // SAFETY: as above.
@@ -60,7 +62,6 @@ pub fn known(work: &mut Work) -> bool {
     if headers.fragment == Fragment::First {
         remember_ports(headers);
     }
-    count::packet(work.to.service, headers.length);
     true
 }
 
@@ -154,6 +155,7 @@ pub fn remember(work: &mut Work, any: bool, (first, ports): (u16, u16)) -> Resul
         destination_port: key.source_port,
         flags: to.flags | Connection::REPLY,
         device: 0,
+        way: NOWHERE,
         ..*to
     };
     *other = other_way(key.proto, to);

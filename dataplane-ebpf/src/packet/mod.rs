@@ -19,14 +19,14 @@ mod guard;
 pub mod icmp;
 pub mod parse;
 mod reject;
-mod rewrite;
+pub mod rewrite;
 mod sctp;
 pub mod work;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use parse::Kind;
 
-use crate::policy;
+use crate::{count, policy};
 
 /// The packet goes its way: the next program, then the stack.
 pub const NEXT: i32 = -1;
@@ -77,6 +77,7 @@ fn packet(ctx: &TcContext, side: Side) -> i32 {
         if side == Side::In && !guard::still_honest(ctx, work) {
             return SHOT;
         }
+        count::packet(work.to.service, work.headers.length);
     } else {
         let verdict = begin::begin(ctx, work, side);
         if verdict == NEXT {

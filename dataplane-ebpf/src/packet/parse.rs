@@ -5,8 +5,8 @@ use orlop_abi::{ConnectionKey, MAPPED, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 
 use super::ETHERNET;
 
-const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
+pub const IPV4: u16 = 0x0800_u16.to_be();
+pub const IPV6: u16 = 0x86dd_u16.to_be();
 const PROTO_ICMP: u8 = 1;
 const PROTO_ICMPV6: u8 = 58;
 /// Extension headers of IPv6 that are walked over before we give up.
@@ -95,12 +95,12 @@ pub struct Ipv6 {
 
 /// The first bytes of every transport header; the last is the flags of TCP.
 #[repr(C)]
-struct Transport {
-    source: u16,
-    destination: u16,
+pub struct Transport {
+    pub source: u16,
+    pub destination: u16,
     sequence: [u8; 8],
     offset: u8,
-    flags: u8,
+    pub flags: u8,
 }
 
 #[inline(always)]

@@ -83,7 +83,7 @@ fn transport(ctx: &TcContext, headers: &Headers, to: &Connection, addresses: u32
 
 /// The end of an IPv4 header, from the hop count on.
 #[repr(C)]
-struct End4 {
+pub struct End4 {
     hops: u8,
     proto: u8,
     checksum: u16,
@@ -93,13 +93,25 @@ struct End4 {
 
 /// The end of an IPv6 header, from the word on that the hop count is in.
 #[repr(C)]
-struct End6 {
-    payload: u16,
-    next: u8,
-    hops: u8,
-    source: Ip,
-    destination: Ip,
+pub struct End6 {
+    pub payload: u16,
+    pub next: u8,
+    pub hops: u8,
+    pub source: Ip,
+    pub destination: Ip,
 }
+
+impl End4 {
+    /// What it becomes on its way, with the change of the checksum over the addresses.
+    #[inline(always)]
+    pub fn one_hop_less(ttl: u8, proto: u8, checksum: u16, addresses: u32, to: &Connection) -> Self {
+        let checksum = changed(checksum, fold(u64::from(addresses) + HOP));
+        Self { hops: ttl - 1, proto, checksum, source: to.source[3], destination: to.destination[3] }
+    }
+}
+
+/// What one hop less adds to a checksum: the hop count is the high byte of its word.
+const HOP: u64 = !(0x0100_u16.to_be() as u32) as u64;
 
 /// Addresses, hop count and checksum of the IP header, which stand in one piece.
 #[inline(always)]
@@ -113,8 +125,7 @@ pub fn ip(
 ) -> Result<(), Refused> {
     let hops = headers.ttl - u8::from(hop);
     if headers.v4 {
-        // The hop count is the high byte of its word.
-        let less = if hop { u64::from(!u32::from(0x0100_u16.to_be())) } else { 0 };
+        let less = if hop { HOP } else { 0 };
         let [proto, checksum] = headers.beside;
         let (proto, checksum) = (proto as u8, changed(checksum, fold(u64::from(addresses) + less)));
         let (source, destination) = (source[3], destination[3]);
@@ -128,7 +139,7 @@ pub fn ip(
 
 /// What a checksum becomes.
 #[inline(always)]
-const fn changed(checksum: u16, change: u32) -> u16 {
+pub const fn changed(checksum: u16, change: u32) -> u16 {
     let sum = (!checksum) as u32 + (change & 0xffff) + (change >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     !(((sum & 0xffff) + (sum >> 16)) as u16)

@@ -15,6 +15,8 @@ pub struct Work {
     /// The way back: key and value of an entry; or the connection that an ICMP error is about.
     pub other: ConnectionKey,
     pub back: Connection,
+    /// The second that it is, of a packet of a service.
+    pub now: u32,
     /// The way on.
     pub route: Route,
     /// The search for a port.

@@ -38,7 +38,7 @@ impl Dataplane {
             node_name: "node-a".to_owned(),
             primary: Vec::new(),
             settings: Settings { pods: vec![pods], ..Settings::default() },
-            skip: Default::default(),
+            named: Default::default(),
             measured: None,
             sizes: Default::default(),
         };

@@ -1,20 +1,21 @@
 //! What a packet costs at a device, by `BPF_PROG_TEST_RUN`: one of no service, and one of an established connection.
 //!
 //! With `repeat` a frame is not restored between runs. So the service's backend is the service address itself: every run
-//! finds the same frame, and takes the whole way through table, checksums and stores. The route to it is the last thing
-//! looked up, and fails: what sends the frame on is not in the figure.
+//! finds the same frame, and takes the whole way through table, checksums and stores. Each takes one of its hops away, and after
+//! the last one what sends the frame on is no longer in the figure. Before the stack (XDP) it is: there are as many runs as hops.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use orlop_dataplane::diff::diff_all;
-use orlop_dataplane::loader::{self, Side};
+use orlop_dataplane::loader::{self, Device, Devices, Side};
 use orlop_dataplane::maps::Maps as _;
 use orlop_dataplane::model::Protocol;
 use orlop_dataplane::tables::{Backend, BackendId, Entry, Frontend, Host, ServiceId, Set, Tables, Vip};
 use serde_json::{Value, json};
 
 use crate::frame::{first, later};
+use crate::world::sh;
 
 const RUNS: u32 = 100_000;
 /// The machine is shared: the least of these is the trustworthy one.
@@ -23,6 +24,7 @@ const ROUNDS: usize = 9;
 pub(crate) fn measure(bpffs: &Path, cgroup: &Path) {
     let mut loaded = loader::load_all(bpffs, cgroup).unwrap();
     let mut packets = Vec::new();
+    let device = uplink(&mut loaded.devices);
     for (family, client, service, stranger) in [
         ("IPv4", "203.0.113.7:40000", "10.96.0.1:80", "198.51.100.9:80"),
         ("IPv6", "[2001:db8::7]:40000", "[fd00::1]:80", "[2001:db8:9::9]:80"),
@@ -41,7 +43,12 @@ pub(crate) fn measure(bpffs: &Path, cgroup: &Path) {
             let took = runs.map(|run| run.duration.as_nanos()).min().unwrap();
             u64::try_from(took).unwrap()
         };
-        packets.push(json!({ "family": family, "foreign_ns": least(&foreign), "known_ns": least(&known) }));
+        let plain = (least(&foreign), least(&known));
+        loaded.devices.test_run_at(Side::In, device, &closing(&known), 1).unwrap();
+        loaded.devices.test_run_at(Side::In, device, &opening, 1).unwrap();
+        let early = early(&loaded.devices, device, &known);
+        packets
+            .push(json!({ "family": family, "foreign_ns": plain.0, "known_ns": plain.1, "early_ns": early }));
     }
     let seen = orlop_dataplane::describe(bpffs).unwrap();
     // The last family's service: its packets were counted, so they took the way they should have taken.
@@ -49,6 +56,43 @@ pub(crate) fn measure(bpffs: &Path, cgroup: &Path) {
     assert!(counted > u64::from(RUNS), "only {counted} packets were translated");
     orlop_dataplane::uninstall(bpffs).unwrap();
     println!("{}", Value::from(packets));
+}
+
+/// A device with the way back to the services, and the program before the stack at it.
+fn uplink(devices: &mut Devices) -> u32 {
+    sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+        ip link add up0 type veth peer name far0 && ip link set up0 up && ip link set far0 up
+        ip address add 192.0.2.10/24 dev up0 && ip address add 2001:db8:1::10/64 dev up0 nodad
+        ip neighbour add 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0
+        ip neighbour add 2001:db8:1::1 lladdr 02:00:00:00:00:01 dev up0
+        ip route add 10.96.0.0/16 via 192.0.2.1 && ip route add fd00::/64 via 2001:db8:1::1");
+    let shown: Value = serde_json::from_str(&sh("ip -j link show up0")).unwrap();
+    let index = shown[0]["ifindex"].as_u64().unwrap().try_into().unwrap();
+    devices.set(&[Device { index, name: "up0".to_owned(), pod: false, queued: false, early: true }]);
+    index
+}
+
+/// The frame with FIN beside ACK: the connection is over.
+fn closing(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let flags = if frame[12] == 0x08 { 14 + 20 + 13 } else { 14 + 40 + 13 };
+    frame[flags] |= 1;
+    frame
+}
+
+/// XDP_TX
+const SENT_BACK: i32 = 3;
+
+fn early(devices: &Devices, device: u32, frame: &[u8]) -> u64 {
+    let mut frame = frame.to_vec();
+    let hops = if frame[12] == 0x08 { 14 + 8 } else { 14 + 7 };
+    frame[hops] = u8::MAX;
+    let runs = (0..ROUNDS * 100).map(|_| {
+        let run = devices.test_run_at(Side::Early, device, &frame, u32::from(u8::MAX) - 5).unwrap();
+        assert_eq!((run.action, run.frame[hops]), (SENT_BACK, 5));
+        run.duration.as_nanos()
+    });
+    u64::try_from(runs.min().unwrap()).unwrap()
 }
 
 fn to_itself(at: SocketAddr) -> Tables {

@@ -16,7 +16,7 @@ use aya::programs::{LinkOrder, Program, TestRun as _, TestRunOptions};
 
 use orlop_abi as abi;
 
-use super::{DEVICE_PROGRAMS, Target, uninstall};
+use super::{DEVICE_PROGRAMS, EARLY, EARLY_LINKS, Target, uninstall};
 use crate::maps;
 use crate::reconcile::chain;
 
@@ -31,6 +31,8 @@ pub struct Device {
     pub pod: bool,
     /// Its packets stand in a queue, or are led elsewhere as they come in: somebody limits their rate.
     pub queued: bool,
+    /// Known connections are to be sent on before the stack.
+    pub early: bool,
 }
 
 /// Programs that are loaded, and the devices they are at.
@@ -43,17 +45,23 @@ pub struct Devices {
 }
 
 /// A device that was heard of.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
     /// What the programs were told about it; `None`: nothing yet.
     told: Option<u32>,
     /// Why it has no programs: it is not asked again.
     refused: Option<String>,
+    /// Its programs were brought there, or refused.
+    tried: bool,
+    /// Its driver runs the program before the stack.
+    native: bool,
 }
 
 /// Which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
+    /// The one before the stack.
+    Early,
     /// The one for packets that come in.
     In,
     /// The one for what the node itself sends.
@@ -76,6 +84,23 @@ pub type TestRunError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An answer may be longer than the question.
 const ROOM: usize = 128;
+/// Number of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// What the kernel is told about a frame: the device that it came in by, in `struct xdp_md` or `struct __sk_buff`.
+fn context(side: Side, device: u32, length: usize) -> Result<Vec<u8>, TestRunError> {
+    let (size, fields) = match side {
+        // `data_end` is the frame's length, `ingress_ifindex` the device.
+        Side::Early => (24, [(4, u32::try_from(length)?), (12, device)]),
+        // `ifindex`, twice: there is nothing else to say.
+        Side::In | Side::Out => (192, [(40, device), (40, device)]),
+    };
+    let mut context = vec![0; size];
+    for (at, value) in fields {
+        context[at..at + size_of::<u32>()].copy_from_slice(&value.to_ne_bytes());
+    }
+    Ok(context)
+}
 
 impl Devices {
     pub(super) fn new(object: Ebpf, pins: PathBuf) -> Self {
@@ -89,17 +114,12 @@ impl Devices {
             tracing::warn!(error = chain(&error), "pods' packets go through the node's stack");
         }
         for device in devices {
-            // First what the program has to know, then the program.
-            let told = self.tell(device);
-            if let Some(known) = self.known.get_mut(&device.index) {
-                known.told = told;
-                continue;
+            // First what the programs have to know, then the programs.
+            self.tell(device);
+            if self.known.get(&device.index).is_none_or(|known| !known.tried) {
+                self.place(device);
+                self.tell(device);
             }
-            let attached = DEVICE_PROGRAMS.iter().try_for_each(|(program, prefix)| {
-                let attached = self.attach(program, prefix, device);
-                attached.map_err(|error| format!("attach {program} at {}: {}", device.name, chain(&*error)))
-            });
-            self.known.insert(device.index, Known { told, refused: attached.err() });
         }
         let before = self.known.len();
         self.known.retain(|index, _| devices.iter().any(|device| device.index == *index));
@@ -116,16 +136,65 @@ impl Devices {
         self.known.values().filter_map(|known| known.refused.clone()).collect()
     }
 
-    /// Tells the programs what stands behind a device, unless they know. What they know now.
-    fn tell(&self, device: &Device) -> Option<u32> {
+    /// Tells the programs what stands behind a device, unless they know.
+    fn tell(&mut self, device: &Device) {
+        let known = self.known.entry(device.index).or_default();
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        let flags = flag(device.pod, abi::DEVICE_POD) | flag(device.queued, abi::DEVICE_QUEUED);
-        if self.known.get(&device.index).is_some_and(|known| known.told == Some(flags)) {
-            return Some(flags);
+        let flags = flag(device.pod, abi::DEVICE_POD)
+            | flag(device.queued, abi::DEVICE_QUEUED)
+            | flag(known.native, abi::DEVICE_EARLY);
+        if known.told != Some(flags) {
+            let told = maps::tell_device(&self.pins, device.index, Some(flags));
+            let told =
+                told.inspect_err(|error| tracing::warn!(error = chain(error), "device {}", device.name));
+            known.told = told.is_ok().then_some(flags);
         }
-        let told = maps::tell_device(&self.pins, device.index, Some(flags));
-        told.inspect_err(|error| tracing::warn!(error = chain(error), "device {}", device.name)).ok()?;
-        Some(flags)
+    }
+
+    /// Brings the programs to a device.
+    fn place(&mut self, device: &Device) {
+        let attached = DEVICE_PROGRAMS.iter().try_for_each(|(program, prefix)| {
+            let attached = self.attach(program, prefix, device);
+            attached.map_err(|error| format!("attach {program} at {}: {}", device.name, chain(&*error)))
+        });
+        let native = self.place_early(device);
+        let known = self.known.entry(device.index).or_default();
+        (known.refused, known.native, known.tried) = (attached.err(), native, true);
+    }
+
+    /// Brings the program before the stack to a device that is to have it, and takes it from one that is not. `true` if the
+    /// driver runs it.
+    fn place_early(&mut self, device: &Device) -> bool {
+        let pins = EARLY_LINKS.map(|(prefix, _)| self.pins.join(format!("{prefix}{}", device.index)));
+        if !device.early {
+            for pin in pins.iter().filter(|pin| pin.exists()) {
+                if let Err(error) = uninstall::link(pin) {
+                    tracing::warn!(%error, "remove the link {}", pin.display());
+                }
+            }
+            return false;
+        }
+        // What an earlier agent found out stays.
+        let order = if pins[1].exists() { [1, 0] } else { [0, 1] };
+        for which in order {
+            let (_, mode) = EARLY_LINKS[which];
+            let attached =
+                super::load(&mut self.object, EARLY).map_err(Into::into).and_then(|(program, fd)| {
+                    super::attach(program, fd.as_fd(), &pins[which], &Target::Early(device, mode))
+                });
+            match attached {
+                Ok(()) => {
+                    tracing::info!(
+                        device = device.name,
+                        ?mode,
+                        "known connections are sent on before the stack"
+                    );
+                    return which == 0;
+                }
+                Err(error) => tracing::warn!(device = device.name, ?mode, error = chain(&*error), "XDP"),
+            }
+        }
+        false
     }
 
     /// Runs a program on a frame, `repeat` times on the same bytes (`BPF_PROG_TEST_RUN`): for tests, and for measuring. It sees
@@ -134,14 +203,39 @@ impl Devices {
     /// # Errors
     /// When the kernel does not run it.
     pub fn test_run(&self, side: Side, frame: &[u8], repeat: u32) -> Result<TestRun, TestRunError> {
-        let (program, _) = DEVICE_PROGRAMS[usize::from(side == Side::Out)];
-        let Some(Program::SchedClassifier(hook)) = self.object.program(program) else {
-            return Err("it is not in the object".into());
+        self.test_run_at(side, LOOPBACK, frame, repeat)
+    }
+
+    /// The same at another device.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn test_run_at(
+        &self,
+        side: Side,
+        device: u32,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<TestRun, TestRunError> {
+        let program = match side {
+            Side::Early => EARLY,
+            Side::In => DEVICE_PROGRAMS[0].0,
+            Side::Out => DEVICE_PROGRAMS[1].0,
         };
         let mut out = vec![0; frame.len() + ROOM];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), repeat, ..Default::default() };
-        let result = hook.test_run(options)?;
+        let context = context(side, device, frame.len())?;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            repeat,
+            ..Default::default()
+        };
+        let result = match self.object.program(program) {
+            Some(Program::SchedClassifier(hook)) => hook.test_run(options)?,
+            Some(Program::Xdp(hook)) => hook.test_run(options)?,
+            _ => return Err("it is not in the object".into()),
+        };
         let (action, length) = (result.return_value.cast_signed(), result.data_size_out);
         out.truncate(length.try_into()?);
         Ok(TestRun { action, frame: out, duration: result.duration })
@@ -196,7 +290,9 @@ impl Devices {
 /// The interface index in the name of a pin.
 pub(super) fn index(pin: &Path) -> Option<u32> {
     let name = pin.file_name()?.to_str()?;
-    DEVICE_PROGRAMS.iter().find_map(|(_, prefix)| name.strip_prefix(prefix)?.parse().ok())
+    let prefixes = DEVICE_PROGRAMS.iter().map(|(_, prefix)| *prefix);
+    let prefixes = prefixes.chain(EARLY_LINKS.iter().map(|(prefix, _)| *prefix));
+    prefixes.into_iter().find_map(|prefix| name.strip_prefix(prefix)?.parse().ok())
 }
 
 /// A new link, first in line: before programs that would look at what we have not yet translated.

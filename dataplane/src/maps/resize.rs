@@ -11,7 +11,7 @@ use std::path::Path;
 use aya::maps::{HashMap, IterableMap as _, MapData};
 use orlop_abi as abi;
 
-use super::{BACKENDS, FRONTENDS, MapError, Pod, SLOTS, entries, pinned, unreadable};
+use super::{BACKENDS, FRONTENDS, MapError, PLACES, Pod, SLOTS, entries, pinned, unreadable};
 use crate::sizes::Sizes;
 use crate::sys::batch;
 
@@ -23,6 +23,7 @@ const COUNTERS: &str = "COUNTERS";
 pub(crate) struct Carried {
     frontends: Vec<(abi::FrontendKey, abi::Frontend)>,
     slots: Vec<(abi::SlotKey, u32)>,
+    places: Vec<(abi::SlotKey, abi::Places)>,
     backends: Vec<(u32, abi::Backend)>,
     connections: Vec<(abi::ConnectionKey, abi::Connection)>,
 }
@@ -38,6 +39,7 @@ pub(crate) fn pick_up(pins: &Path, sizes: &Sizes) -> Result<Carried, MapError> {
         match name {
             FRONTENDS => carried.frontends = read(pins, name)?,
             SLOTS => carried.slots = read(pins, name)?,
+            PLACES => carried.places = read(pins, name)?,
             BACKENDS => carried.backends = read(pins, name)?,
             CONNECTIONS => carried.connections = read(pins, name)?,
             _ => debug_assert_eq!(name, COUNTERS, "a map whose elements nobody carries"),
@@ -53,6 +55,7 @@ impl Carried {
     pub(crate) fn put_down(self, pins: &Path) -> Result<(), MapError> {
         write(pins, BACKENDS, &self.backends)?;
         write(pins, SLOTS, &self.slots)?;
+        write(pins, PLACES, &self.places)?;
         write(pins, FRONTENDS, &self.frontends)?;
         write(pins, CONNECTIONS, &self.connections)
     }

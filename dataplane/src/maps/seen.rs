@@ -60,6 +60,7 @@ pub fn reserve(pins: &Path, tracked: &[Tracked]) -> Result<(), MapError> {
             seen: now,
             made: now,
             device: 0,
+            way: abi::Way::default(),
         };
         match map.insert(key, value, NOEXIST) {
             Err(AyaError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}

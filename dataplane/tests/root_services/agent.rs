@@ -34,7 +34,7 @@ pub(crate) fn live() {
         node_name: "node-a".to_owned(),
         primary: Vec::new(),
         settings: Default::default(),
-        skip: Default::default(),
+        named: Default::default(),
         measured: None,
         sizes: Default::default(),
     };

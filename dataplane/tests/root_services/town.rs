@@ -69,6 +69,7 @@ pub(crate) fn attach(devices: &mut Devices, names: &[&str]) {
             name: (*name).to_owned(),
             pod: *name != "br0",
             queued: false,
+            early: false,
         })
         .collect();
     devices.set(&all);
