@@ -36,7 +36,9 @@ pub struct Connection {
     /// Network byte order.
     pub destination_port: u16,
     /// `Connection::…` bits.
-    pub flags: u32,
+    pub flags: u16,
+    /// Longest packet that the [way](Self::way) on takes, bytes from the IP header on.
+    pub mtu: u16,
     /// Backend id.
     pub backend: u32,
     /// Service id.
@@ -62,19 +64,17 @@ pub struct Way {
     pub device: u32,
     /// Hardware addresses of the next hop, and of the device.
     pub hardware: [[u8; 6]; 2],
-    /// Longest packet that the device takes, bytes from the IP header on.
-    pub mtu: u32,
 }
 
 impl Connection {
     /// The way back: from the backend to the client.
-    pub const REPLY: u32 = 1;
+    pub const REPLY: u16 = 1;
     /// This side has said that it is done (FIN, RST, SHUTDOWN).
-    pub const CLOSED: u32 = 1 << 1;
+    pub const CLOSED: u16 = 1 << 1;
     /// The other side has answered.
-    pub const ANSWERED: u32 = 1 << 2;
+    pub const ANSWERED: u16 = 1 << 2;
     /// It is netfilter's: its packets are left alone, and its port is not given to another.
-    pub const FOREIGN: u32 = 1 << 3;
+    pub const FOREIGN: u16 = 1 << 3;
 }
 
 /// A datagram in fragments.
@@ -161,7 +161,7 @@ impl Drop {
 }
 
 const _: () = assert!(size_of::<ConnectionKey>() == 40 && align_of::<ConnectionKey>() == 4);
-const _: () = assert!(size_of::<Connection>() == 84 && align_of::<Connection>() == 4);
+const _: () = assert!(size_of::<Connection>() == 80 && align_of::<Connection>() == 4);
 const _: () = assert!(size_of::<FragmentKey>() == 40 && align_of::<FragmentKey>() == 4);
 const _: () = assert!(size_of::<Ports>() == 4 && align_of::<Ports>() == 2);
 const _: () = assert!(size_of::<Counters>() == 32 && align_of::<Counters>() == 8);

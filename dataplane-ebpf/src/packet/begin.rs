@@ -55,6 +55,7 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
         source_port: key.source_port,
         destination_port: backend.port,
         flags: 0,
+        mtu: 0,
         backend: id,
         service: frontend.service,
         seen: now,

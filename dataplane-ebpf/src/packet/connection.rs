@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The routing table was not asked yet.
-pub const NOWHERE: Way = Way { asked: 0, device: 0, hardware: [[0; 6]; 2], mtu: 0 };
+pub const NOWHERE: Way = Way { asked: 0, device: 0, hardware: [[0; 6]; 2] };
 
 /// Seconds after which a silent connection makes room for one with the same addresses and ports.
 const TCP_SECONDS: u32 = 24 * 3600;

@@ -58,8 +58,8 @@ fn moment(now: u32) -> u32 {
 /// is: the table knows better.)
 #[inline(always)]
 pub fn way(now: u32, headers: &Headers, to: &Connection, route: &mut Route) -> bool {
-    let Way { asked, device, hardware: [dmac, smac], mtu } = to.way;
-    if asked != moment(now) || headers.length > mtu {
+    let Way { asked, device, hardware: [dmac, smac] } = to.way;
+    if asked != moment(now) || headers.length > u32::from(to.mtu) {
         return false;
     }
     (route.ifindex, route.dmac, route.smac) = (device, dmac, smac);
@@ -71,15 +71,18 @@ pub fn way(now: u32, headers: &Headers, to: &Connection, route: &mut Route) -> b
 pub fn remember(now: u32, headers: &Headers, route: &Route) {
     let Some(entry) = CONNECTIONS.get_ptr_mut(&headers.key) else { return };
     // SAFETY: after this answer the kernel has filled in the MTU.
-    let mtu = u32::from(unsafe { route.__bindgen_anon_1.mtu_result });
+    let mtu = unsafe { route.__bindgen_anon_1.mtu_result };
     let (device, hardware) = (route.ifindex, [route.dmac, route.smac]);
     // SAFETY: the map holds the element until the program ends; who reads half of it sends one packet astray.
-    unsafe { (*entry).way = Way { asked: moment(now), device, hardware, mtu } };
+    unsafe {
+        (*entry).mtu = mtu;
+        (*entry).way = Way { asked: moment(now), device, hardware };
+    }
 }
 
 /// Where a translated packet goes on its way through a connection with these flags.
 #[inline(always)]
-pub fn go(ctx: &TcContext, result: u32, hop: bool, flags: u32, route: &Route) -> i32 {
+pub fn go(ctx: &TcContext, result: u32, hop: bool, flags: u16, route: &Route) -> i32 {
     if hop {
         return send(ctx, result, route);
     }

@@ -55,6 +55,7 @@ pub fn reserve(pins: &Path, tracked: &[Tracked]) -> Result<(), MapError> {
             source_port: service.port().to_be(),
             destination_port: client.port().to_be(),
             flags: abi::Connection::REPLY | abi::Connection::FOREIGN,
+            mtu: 0,
             backend: 0,
             service: 0,
             seen: now,

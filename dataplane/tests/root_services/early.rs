@@ -172,7 +172,7 @@ fn known_connections_go_on_without_the_programs_at_the_device() {
         assert_eq!(four.read(&mut [0; 8]).unwrap(), 0);
         let ended = orlop_dataplane::maps::seen::connections(&loader::pins(&room.bpffs)).unwrap();
         let flags = ended.iter().filter(|(key, _)| key.proto == 6).map(|(_, to)| to.flags & 2);
-        assert_eq!(flags.sum::<u32>(), 4);
+        assert_eq!(flags.sum::<u16>(), 4);
         drop(state);
     });
 }
