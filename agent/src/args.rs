@@ -451,9 +451,10 @@ flags! {
     node_cidr_mask: u8, "ORLOP_NODE_CIDR_MASK";
     /// The same of IPv6 [default: 64].
     node_cidr_mask_ipv6: u8, "ORLOP_NODE_CIDR_MASK_IPV6";
-    /// Cluster IPs of Services (mode standalone) [default: 10.43.0.0/16].
+    /// Cluster IPs of Services (mode standalone); for both families one network of each, separated by a comma, the main
+    /// family's first [default: 10.43.0.0/16, and fd00:43::/112 where pods have IPv6].
     service_cidr: String, "ORLOP_SERVICE_CIDR";
-    /// Address and port of the API server (mode standalone) [default: 0.0.0.0:6443].
+    /// Address and port of the API server (mode standalone) [default: 0.0.0.0:6443, [::]:6443 on a node with IPv6].
     listen: String, "ORLOP_LISTEN";
     /// More names and addresses for the API server's certificate, separated by commas.
     tls_san: String, "ORLOP_TLS_SAN";
@@ -496,9 +497,9 @@ flags! {
     /// Most log files of a container, 2 at least [default: 5].
     container_log_max_files: usize, "ORLOP_CONTAINER_LOG_MAX_FILES";
     /// DNS servers for pods with dnsPolicy ClusterFirst, separated by commas [default: in mode standalone our own, the
-    /// tenth address of --service-cidr].
+    /// tenth addresses of --service-cidr].
     cluster_dns: String, "ORLOP_CLUSTER_DNS";
-    /// Port of our own DNS server on the node's address (mode standalone, and mode node with --node-local-dns); 0 is no
+    /// Port of our own DNS server on the node's addresses (mode standalone, and mode node with --node-local-dns); 0 is no
     /// server [default: 10053].
     dns_port: u16, "ORLOP_DNS_PORT";
     /// Name servers for names outside the cluster, as `address` or `address:port`, separated by commas [default: those

@@ -32,7 +32,7 @@ use orlop_cni::Overlay;
 use orlop_dataplane::sizes::Sizes;
 use orlop_model::{
     ids::NodeName,
-    net::{IpNet, Ipv4Net, PerFamily},
+    net::{IpNet, PerFamily},
 };
 use orlop_runtime::{
     ids::IdRange,
@@ -51,7 +51,7 @@ use self::{
     },
     node::{
         cni, default_addresses, first_share, networks, parse_addresses, parse_cgroup, parse_labels,
-        parse_master, parse_mtu, parse_node_name, shim_beside_us,
+        parse_master, parse_mtu, parse_node_name, service_networks, shim_beside_us,
     },
     pods::{log_limits, reserved},
     words::{absolute, one_of, parse, period, words},
@@ -129,8 +129,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// Prefix lengths of a node's part.
     pub node_cidr_masks: PerFamily,
-    /// Cluster IPs.
-    pub service_cidr: Ipv4Net,
+    /// Cluster IPs, one network of a family, the main one first.
+    pub service_cidrs: Vec<IpNet>,
     /// API server's address and port.
     pub listen: SocketAddr,
     /// Further names in its certificate.
@@ -301,12 +301,7 @@ impl TryFrom<Flags> for Config {
         let run_dir = absolute("run-dir", run_dir.unwrap_or_else(|| DEFAULT_RUN_DIR.into()))?;
         let cluster_cidrs =
             networks("cluster-cidr", &cluster_cidr.unwrap_or_else(|| "10.42.0.0/16".to_owned()))?;
-        let service_cidr: Ipv4Net =
-            parse("service-cidr", service_cidr.unwrap_or_else(|| "10.43.0.0/16".to_owned()))?;
-        if let Some(pods) = cluster_cidrs.iter().find(|pods| pods.overlaps(&service_cidr.into())) {
-            let reason = format!("must not overlap the addresses of pods, {pods}");
-            return Err(value("service-cidr", service_cidr, reason));
-        }
+        let service_cidrs = service_networks(service_cidr, &cluster_cidrs)?;
         let (disable_kube_proxy, node_local) =
             (disable_kube_proxy.unwrap_or(false), node_local_dns.unwrap_or(false));
         if disable_kube_proxy && node_local {
@@ -319,6 +314,11 @@ impl TryFrom<Flags> for Config {
         let shares = cluster_cidrs.iter().map(|cluster| first_share(cluster, node_cidr_masks));
         let shares = shares.collect::<Result<Vec<_>, _>>()?;
         let pod_cidrs = pod_cidr.map_or(Ok(shares), |text| networks("pod-cidr", &text))?;
+        let node_ips = match node_ip {
+            Some(text) => parse_addresses(&text)?,
+            None => default_addresses(&cluster_cidrs)?,
+        };
+        let everywhere = if node_ips.iter().any(IpAddr::is_ipv6) { "[::]:6443" } else { "0.0.0.0:6443" };
         Ok(Self {
             log_dir: absolute("log-dir", log_dir.unwrap_or_else(|| state_dir.join("log/pods")))?,
             bpffs: absolute("bpffs", bpffs.unwrap_or_else(|| run_dir.join("bpf")))?,
@@ -334,10 +334,7 @@ impl TryFrom<Flags> for Config {
             cri_socket: cri_socket.map(|path| absolute("cri-socket", path)).transpose()?,
             kubelet_dir: absolute("kubelet-dir", kubelet_dir.unwrap_or_else(|| state_dir.clone()))?,
             node_name: parse_node_name(node_name)?,
-            node_ips: match node_ip {
-                Some(text) => parse_addresses(&text)?,
-                None => default_addresses(&cluster_cidrs)?,
-            },
+            node_ips,
             node_labels: parse_labels(&node_labels.unwrap_or_default())?,
             max_pods,
             user_namespace_ids: pods::user_namespace_ids(user_namespace_ids, max_pods)?,
@@ -374,7 +371,7 @@ impl TryFrom<Flags> for Config {
             )?,
             cni: cni(cni_conf_dir, cni_bin_dir)?,
             mtu: mtu.map(parse_mtu).transpose()?,
-            listen: parse("listen", listen.unwrap_or_else(|| "0.0.0.0:6443".to_owned()))?,
+            listen: parse("listen", listen.unwrap_or_else(|| everywhere.to_owned()))?,
             tls_san: words(tls_san),
             controllers: words(Some(controllers.unwrap_or_else(|| "*".to_owned()))),
             plain_http_registries: words(plain_http_registries),
@@ -432,7 +429,7 @@ impl TryFrom<Flags> for Config {
             pod_cidrs,
             cluster_cidrs,
             node_cidr_masks,
-            service_cidr,
+            service_cidrs,
         })
     }
 }
@@ -483,5 +480,18 @@ mod tests {
                 r#"--service-cidr "10.42.128.0/24": must not overlap the addresses of pods, 10.42.0.0/16"#
             ]],
         );
+        let services = |more: &str| {
+            let flags = format!("{{nodeName: n1, nodeIp: 10.0.0.3, shim: /s, {more}}}");
+            let config = Config::try_from(serde_norway::from_str::<Flags>(&flags).unwrap());
+            let shown = config.map(|config| config.service_cidrs.iter().map(ToString::to_string).collect());
+            shown.map_or_else(|error| error.to_string(), |nets: Vec<_>| nets.join(","))
+        };
+        assert_eq!(services(""), "10.43.0.0/16");
+        assert_eq!(services("clusterCidr: 'fd00:42::/56,10.42.0.0/16'"), "fd00:43::/112,10.43.0.0/16");
+        assert_eq!(services("serviceCidr: 'fd00:9::/112,10.9.0.0/16'"), "fd00:9::/112,10.9.0.0/16");
+        expect_test::expect![[
+            r#"--service-cidr "fd00:9::/56": must have at least 64 bits of IPv6, as no more addresses are ever given out"#
+        ]]
+        .assert_eq(&services("serviceCidr: 'fd00:9::/56'"));
     }
 }

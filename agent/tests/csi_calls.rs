@@ -207,7 +207,7 @@ async fn a_driver_is_asked_what_the_interface_says() {
         data_dir: dir.path().join("api"),
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         advertise_address: Ipv4Addr::LOCALHOST.into(),
-        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         names: Vec::new(),
     })
     .await

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use orlop_apiserver::{ApiServer, Config};
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::IpNet;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main(flavor = "current_thread")]
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         data_dir: dir.clone(),
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         advertise_address: Ipv4Addr::LOCALHOST.into(),
-        service_cidr: Ipv4Net::parse("10.96.0.0/16")?,
+        service_cidrs: vec![IpNet::parse("10.96.0.0/16")?],
         names: Vec::new(),
     })
     .await?;

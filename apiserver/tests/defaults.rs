@@ -249,6 +249,136 @@ async fn services_that_cannot_be() {
     "#]]).await;
 }
 
+/// The cluster has both families, IPv4 first.
+#[tokio::test]
+async fn services_of_two_families() {
+    let server = Server::of(&["10.96.0.0/16", "fd00:96::/112"]).await;
+    let script = r#"
+GET /SVC/kubernetes /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+POST /SVC /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {metadata: {name: a}, spec: {clusterIP: 10.96.1.1, ports: [{port: 80}], selector: {a: b}}}
+PATCH /SVC/a type=application/merge-patch+json /spec/ipFamilies /spec/ipFamilyPolicy
+  {spec: {ipFamilyPolicy: PreferDualStack, clusterIPs: [10.96.1.1, 'fd00:96::1:1']}}
+PATCH /SVC/a type=application/merge-patch+json /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {spec: {ipFamilyPolicy: PreferDualStack, clusterIPs: [10.96.1.1, 'fd00:96::101']}}
+PUT /SVC/a /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {metadata: {name: a}, spec: {ports: [{port: 81}], selector: {a: b}}}
+PATCH /SVC/a type=application/merge-patch+json
+  {spec: {clusterIPs: [10.96.1.1]}}
+PATCH /SVC/a type=application/merge-patch+json
+  {spec: {clusterIPs: [10.96.1.1, 'fd00:96::102']}}
+PATCH /SVC/a type=application/merge-patch+json
+  {spec: {ipFamilies: [IPv6, IPv4]}}
+POST /SVC
+  {metadata: {name: b}, spec: {clusterIP: 'fd00:96::101', ports: [{port: 80}]}}
+PATCH /SVC/a type=application/merge-patch+json /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {spec: {ipFamilyPolicy: SingleStack}}
+POST /SVC /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {metadata: {name: b}, spec: {clusterIP: 'fd00:96::101', ports: [{port: 80}]}}
+PATCH /SVC/b type=application/merge-patch+json /spec/ipFamilies /spec/ipFamilyPolicy
+  {spec: {ipFamilyPolicy: RequireDualStack}}
+DELETE /SVC/b /status
+POST /SVC /spec/clusterIPs /spec/ipFamilies
+  {metadata: {name: c}, spec: {ipFamilyPolicy: RequireDualStack, clusterIP: 'fd00:96::101', clusterIPs: ['fd00:96::101', 10.96.1.2], ports: [{port: 80}]}}
+POST /SVC /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {metadata: {name: d}, spec: {clusterIP: None, ports: [{port: 80}]}}
+POST /SVC /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {metadata: {name: e}, spec: {clusterIP: None, selector: {a: b}, ports: [{port: 80}]}}
+PATCH /SVC/e type=application/merge-patch+json /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {spec: {ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv6]}}
+PATCH /SVC/e type=application/merge-patch+json
+  {spec: {clusterIP: 10.96.1.9}}
+PATCH /SVC/c type=application/merge-patch+json /spec/clusterIPs /spec/ipFamilies /spec/ipFamilyPolicy
+  {spec: {type: ExternalName, externalName: a.b}}
+PATCH /SVC/c type=application/merge-patch+json /spec/ipFamilies /spec/ipFamilyPolicy
+  {spec: {type: ClusterIP, externalName: null}}
+"#;
+    expect![[r#"
+        200 ["10.96.0.1"] ["IPv4"] SingleStack
+        201 ["10.96.1.1"] ["IPv4"] SingleStack
+        422 null null
+        200 ["10.96.1.1","fd00:96::101"] ["IPv4","IPv6"] PreferDualStack
+        200 ["10.96.1.1","fd00:96::101"] ["IPv4","IPv6"] PreferDualStack
+        422 Invalid Service "a" is invalid: spec.ipFamilyPolicy: Invalid value: "PreferDualStack": must be 'SingleStack' to release the secondary cluster IP
+        422 Invalid Service "a" is invalid: spec.clusterIPs[1]: Invalid value: ["10.96.1.1","fd00:96::102"]: may not change once set
+        422 Invalid Service "a" is invalid: [spec.clusterIPs[0]: Invalid value: "10.96.1.1": expected an IPv6 value as indicated by `ipFamilies[0]`, spec.clusterIPs[1]: Invalid value: "fd00:96::101": expected an IPv4 value as indicated by `ipFamilies[1]`]
+        422 Invalid Service "b" is invalid: spec.clusterIPs: Invalid value: ["fd00:96::101"]: failed to allocate IP fd00:96::101: provided IP is already allocated
+        200 ["10.96.1.1"] ["IPv4"] SingleStack
+        201 ["fd00:96::101"] ["IPv6"] SingleStack
+        200 ["IPv6","IPv4"] RequireDualStack
+        200 {"loadBalancer":{}}
+        201 ["fd00:96::101","10.96.1.2"] ["IPv6","IPv4"]
+        201 ["None"] ["IPv4","IPv6"] RequireDualStack
+        201 ["None"] ["IPv4"] SingleStack
+        200 ["None"] ["IPv6","IPv4"] PreferDualStack
+        422 Invalid Service "e" is invalid: spec.clusterIPs[0]: Invalid value: "10.96.1.9": expected an IPv6 value as indicated by `ipFamilies[0]`
+        200 null null null
+        200 ["IPv4"] SingleStack
+    "#]]
+    .assert_eq(&server.run(&script.replace("/SVC", "/api/v1/namespaces/default/services")).await);
+    let made = server
+        .post(
+            "/api/v1/namespaces/default/services",
+            &json!({"metadata": {"name": "f"}, "spec": {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6"], "ports": [{"port": 1}]}}),
+        )
+        .await;
+    let ips = made["spec"]["clusterIPs"].as_array().unwrap();
+    let starts = ["fd00:96::", "10.96."];
+    assert!(ips.iter().zip(starts).all(|(ip, start)| ip.as_str().unwrap().starts_with(start)), "{ips:?}");
+    assert_eq!((ips.len(), &made["spec"]["clusterIP"]), (2, &ips[0]));
+}
+
+#[tokio::test]
+async fn services_whose_families_cannot_be() {
+    let script = |specs: &[&str]| {
+        let of = |rest: &&str| {
+            format!(
+                "POST /api/v1/namespaces/default/services?dryRun=All\n  {{metadata: {{name: s}}, spec: {{ports: [{{port: 80}}], {rest}}}}}\n"
+            )
+        };
+        specs.iter().map(of).collect::<String>()
+    };
+    let specs = [
+        "clusterIPs: [10.96.0.9]",
+        "clusterIP: 10.96.0.8, clusterIPs: [10.96.0.9]",
+        "clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9, 'fd00:96::9']",
+        "ipFamilies: [IPv4, IPv6]",
+        "ipFamilies: [IPv4, IPv4]",
+        "ipFamilies: [IPv5], ipFamilyPolicy: Dual",
+        "ipFamilyPolicy: RequireDualStack, clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9, 10.96.0.10]",
+        "ipFamilyPolicy: RequireDualStack, clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9, x]",
+        "clusterIP: None, clusterIPs: [None, 10.96.0.9]",
+        "clusterIP: 'fd00:96::9', ipFamilies: [IPv4]",
+        "clusterIP: 'fd00:97::9'",
+        "clusterIP: 'fd00:96::'",
+    ];
+    let server = Server::of(&["10.96.0.0/16", "fd00:96::/112"]).await;
+    expect![[r#"
+        422 Invalid Service "s" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.9"]: must be empty when `clusterIP` is not specified
+        422 Invalid Service "s" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.9"]: first value must match `clusterIP`
+        422 Invalid Service "s" is invalid: spec.ipFamilyPolicy: Invalid value: "SingleStack": must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified
+        422 Invalid Service "s" is invalid: spec.ipFamilyPolicy: Invalid value: "SingleStack": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified
+        422 Invalid Service "s" is invalid: spec.ipFamilies[1]: Duplicate value: "IPv4"
+        422 Invalid Service "s" is invalid: [spec.ipFamilies[0]: Unsupported value: "IPv5": supported values: "IPv4", "IPv6", spec.ipFamilyPolicy: Unsupported value: "Dual": supported values: "PreferDualStack", "RequireDualStack", "SingleStack"]
+        422 Invalid Service "s" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.9","10.96.0.10"]: may specify no more than one IP for each IP family
+        422 Invalid Service "s" is invalid: spec.clusterIPs[1]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)
+        422 Invalid Service "s" is invalid: spec.clusterIPs: Invalid value: ["None","10.96.0.9"]: 'None' must be the first and only value
+        422 Invalid Service "s" is invalid: spec.clusterIPs[0]: Invalid value: "fd00:96::9": expected an IPv4 value as indicated by `ipFamilies[0]`
+        422 Invalid Service "s" is invalid: spec.clusterIPs: Invalid value: ["fd00:97::9"]: failed to allocate IP fd00:97::9: the provided IP (fd00:97::9) is not in the valid range. The range of valid IPs is fd00:96::/112
+        422 Invalid Service "s" is invalid: spec.clusterIPs: Invalid value: ["fd00:96::"]: failed to allocate IP fd00:96::: the provided IP (fd00:96::) is not in the valid range. The range of valid IPs is fd00:96::/112
+    "#]]
+    .assert_eq(&server.run(&script(&specs)).await);
+    let single =
+        ["clusterIP: 10.96.0.9", "ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv4]", "clusterIP: None"];
+    let server = Server::of(&["fd00:96::/112"]).await;
+    expect![[r#"
+        422 Invalid Service "s" is invalid: spec.clusterIPs[0]: Invalid value: ["10.96.0.9"]: IPv4 is not configured on this cluster
+        422 Invalid Service "s" is invalid: spec.ipFamilies[0]: Invalid value: "IPv4": not configured on this cluster
+        201
+    "#]]
+    .assert_eq(&server.run(&script(&single)).await);
+}
+
 #[tokio::test]
 async fn secrets_have_what_their_type_promises() {
     let secret = |rest: &str| {

@@ -258,6 +258,7 @@ const PURE: &[&str] = &[
     "dataplane/src/compile",
     "dataplane/src/diff",
     "dataplane/src/policy/",
+    "apiserver/src/admission/families",
     "apiserver/src/kinds/",
     "apiserver/src/patch/",
     "apiserver/src/schema/",

@@ -56,8 +56,8 @@ fn address(n: u32) -> Ipv4Addr {
 #[tokio::main]
 async fn serve(count: u32) -> Result<()> {
     let setup = Setup {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        metrics: None,
+        listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+        metrics: Vec::new(),
         zone: zone::Settings { domain: zone::domain("cluster.local")?, ttl: 30, servers: Vec::new() },
         serial: 1,
         upstreams: Upstreams::Given(Vec::new()),
@@ -74,7 +74,9 @@ async fn serve(count: u32) -> Result<()> {
     });
     bound.dns().services(&Event::Reset(services.collect::<serde_json::Result<_>>()?));
     bound.dns().endpoint_slices(&Event::Reset(Vec::new()));
-    println!("{}", bound.address()?.port());
+    for address in bound.addresses()? {
+        println!("{}", address.port());
+    }
     bound.serve().await;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The name server in its two places: the cluster's own (standalone), or in front of the cluster's on one node.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -33,8 +33,8 @@ const METRICS_PORT: u16 = 9153;
 pub(super) enum Role {
     /// It is the cluster's.
     Cluster {
-        /// Where pods reach it.
-        address: Ipv4Addr,
+        /// Where pods reach it, by each family.
+        addresses: Vec<IpAddr>,
         /// May do everything: the Service is the cluster's, not the node's.
         admin: Client,
     },
@@ -48,12 +48,14 @@ pub(super) struct Served {
     pub(super) redirect: Option<Redirect>,
 }
 
-/// Where the cluster's DNS is reached when it is ours: the tenth address of the Services' range, as everywhere. `None`
-/// where it is switched off, or the operator has pods ask somebody else.
-pub(super) fn cluster_address(config: &Config) -> Option<Ipv4Addr> {
-    let address = config.service_cidr.nth(10).filter(|_| config.dns.port != 0)?;
+/// Where the cluster's DNS is reached when it is ours: the tenth addresses of the Services' ranges, as everywhere, of
+/// the families that this node has. None where it is switched off, or the operator has pods ask somebody else.
+pub(super) fn cluster_addresses(config: &Config) -> Vec<IpAddr> {
+    let tenth = config.service_cidrs.iter().filter_map(|net| net.nth(10));
+    let served = |address: &IpAddr| config.node_ips.iter().any(|own| own.is_ipv4() == address.is_ipv4());
     let given = &config.cluster_dns;
-    (given.is_empty() || given.contains(&IpAddr::V4(address))).then_some(address)
+    let wanted = |address: &IpAddr| given.is_empty() || given.contains(address);
+    tenth.filter(|address| config.dns.port != 0 && served(address) && wanted(address)).collect()
 }
 
 /// Binds the sockets, and serves in `tasks`. Services and EndpointSlices come by way of the dataplane's watches.
@@ -67,7 +69,15 @@ pub(super) async fn start(
     registry: &Registry,
     tasks: &mut JoinSet<()>,
 ) -> Result<Served> {
-    let listen = SocketAddr::from((config.node_ip(), config.dns.port));
+    let own_addresses = |port| match &role {
+        Role::Cluster { addresses, .. } => {
+            let own =
+                |address: &IpAddr| config.node_ips.iter().find(|own| own.is_ipv4() == address.is_ipv4());
+            addresses.iter().filter_map(own).map(|own| SocketAddr::new(*own, port)).collect::<Vec<_>>()
+        }
+        Role::NodeLocal => config.node_ips.iter().map(|own| SocketAddr::new(*own, port)).collect(),
+    };
+    let listen = own_addresses(config.dns.port);
     let domain = dns::zone::domain(&config.cluster_domain)
         .map_err(|why| anyhow!("--cluster-domain {:?}: {why}", config.cluster_domain))?;
     let own = config.cluster_dns.clone();
@@ -77,9 +87,12 @@ pub(super) async fn start(
         [] => Upstreams::File { path: config.kubelet.resolv_conf.clone(), own: own.clone() },
         given => Upstreams::Given(given.to_vec()),
     };
-    let metrics = matches!(role, Role::Cluster { .. }).then(|| (config.node_ip(), METRICS_PORT).into());
+    let metrics = match role {
+        Role::Cluster { .. } => own_addresses(METRICS_PORT),
+        Role::NodeLocal => Vec::new(),
+    };
     let setup = Setup {
-        listen,
+        listen: listen.clone(),
         metrics,
         zone: dns::zone::Settings { domain, ttl: config.dns.ttl, servers: own.clone() },
         // Greater after each start, as a zone's serial number has to be.
@@ -87,12 +100,12 @@ pub(super) async fn start(
         upstreams,
         clients: Clients::new(config.cluster_cidrs.clone(), config.node_ips.clone()),
     };
-    let bound = Dns::bind(setup, registry).await.with_context(|| format!("DNS on {listen}"))?;
+    let bound = Dns::bind(setup, registry).await.with_context(|| format!("DNS on {listen:?}"))?;
     let dns = bound.dns();
-    let address = bound.address().context("DNS socket")?;
-    let metrics = bound.metrics_port();
+    let listeners = bound.addresses().context("DNS socket")?;
+    let metrics = bound.metrics_addresses();
     tasks.spawn(bound.serve());
-    tracing::info!(%address, "DNS server ready");
+    tracing::info!(addresses = ?listeners, "DNS server ready");
     match role {
         Role::NodeLocal => {
             // Pods have addresses of the node's part, which the API server may be too far away to say.
@@ -101,10 +114,10 @@ pub(super) async fn start(
             if let Some(node) = known {
                 dns.nodes(&Event::Apply(Arc::new(node)));
             }
-            Ok(Served { dns, redirect: Some(Redirect::new(own, address)) })
+            Ok(Served { dns, redirect: Some(Redirect::new(own, listeners)) })
         }
-        Role::Cluster { address: service, admin } => {
-            let place = Place { address: service, listener: address, metrics };
+        Role::Cluster { addresses, admin } => {
+            let place = Place { addresses, listeners, metrics };
             tasks.spawn(publish::run(admin.clone(), place));
             tasks.spawn(follow(admin, dns.clone()));
             Ok(Served { dns, redirect: None })

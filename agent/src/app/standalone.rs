@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, anyhow};
 use kube::Client;
 use orlop_apiserver::{ApiServer, Identity};
 use orlop_controllers::{Controller, ControllersConfig};
+use orlop_model::net::{Family, IpNet};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,11 +28,15 @@ use orlop::config::Config;
 pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Result<()> {
     private_dir(&config.state_dir)?;
     let controllers = controllers_config(&config, String::new())?;
+    // Where pods reach it by its Service; a node without an address of that family is told so.
+    let main = config.service_cidrs.first().map(IpNet::family);
+    let of_main = config.node_ips.iter().find(|address| Some(Family::of(**address)) == main);
+    let advertise_address = of_main.copied().unwrap_or_else(|| config.node_ip());
     let api = ApiServer::open(orlop_apiserver::Config {
         data_dir: config.state_dir.join("apiserver"),
         listen: config.listen,
-        advertise_address: config.node_ip(),
-        service_cidr: config.service_cidr,
+        advertise_address,
+        service_cidrs: config.service_cidrs.clone(),
         names: config.tls_san.iter().cloned().chain([config.node_name.to_string()]).collect(),
     })
     .await
@@ -48,11 +53,12 @@ pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Resul
     let controllers = ControllersConfig { ca_pem: api.ca_pem().to_owned(), ..controllers };
     let manager = client(&api, masters("system:kube-controller-manager"));
     let mut config = config;
-    let dns = dns::cluster_address(&config).map(|address| {
+    let addresses = dns::cluster_addresses(&config);
+    let dns = (!addresses.is_empty()).then(|| {
         if config.cluster_dns.is_empty() {
-            config.cluster_dns = vec![address.into()];
+            config.cluster_dns.clone_from(&addresses);
         }
-        dns::Role::Cluster { address, admin: client(&api, masters("system:dns")) }
+        dns::Role::Cluster { addresses, admin: client(&api, masters("system:dns")) }
     });
     let agent = client(&api, identity(&format!("system:node:{}", config.node_name), "system:nodes"));
     // It lives and dies with the node: nothing has to be remembered of it.

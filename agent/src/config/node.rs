@@ -103,6 +103,28 @@ pub(super) fn networks(flag: &'static str, text: &str) -> Result<Vec<IpNet>, Con
     net::one_per_family(text).map_err(|error| value(flag, text, error))
 }
 
+/// Cluster IPs: where they are not given, of the families that pods have.
+pub(super) fn service_networks(text: Option<String>, pods: &[IpNet]) -> Result<Vec<IpNet>, ConfigError> {
+    let of_pods = |pods: &IpNet| match pods.family() {
+        Family::V4 => "10.43.0.0/16",
+        Family::V6 => "fd00:43::/112",
+    };
+    let text = text.unwrap_or_else(|| pods.iter().map(of_pods).collect::<Vec<_>>().join(","));
+    let nets = networks("service-cidr", &text)?;
+    for net in &nets {
+        if let Some(pods) = pods.iter().find(|pods| pods.overlaps(net)) {
+            let reason = format!("must not overlap the addresses of pods, {pods}");
+            return Err(value("service-cidr", net, reason));
+        }
+        // As upstream.
+        if net.family() == Family::V6 && net.prefix() < 64 {
+            let reason = "must have at least 64 bits of IPv6, as no more addresses are ever given out";
+            return Err(value("service-cidr", net, reason));
+        }
+    }
+    Ok(nets)
+}
+
 /// The first node's part of the cluster's.
 pub(super) fn first_share(cluster: &IpNet, masks: PerFamily) -> Result<IpNet, ConfigError> {
     let (flag, mask, longest) = match cluster.family() {
@@ -160,7 +182,7 @@ mod tests {
         let nodes = "nodeIp: '10.0.0.3,fd00::3'";
         check(
             &format!("{nodes}, clusterCidr: 'fd00:10::/56,10.42.0.0/16'"),
-            expect_test::expect!["n1 10.0.0.3 orlop fd00:10::/56,10.42.0.0/16 0.0.0.0:6443"],
+            expect_test::expect!["n1 10.0.0.3 orlop fd00:10::/56,10.42.0.0/16 [::]:6443"],
         );
         check(
             &format!("{nodes}, clusterCidr: 'fd00:10::/56', nodeCidrMaskIpv6: 73"),
@@ -184,7 +206,7 @@ mod tests {
                 r#"--node-ip "10.0.0.3,10.0.0.4": must be one address, or one of IPv4 and one of IPv6"#
             ]],
         );
-        check("nodeIp: 'fd00::3'", expect_test::expect!["n1 fd00::3 orlop 10.42.0.0/16 0.0.0.0:6443"]);
+        check("nodeIp: 'fd00::3'", expect_test::expect!["n1 fd00::3 orlop 10.42.0.0/16 [::]:6443"]);
     }
 
     #[test]

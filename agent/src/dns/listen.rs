@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use hickory_proto::op::ResponseCode;
 use rustix::net::{SendFlags, sendto};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -55,14 +56,21 @@ const BUFFER: usize = 4 << 20;
 /// After an error that would come again at once.
 const REST: Duration = Duration::from_millis(10);
 
-/// Bound sockets, both on one address.
+/// Bound sockets, two on each address.
 pub(super) struct Listener {
-    udp: UdpSocket,
-    tcp: TcpListener,
+    sockets: Vec<(UdpSocket, TcpListener)>,
 }
 
 impl Listener {
-    pub(super) async fn bind(address: SocketAddr) -> io::Result<Listener> {
+    pub(super) async fn bind(addresses: &[SocketAddr]) -> io::Result<Listener> {
+        let mut sockets = Vec::new();
+        for address in addresses {
+            sockets.push(Self::bind_one(*address).await?);
+        }
+        Ok(Listener { sockets })
+    }
+
+    async fn bind_one(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         // Less is no reason to stop.
         let _smaller = socket.set_recv_buffer_size(BUFFER);
@@ -70,11 +78,11 @@ impl Listener {
         let udp = UdpSocket::from(socket);
         // The kernel may have chosen the port.
         let tcp = TcpListener::bind(udp.local_addr()?).await?;
-        Ok(Listener { udp, tcp })
+        Ok((udp, tcp))
     }
 
-    pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.udp.local_addr()
+    pub(super) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.sockets.iter().map(|(udp, _)| udp.local_addr()).collect()
     }
 
     /// Serves for good.
@@ -89,27 +97,24 @@ impl Listener {
         // Closed when a receiver ends: it must not leave half a server.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let receivers = Receivers {
-            socket: Arc::new(self.udp),
-            over: Arc::default(),
-            count: processors.min(MOST_RECEIVERS),
-        };
-        for _ in 0..receivers.count {
-            let (server, socket) = (Arc::clone(&server), Arc::clone(&receivers.socket));
-            let (over, alive, runtime) = (Arc::clone(&receivers.over), alive.clone(), Handle::current());
-            let receive = move || {
-                let _word = LastWord(alive);
-                server.datagrams(&socket, &over, &runtime);
+        let mut all = Vec::new();
+        let mut connections = FuturesUnordered::new();
+        for (udp, tcp) in self.sockets {
+            let receivers = Receivers {
+                socket: Arc::new(udp),
+                over: Arc::default(),
+                count: processors.min(MOST_RECEIVERS),
             };
-            let started = thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(receive);
-            if let Err(error) = started {
+            if let Err(error) = receivers.start(&server, &alive) {
                 return tracing::error!(%error, "start a receiver of DNS questions");
             }
+            all.push(receivers);
+            connections.push(Arc::clone(&server).connections(tcp));
         }
         drop(alive);
         tokio::select! {
             _ = ended.recv() => tracing::error!("a receiver of DNS questions ended"),
-            () = server.connections(self.tcp) => {}
+            _ = connections.next() => {}
         }
     }
 }
@@ -124,11 +129,26 @@ impl Drop for LastWord {
     }
 }
 
-/// The threads that receive datagrams. They end with this value.
+/// The threads that receive datagrams at one address. They end with this value.
 struct Receivers {
     socket: Arc<UdpSocket>,
     over: Arc<AtomicBool>,
     count: usize,
+}
+
+impl Receivers {
+    fn start(&self, server: &Arc<Server>, alive: &mpsc::Sender<()>) -> io::Result<()> {
+        for _ in 0..self.count {
+            let (server, socket) = (Arc::clone(server), Arc::clone(&self.socket));
+            let (over, alive, runtime) = (Arc::clone(&self.over), alive.clone(), Handle::current());
+            let receive = move || {
+                let _word = LastWord(alive);
+                server.datagrams(&socket, &over, &runtime);
+            };
+            thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(receive)?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Receivers {

@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
@@ -81,10 +82,10 @@ impl Upstreams {
 /// What a name server is given.
 #[derive(Debug)]
 pub struct Setup {
-    /// Its address; port 0 is any.
-    pub listen: SocketAddr,
+    /// Its addresses; port 0 is any.
+    pub listen: Vec<SocketAddr>,
     /// Where it shows its metrics, besides the registry.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Vec<SocketAddr>,
     /// The cluster's domain.
     pub zone: zone::Settings,
     /// The first serial number that the zone shows.
@@ -105,20 +106,20 @@ pub struct Dns {
 /// Its sockets, not served yet.
 pub struct Bound {
     listener: Listener,
-    metrics: Option<TcpListener>,
+    metrics: Vec<TcpListener>,
     registry: Registry,
     dns: Dns,
     upstreams: Upstreams,
 }
 
 impl Dns {
-    /// Takes the address.
+    /// Takes the addresses.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When one cannot be had.
     pub async fn bind(setup: Setup, registry: &Registry) -> io::Result<Bound> {
         let Setup { listen, metrics: scraped, zone, serial, upstreams, clients } = setup;
-        let listener = Listener::bind(listen).await?;
+        let listener = Listener::bind(&listen).await?;
         let metrics = Metrics::new();
         metrics.register(registry);
         let own = Registry::new();
@@ -126,11 +127,9 @@ impl Dns {
         let forwarder = Forwarder::new(Vec::new(), metrics.clone());
         let resolver = Resolver::new(Zone::new(zone, serial), forwarder, metrics);
         let dns = Dns { resolver, clients: Arc::new(RwLock::new(clients)) };
-        let scraped = match scraped {
-            Some(address) => scrape::bind(address).await,
-            None => None,
-        };
-        Ok(Bound { listener, metrics: scraped, registry: own, dns, upstreams })
+        let scraped = join_all(scraped.into_iter().map(scrape::bind)).await;
+        let metrics = scraped.into_iter().flatten().collect();
+        Ok(Bound { listener, metrics, registry: own, dns, upstreams })
     }
 
     /// Takes in what the watch of Services says.
@@ -159,14 +158,14 @@ impl Bound {
     ///
     /// # Errors
     /// When the kernel does not say.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.address()
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.listener.addresses()
     }
 
-    /// The port of its metrics, if it could be had.
+    /// Where its metrics are, as far as that could be had.
     #[must_use]
-    pub fn metrics_port(&self) -> Option<u16> {
-        Some(self.metrics.as_ref()?.local_addr().ok()?.port())
+    pub fn metrics_addresses(&self) -> Vec<SocketAddr> {
+        self.metrics.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// The name server, to be told of the cluster.
@@ -180,13 +179,10 @@ impl Bound {
         let Bound { listener, metrics, registry, dns, upstreams } = self;
         let clients = Arc::clone(&dns.clients);
         let scrape = async {
-            match metrics {
-                Some(listener) => {
-                    let allowed = |ip| clients.read().unwrap_or_else(PoisonError::into_inner).may_ask(ip);
-                    scrape::serve(listener, registry, allowed).await;
-                }
-                None => std::future::pending().await,
-            }
+            let allowed = |ip| clients.read().unwrap_or_else(PoisonError::into_inner).may_ask(ip);
+            let serve = |listener| scrape::serve(listener, registry.clone(), allowed);
+            join_all(metrics.into_iter().map(serve)).await;
+            std::future::pending().await
         };
         let follow = async {
             let mut known = None;

@@ -24,20 +24,24 @@ const PORT: i32 = 53;
 /// No object of the API can be called so.
 const SUFFIX: &str = ":node-local";
 
+/// A Service of our own making, and its endpoints: a slice of each family.
+type Ours = (Service, Vec<EndpointSlice>);
+
 /// What is led where.
 #[derive(Debug)]
 pub struct Redirect {
     addresses: Vec<IpAddr>,
-    to: SocketAddr,
+    to: Vec<SocketAddr>,
     /// Ours, by the namespace and name of the Service that they stand for.
-    ours: BTreeMap<(String, String), (Service, EndpointSlice)>,
+    ours: BTreeMap<(String, String), Ours>,
 }
 
 impl Redirect {
-    /// Questions to these addresses go to that one.
+    /// Questions to these addresses go to that one of the same family.
     #[must_use]
-    pub fn new(addresses: Vec<IpAddr>, to: SocketAddr) -> Redirect {
-        let addresses = addresses.into_iter().filter(|address| address.is_ipv4() == to.is_ipv4()).collect();
+    pub fn new(addresses: Vec<IpAddr>, to: Vec<SocketAddr>) -> Redirect {
+        let there = |address: &IpAddr| to.iter().any(|to| to.is_ipv4() == address.is_ipv4());
+        let addresses = addresses.into_iter().filter(there).collect();
         Redirect { addresses, to, ours: BTreeMap::new() }
     }
 
@@ -62,14 +66,15 @@ impl Redirect {
                 }
                 all.extend(self.ours.values().map(|(service, _)| service.clone()));
                 let mut updates = vec![Update::Service(Event::Reset(all))];
-                let now = self.ours.values().map(|(_, slice)| slice.clone());
+                let now = self.ours.values().flat_map(|(_, slices)| slices.clone());
                 updates.extend(now.map(|slice| Update::EndpointSlice(Event::Apply(slice))));
                 let left = before.into_iter().filter(|(key, _)| !self.ours.contains_key(key));
-                updates.extend(left.map(|(_, (_, slice))| Update::EndpointSlice(Event::Delete(slice))));
+                let left = left.flat_map(|(_, (_, slices))| slices);
+                updates.extend(left.map(|slice| Update::EndpointSlice(Event::Delete(slice))));
                 updates
             }
             Update::EndpointSlice(Event::Reset(mut slices)) => {
-                slices.extend(self.ours.values().map(|(_, slice)| slice.clone()));
+                slices.extend(self.ours.values().flat_map(|(_, slices)| slices.clone()));
                 vec![Update::EndpointSlice(Event::Reset(slices))]
             }
             other => vec![other],
@@ -86,11 +91,11 @@ impl Redirect {
         };
         let ours = self.ours.get(&key).cloned();
         // First what takes the port away, then who has it now; its endpoint before both.
-        let ours = ours.into_iter().map(|(service, slice)| {
-            (Update::EndpointSlice(Event::Apply(slice)), Update::Service(Event::Apply(service)))
-        });
-        ours.flat_map(|(slice, service)| [slice, Update::Service(Event::Apply(rest.clone())), service])
-            .collect()
+        let (services, slices): (Vec<_>, Vec<_>) = ours.into_iter().unzip();
+        let slices = slices.into_iter().flatten().map(|slice| Update::EndpointSlice(Event::Apply(slice)));
+        let services =
+            [rest].into_iter().chain(services).map(|service| Update::Service(Event::Apply(service)));
+        slices.chain(services).collect()
     }
 
     /// What is left of the Service, if we take something of it.
@@ -98,56 +103,62 @@ impl Redirect {
         let spec = service.spec.as_ref()?;
         let listed = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
         let mut addresses: Vec<_> = listed.filter(|text| self.leads(text)).cloned().collect();
+        // The singular field says what the list begins with.
+        addresses.truncate(spec.cluster_ips.as_ref().map_or(1, Vec::len).max(1));
         addresses.dedup();
         let (taken, left): (Vec<_>, Vec<_>) =
             spec.ports.clone().unwrap_or_default().into_iter().partition(|port| port.port == PORT);
-        let address = addresses.first()?;
-        if taken.is_empty() {
+        if taken.is_empty() || addresses.is_empty() {
             return None;
         }
         let mut rest = service.clone();
         if let Some(spec) = rest.spec.as_mut() {
             spec.ports = Some(left);
         }
-        let ours = (self.own_service(service, address, taken.clone()), self.own_slice(service, &taken));
-        self.ours.insert(key(service), ours);
+        let led =
+            self.to.iter().filter(|to| addresses.iter().any(|address| address.contains(':') == to.is_ipv6()));
+        let slices = led.map(|to| own_slice(service, &taken, *to)).collect();
+        self.ours.insert(key(service), (own_service(service, &addresses, taken), slices));
         Some(rest)
     }
 
     fn leads(&self, address: &str) -> bool {
         address.parse().is_ok_and(|address| self.addresses.contains(&address))
     }
+}
 
-    fn own_service(&self, service: &Service, address: &str, ports: Vec<ServicePort>) -> Service {
-        Service {
-            metadata: own_meta(service),
-            spec: Some(ServiceSpec {
-                type_: Some("ClusterIP".to_owned()),
-                cluster_ip: Some(address.to_owned()),
-                cluster_ips: Some(vec![address.to_owned()]),
-                ports: Some(ports.into_iter().map(|port| ServicePort { node_port: None, ..port }).collect()),
-                ..ServiceSpec::default()
-            }),
-            status: None,
-        }
+fn own_service(service: &Service, addresses: &[String], ports: Vec<ServicePort>) -> Service {
+    Service {
+        metadata: own_meta(service),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            cluster_ip: addresses.first().cloned(),
+            cluster_ips: Some(addresses.to_vec()),
+            ports: Some(ports.into_iter().map(|port| ServicePort { node_port: None, ..port }).collect()),
+            ..ServiceSpec::default()
+        }),
+        status: None,
     }
+}
 
-    fn own_slice(&self, service: &Service, ports: &[ServicePort]) -> EndpointSlice {
-        let mut metadata = own_meta(service);
-        let name = metadata.name.clone().unwrap_or_default();
-        metadata.labels = Some([("kubernetes.io/service-name".to_owned(), name)].into());
-        let port = |port: &ServicePort| EndpointPort {
-            name: Some(port.name.clone().unwrap_or_default()),
-            protocol: port.protocol.clone(),
-            port: Some(i32::from(self.to.port())),
-            app_protocol: None,
-        };
-        EndpointSlice {
-            metadata,
-            address_type: if self.to.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned(),
-            endpoints: vec![Endpoint { addresses: vec![self.to.ip().to_string()], ..Endpoint::default() }],
-            ports: Some(ports.iter().map(port).collect()),
-        }
+fn own_slice(service: &Service, ports: &[ServicePort], to: SocketAddr) -> EndpointSlice {
+    let mut metadata = own_meta(service);
+    let name = metadata.name.clone().unwrap_or_default();
+    if to.is_ipv6() {
+        metadata.name = Some(format!("{name}-ipv6"));
+    }
+    metadata.labels = Some([("kubernetes.io/service-name".to_owned(), name)].into());
+    let port = |port: &ServicePort| EndpointPort {
+        name: Some(port.name.clone().unwrap_or_default()),
+        protocol: port.protocol.clone(),
+        port: Some(i32::from(to.port())),
+        app_protocol: None,
+    };
+    EndpointSlice {
+        metadata,
+        address_type: if to.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned(),
+        endpoints: vec![Endpoint { addresses: vec![to.ip().to_string()], ..Endpoint::default() }],
+        ports: Some(ports.iter().map(port).collect()),
     }
 }
 
@@ -160,8 +171,9 @@ fn own_meta(service: &Service) -> ObjectMeta {
     ObjectMeta { namespace: Some(namespace), name: Some(name + SUFFIX), ..ObjectMeta::default() }
 }
 
-fn gone((service, slice): (Service, EndpointSlice)) -> [Update; 2] {
-    [Update::Service(Event::Delete(service)), Update::EndpointSlice(Event::Delete(slice))]
+fn gone((service, slices): Ours) -> impl Iterator<Item = Update> {
+    let slices = slices.into_iter().map(|slice| Update::EndpointSlice(Event::Delete(slice)));
+    [Update::Service(Event::Delete(service))].into_iter().chain(slices)
 }
 
 #[cfg(test)]
@@ -214,9 +226,30 @@ mod tests {
     }
 
     #[test]
+    fn each_family_is_led_to_its_own() {
+        let addresses = vec![IpAddr::from([10, 96, 0, 10]), "fd00::a".parse().unwrap()];
+        let to = ["192.0.2.1:10053", "[2001:db8::1]:10053"].map(|to| to.parse().unwrap());
+        let mut redirect = Redirect::new(addresses, to.into());
+        let mut both = service("dns", "10.96.0.10");
+        both.spec.as_mut().unwrap().cluster_ips = Some(vec!["10.96.0.10".to_owned(), "fd00::a".to_owned()]);
+        let made = redirect.split(&both).and_then(|_| redirect.ours.values().next().cloned()).unwrap();
+        assert_eq!(made.0.spec.as_ref().unwrap().cluster_ips, both.spec.as_ref().unwrap().cluster_ips);
+        check(
+            &mut redirect,
+            Update::Service(Event::Apply(both)),
+            expect![[r#"
+            slice Apply("dns:node-local 192.0.2.1 dns=10053 dns-tcp=10053")
+            slice Apply("dns:node-local-ipv6 2001:db8::1 dns=10053 dns-tcp=10053")
+            Apply("dns 10.96.0.10 metrics")
+            Apply("dns:node-local 10.96.0.10 dns,dns-tcp")
+        "#]],
+        );
+    }
+
+    #[test]
     fn only_port_53_of_the_dns_address_is_led_here() {
         let addresses = vec![IpAddr::from([10, 96, 0, 10]), "fd00::a".parse().unwrap()];
-        let mut redirect = Redirect::new(addresses, "192.0.2.1:10053".parse().unwrap());
+        let mut redirect = Redirect::new(addresses, vec!["192.0.2.1:10053".parse().unwrap()]);
         let redirect = &mut redirect;
         check(
             redirect,

@@ -128,8 +128,8 @@ async fn ours(servers: Vec<SocketAddr>) -> Ours {
         servers: vec![IpAddr::from([10, 96, 0, 10])],
     };
     let setup = Setup {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        metrics: Some("127.0.0.1:0".parse().unwrap()),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        metrics: vec!["127.0.0.1:0".parse().unwrap()],
         zone,
         serial: 1,
         upstreams: Upstreams::Given(servers),
@@ -137,7 +137,7 @@ async fn ours(servers: Vec<SocketAddr>) -> Ours {
     };
     let registry = Registry::new();
     let bound = Dns::bind(setup, &registry).await.unwrap();
-    let (dns, address) = (bound.dns(), bound.address().unwrap());
+    let (dns, address) = (bound.dns(), bound.addresses().unwrap()[0]);
     let service = |name: &str, spec: serde_json::Value| {
         let service = serde_json::json!({"metadata": {"namespace": "default", "name": name}, "spec": spec});
         Arc::new(serde_json::from_value(service).unwrap())

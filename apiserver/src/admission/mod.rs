@@ -8,6 +8,7 @@ pub mod causes;
 pub mod config;
 pub mod endpoints;
 pub(crate) mod ephemeral;
+mod families;
 mod fields;
 pub mod meta;
 pub mod namespace;
@@ -23,8 +24,9 @@ pub mod storage;
 pub mod workload;
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use orlop_model::net::Family;
 use serde_json::Value;
 
 pub use causes::Causes;
@@ -35,8 +37,10 @@ pub trait Surroundings {
     fn get(&self, prefix: &str, namespace: &str, name: &str) -> Option<Value>;
     /// All objects of a store prefix, of every namespace.
     fn all(&self, prefix: &str) -> Vec<Value>;
+    /// The families that services have addresses of, the main one first.
+    fn service_families(&self) -> Vec<Family>;
     /// A free service address, or the wanted one if it is free; the error is what upstream says.
-    fn allocate_ip(&self, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, String>;
+    fn allocate_ip(&self, family: Family, wanted: Option<IpAddr>) -> Result<IpAddr, String>;
     /// Node ports that services hold.
     fn node_ports(&self) -> BTreeSet<i64>;
     /// Five random characters of upstream's safe alphabet.

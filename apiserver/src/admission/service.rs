@@ -1,11 +1,12 @@
 //! Services: defaults, addresses and ports from the server, and what stays as it is.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use orlop_model::names;
+use orlop_model::{names, net::Family};
 use serde_json::{Value, json};
 
 use super::causes::Causes;
+use super::families::{self, Addresses, Nature};
 use super::fields::{each, items, or, or_text, text};
 use super::{Surroundings, meta, podrules};
 use crate::kinds::{self, Hooks};
@@ -67,7 +68,10 @@ fn default(service: &mut Value) {
 
 fn prepare_create(service: &mut Value, world: &dyn Surroundings) -> Result<(), Failure> {
     service["status"] = json!({"loadBalancer": {}});
-    allocate(service, world)
+    if kind_of(service) != "ExternalName" {
+        addresses(service, None, world)?;
+    }
+    node_ports(service, world)
 }
 
 /// What an old type needed and the new one may not have goes, unless the client asks for something else in its place.
@@ -102,16 +106,8 @@ fn prepare_update(new: &mut Value, old: &Value, world: &dyn Surroundings) -> Res
     if kind_of(new) == "ExternalName" {
         return Ok(());
     }
+    addresses(new, Some(old), world)?;
     let old = &old["spec"];
-    if text(old, "type") != "ExternalName" {
-        let spec = object::child(new, "spec");
-        or_text(spec, "clusterIP", text(old, "clusterIP"));
-        for key in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            if let Some(value) = old.get(key) {
-                or(spec, key, value.clone());
-            }
-        }
-    }
     if needs_health_check(new)
         && let Some(port) = old.get("healthCheckNodePort")
     {
@@ -128,44 +124,76 @@ fn prepare_update(new: &mut Value, old: &Value, world: &dyn Surroundings) -> Res
     } else {
         each(object::child(new, "spec"), "ports", |port| drop(port.remove("nodePort")));
     }
-    allocate(new, world)
+    node_ports(new, world)
 }
 
-/// Gives the service its address and node ports, as far as it has none.
-fn allocate(service: &mut Value, world: &dyn Surroundings) -> Result<(), Failure> {
-    let kind = kind_of(service).to_owned();
-    if kind == "ExternalName" {
-        return Ok(());
+/// Gives the service its cluster IPs, as far as it has none.
+fn addresses(service: &mut Value, old: Option<&Value>, world: &dyn Surroundings) -> Result<(), Failure> {
+    let mut wanted = Addresses::read(&service["spec"]);
+    let before = old.map(|old| (Addresses::read(&old["spec"]), nature(old)));
+    let before_had = before.as_ref().filter(|(_, nature)| nature.kind != "ExternalName").map(|(was, _)| was);
+    if let Some(was) = before_had {
+        wanted.keep(was);
     }
-    let before = world.get("services", object::namespace(service), object::name(service));
-    let held = before.as_ref().map(|s| text(&s["spec"], "clusterIP")).unwrap_or_default().to_owned();
-    let own = object::namespace(service) == "default" && object::name(service) == "kubernetes";
-    let wanted = match text(&service["spec"], "clusterIP") {
-        "" => items(&service["spec"], "clusterIPs").first().and_then(Value::as_str).unwrap_or_default(),
-        wanted => wanted,
-    };
-    let address = match wanted {
-        "None" => "None".to_owned(),
-        wanted if !wanted.is_empty() && (wanted == held || own) => wanted.to_owned(),
-        "" => world.allocate_ip(None).map_err(|why| refuse(service, &Value::Null, &why, true))?.to_string(),
-        wanted => {
-            let bad = |why: &str| refuse(service, &json!([wanted]), why, false);
-            let address: Ipv4Addr = wanted
-                .parse()
-                .map_err(|_| bad("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"))?;
-            world
-                .allocate_ip(Some(address))
-                .map_err(|why| bad(&format!("failed to allocate IP {wanted}: {why}")))?
-                .to_string()
+    wanted.synchronize(before.as_ref().map(|(was, _)| was));
+    let mut causes = Causes::default();
+    let was = before.as_ref().map(|(was, nature)| (was, *nature));
+    wanted.settle(nature(service), was, &world.service_families(), &mut causes);
+    refuse(service, &causes)?;
+    // What it has stays; a service with the same name is a conflict, and not one about addresses.
+    let stored = world.get("services", object::namespace(service), object::name(service));
+    let mut held = stored.as_ref().map(|stored| Addresses::read(&stored["spec"]).ips).unwrap_or_default();
+    if object::namespace(service) == "default" && object::name(service) == "kubernetes" {
+        held.push(wanted.ip.clone());
+    }
+    if !wanted.is_headless() {
+        for (i, family) in wanted.families.clone().iter().enumerate() {
+            let ip = wanted.ips.get(i).cloned().unwrap_or_default();
+            // What an update may not change is not a matter of what is free.
+            let fixed = before_had.is_some_and(|was| i < was.ips.len());
+            if !ip.is_empty() && (fixed || held.contains(&ip)) {
+                continue;
+            }
+            let ip = allocate(&ip, families::named(family), &wanted, service, world)?;
+            match wanted.ips.get_mut(i) {
+                Some(place) => *place = ip,
+                None => wanted.ips.push(ip),
+            }
         }
-    };
-    let spec = object::child(service, "spec");
-    spec.insert("clusterIP".into(), address.as_str().into());
-    or(spec, "clusterIPs", json!([address]));
-    or(spec, "ipFamilies", json!(["IPv4"]));
-    or(spec, "ipFamilyPolicy", "SingleStack");
-    if is_published(&kind) {
+        wanted.ip = wanted.ips.first().cloned().unwrap_or_default();
+    }
+    wanted.write(object::child(service, "spec"));
+    Ok(())
+}
+
+/// The wanted address, if it is free; any, if none is wanted.
+fn allocate(
+    ip: &str,
+    family: Family,
+    wanted: &Addresses,
+    service: &Value,
+    world: &dyn Surroundings,
+) -> Result<String, Failure> {
+    let parsed = ip.parse().ok();
+    world.allocate_ip(family, parsed).map(|ip| ip.to_string()).map_err(|why| {
+        let mut causes = Causes::default();
+        let detail = format!("failed to allocate IP {ip}: {why}");
+        causes.invalid("spec.clusterIPs", &json!(wanted.ips), &detail);
+        let refused = refuse(service, &causes).err().filter(|_| parsed.is_some());
+        refused.unwrap_or_else(|| Failure::internal(format!("failed to allocate a serviceIP: {why}")))
+    })
+}
+
+fn nature(service: &Value) -> Nature<'_> {
+    let selector = service["spec"]["selector"].as_object();
+    Nature { kind: kind_of(service), selects: selector.is_some_and(|selector| !selector.is_empty()) }
+}
+
+/// Gives the service its node ports, as far as it has none.
+fn node_ports(service: &mut Value, world: &dyn Surroundings) -> Result<(), Failure> {
+    if is_published(kind_of(service)) {
         let mut taken = world.node_ports();
+        let before = world.get("services", object::namespace(service), object::name(service));
         let own = held_ports(&before);
         refuse_ports(service, &taken, &own)?;
         let (checked, wanted) = (needs_health_check(service), node_ports_wanted(service));
@@ -227,19 +255,14 @@ fn refuse_ports(
             causes.invalid(field, &wanted.into(), "provided port is already allocated");
         }
     }
-    match kinds::find("", "v1", "services").filter(|_| !causes.is_empty()) {
-        Some(kind) => Err(Failure::invalid(kind, object::name(service), &causes)),
-        None => Ok(()),
-    }
+    refuse(service, &causes)
 }
 
-fn refuse(service: &Value, value: &Value, why: &str, internal: bool) -> Failure {
-    let Some(kind) = kinds::find("", "v1", "services").filter(|_| !internal) else {
-        return Failure::internal(format!("failed to allocate a serviceIP: {why}"));
-    };
-    let mut causes = Causes::default();
-    causes.invalid("spec.clusterIPs", value, why);
-    Failure::invalid(kind, object::name(service), &causes)
+fn refuse(service: &Value, causes: &Causes) -> Result<(), Failure> {
+    match kinds::find("", "v1", "services").filter(|_| !causes.is_empty()) {
+        Some(kind) => Err(Failure::invalid(kind, object::name(service), causes)),
+        None => Ok(()),
+    }
 }
 
 fn validate(service: &Value, causes: &mut Causes) {
@@ -289,7 +312,7 @@ fn validate(service: &Value, causes: &mut Causes) {
         plain_address(address, &format!("spec.externalIPs[{i}]"), causes);
     }
     publishing(spec, kind, headless, causes);
-    families(spec, causes);
+    Addresses::read(spec).validate(causes);
 }
 
 fn external_name(spec: &Value, causes: &mut Causes) {
@@ -349,31 +372,6 @@ fn publishing(spec: &Value, kind: &str, headless: bool, causes: &mut Causes) {
     }
 }
 
-/// This cluster has one family: who asks for another one must not get an address of this one.
-fn families(spec: &Value, causes: &mut Causes) {
-    for (i, family) in items(spec, "ipFamilies").iter().enumerate() {
-        let field = format!("spec.ipFamilies[{i}]");
-        match family.as_str() {
-            Some("IPv4") => {}
-            Some("IPv6") => causes.invalid(field, family, "not configured on this cluster"),
-            _ => causes.not_supported(field, family, &["IPv4", "IPv6"]),
-        }
-    }
-    match text(spec, "ipFamilyPolicy") {
-        "" | "SingleStack" | "PreferDualStack" => {}
-        "RequireDualStack" => causes.invalid(
-            "spec.ipFamilyPolicy",
-            &"RequireDualStack".into(),
-            "this cluster is not configured for dual-stack services",
-        ),
-        other => causes.not_supported(
-            "spec.ipFamilyPolicy",
-            &other.into(),
-            &["PreferDualStack", "RequireDualStack", "SingleStack"],
-        ),
-    }
-}
-
 /// An address that traffic may be sent to: none that means something on every machine.
 pub(super) fn plain_address(address: &Value, field: &str, causes: &mut Causes) {
     let text = address.as_str().unwrap_or_default();
@@ -430,9 +428,7 @@ fn target(target: &Value, at: &str, causes: &mut Causes) {
 }
 
 fn validate_update(new: &Value, old: &Value, causes: &mut Causes) {
-    let (was, is) = (text(&old["spec"], "clusterIP"), text(&new["spec"], "clusterIP"));
-    let fixed = kind_of(old) != "ExternalName" && kind_of(new) != "ExternalName" && !was.is_empty();
-    if fixed && was != is {
-        causes.invalid("spec.clusterIPs[0]", &json!([is]), "may not change once set");
+    if kind_of(old) != "ExternalName" && kind_of(new) != "ExternalName" {
+        Addresses::read(&new["spec"]).validate_update(&Addresses::read(&old["spec"]), causes);
     }
 }

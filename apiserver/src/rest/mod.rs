@@ -35,13 +35,13 @@ mod watching;
 mod world;
 mod write;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::upgrade::OnUpgrade;
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Identity;
@@ -64,10 +64,10 @@ use status::Failure;
 pub struct Api {
     /// Objects.
     pub store: Store,
-    /// Where service addresses come from.
-    pub service_cidr: Ipv4Net,
+    /// Where service addresses come from, one network of a family, the main one first.
+    pub service_cidrs: Vec<IpNet>,
     /// The address of service `kubernetes`, which nobody else gets.
-    pub kubernetes_ip: Ipv4Addr,
+    pub kubernetes_ip: IpAddr,
     /// Cancelled when the server shuts down; ends watches.
     pub closing: CancellationToken,
     /// Serializes writes whose rules look at other objects (service addresses).

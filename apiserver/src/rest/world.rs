@@ -1,10 +1,10 @@
 //! The impure side of [`Surroundings`]: the store, the clock and randomness, for hooks.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
 use serde_json::Value;
 
 use super::Api;
@@ -25,11 +25,16 @@ impl Surroundings for Api {
         objects.iter().filter_map(|object| serde_json::from_slice(&object.value).ok()).collect()
     }
 
-    fn allocate_ip(&self, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
+    fn service_families(&self) -> Vec<Family> {
+        self.service_cidrs.iter().map(IpNet::family).collect()
+    }
+
+    fn allocate_ip(&self, family: Family, wanted: Option<IpAddr>) -> Result<IpAddr, String> {
+        let net = self.service_cidrs.iter().find(|net| net.family() == family);
+        let net = *net.ok_or_else(|| format!("{family} is not configured on this cluster"))?;
         let taken = self.taken_addresses();
-        let net = self.service_cidr;
         if let Some(wanted) = wanted {
-            if !net.contains(wanted) || wanted == net.network() || wanted == net.broadcast() {
+            if !net.index_of(wanted).is_some_and(|index| (1..=usable(net)).contains(&index)) {
                 return Err(format!(
                     "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {net}"
                 ));
@@ -40,7 +45,7 @@ impl Surroundings for Api {
                 Ok(wanted)
             };
         }
-        let random = u32::from_le_bytes(random::<4>());
+        let random = u64::from_le_bytes(random::<8>());
         free_address(net, random, |ip| taken.contains(&ip)).ok_or_else(|| "range is full".into())
     }
 
@@ -61,12 +66,15 @@ impl Surroundings for Api {
 }
 
 impl Api {
-    fn taken_addresses(&self) -> BTreeSet<Ipv4Addr> {
-        let mut taken = BTreeSet::from([self.kubernetes_ip]);
-        for service in self.all("services") {
-            taken.extend(super::object::text(&service, &["spec", "clusterIP"]).parse::<Ipv4Addr>());
-        }
-        taken
+    fn taken_addresses(&self) -> BTreeSet<IpAddr> {
+        let services = self.all("services");
+        let specs = services.iter().map(|service| &service["spec"]);
+        // Those that were stored by an early version have only the one.
+        let addresses = specs.flat_map(|spec| {
+            let all = spec["clusterIPs"].as_array().into_iter().flatten();
+            all.chain([&spec["clusterIP"]]).filter_map(|ip| ip.as_str()?.parse().ok())
+        });
+        addresses.chain([self.kubernetes_ip]).collect()
     }
 }
 
@@ -102,12 +110,19 @@ pub(super) fn uuid() -> String {
 /// An address for a Service that asks for none. The first ones are for those who do ask, as long as there are others
 /// (KEP-3070): the cluster's DNS has the tenth. It starts anywhere, so that an address is not handed out again right
 /// after its Service is gone.
-fn free_address(net: Ipv4Net, random: u32, taken: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
-    let usable = u32::try_from(net.size().saturating_sub(2)).unwrap_or(u32::MAX);
+fn free_address(net: IpNet, random: u64, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let usable = usable(net);
     let set_aside = if usable > 16 { (usable / 16).clamp(16, 256) } else { 0 };
     let others = usable - set_aside;
-    let others = (0..others).map(|i| set_aside + (random % others + i) % others);
+    let start = u128::from(random).checked_rem(others).unwrap_or_default();
+    let others = (0..others).map(|i| set_aside + (start + i) % others);
     others.chain(0..set_aside).filter_map(|i| net.nth(1 + i)).find(|ip| !taken(*ip))
+}
+
+/// How many addresses after the network's own may be given out: all, but that IPv4 has one for broadcasts.
+fn usable(net: IpNet) -> u128 {
+    let last = net.index_of(net.last()).unwrap_or_default();
+    if net.family() == Family::V4 { last.saturating_sub(1) } else { last }
 }
 
 #[cfg(test)]
@@ -116,20 +131,29 @@ mod tests {
 
     #[test]
     fn the_first_addresses_are_kept_for_those_who_ask_for_them() {
-        for (net, first) in
-            [("10.0.0.0/24", 17), ("10.0.0.0/16", 257), ("10.0.0.0/12", 257), ("10.0.0.0/29", 1)]
-        {
-            let net = Ipv4Net::parse(net).unwrap();
-            let index = |ip: Ipv4Addr| net.index_of(ip).unwrap();
+        for (net, first) in [
+            ("10.0.0.0/24", 17),
+            ("10.0.0.0/16", 257),
+            ("10.0.0.0/12", 257),
+            ("10.0.0.0/29", 1),
+            ("fd00::/120", 16),
+            ("fd00::/112", 257),
+            ("fd00::/64", 257),
+            ("fd00::/125", 1),
+        ] {
+            let net = IpNet::parse(net).unwrap();
+            let index = |ip: IpAddr| net.index_of(ip).unwrap();
+            let all = usable(net);
             let mut taken = BTreeSet::new();
-            for random in (0..3000_u32).map(|n| n.wrapping_mul(0x9e37_79b9)).chain([u32::MAX]) {
+            for random in (0..3000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).chain([u64::MAX]) {
                 let Some(ip) = free_address(net, random, |ip| taken.contains(&ip)) else { break };
-                let least = net.size() > 300 || taken.len() < 238;
+                let least = all > 300 || taken.len() < 238;
                 assert!(!least || index(ip) >= first, "{net} {ip}");
-                assert!(net.contains(ip) && ip != net.network() && ip != net.broadcast());
+                assert!(net.contains(ip) && ip != net.network());
+                assert!(net.family() == Family::V6 || ip != net.last());
                 assert!(taken.insert(ip), "{ip} twice");
             }
-            let all = usize::try_from(net.size() - 2).unwrap();
+            let all = usize::try_from(all).unwrap_or(usize::MAX);
             assert_eq!(taken.len(), all.min(3001), "{net}: all of them, in the end");
         }
     }

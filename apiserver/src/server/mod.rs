@@ -11,13 +11,13 @@ mod client;
 mod connection;
 mod tls;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -48,8 +48,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address under which pods reach it.
     pub advertise_address: IpAddr,
-    /// Where service addresses come from.
-    pub service_cidr: Ipv4Net,
+    /// Where service addresses come from: one network of a family, the main one first.
+    pub service_cidrs: Vec<IpNet>,
     /// Further host names or addresses for the serving certificate.
     pub names: Vec<String>,
 }
@@ -75,9 +75,17 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
-    /// The service network has no room for the server's own address.
-    #[error("the service network {0} is too small")]
-    ServiceNetwork(Ipv4Net),
+    /// The main service network has no room for the server's own address.
+    #[error("there is no service network, or it is too small")]
+    ServiceNetwork,
+    /// Packets to the server's service address could not become packets to the server.
+    #[error("the first service network is of {services}, the server's address {address} is not")]
+    Family {
+        /// The services' main family.
+        services: Family,
+        /// Where pods are to reach the server.
+        address: IpAddr,
+    },
     /// TLS refuses our own certificates.
     #[error("set up TLS")]
     Tls(#[source] rustls::Error),
@@ -121,8 +129,12 @@ impl ApiServer {
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         let now = Timestamp::now();
         let pki = Pki::open(&config.data_dir.join("pki"), now)?;
-        let kubernetes_ip =
-            config.service_cidr.nth(1).ok_or(OpenError::ServiceNetwork(config.service_cidr))?;
+        let kubernetes_ip = config.service_cidrs.first().and_then(|net| net.nth(1));
+        let kubernetes_ip = kubernetes_ip.ok_or(OpenError::ServiceNetwork)?;
+        let (services, address) = (Family::of(kubernetes_ip), config.advertise_address);
+        if Family::of(address) != services {
+            return Err(OpenError::Family { services, address });
+        }
         let certificates = tls::Certificates::new(&pki, names(&config, kubernetes_ip), now)?;
         let listener = listen(config.listen)?;
         let address =
@@ -139,7 +151,7 @@ impl ApiServer {
         let key = pki.account_key();
         let api = Arc::new(Api {
             store,
-            service_cidr: config.service_cidr,
+            service_cidrs: config.service_cidrs.clone(),
             kubernetes_ip,
             closing: CancellationToken::new(),
             allocation: tokio::sync::Mutex::new(()),
@@ -221,7 +233,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, OpenError> {
 }
 
 /// Host names and addresses of the serving certificate.
-fn names(config: &Config, kubernetes_ip: Ipv4Addr) -> tls::Names {
+fn names(config: &Config, kubernetes_ip: IpAddr) -> tls::Names {
     let mut names: Vec<String> = [
         "kubernetes",
         "kubernetes.default",
@@ -232,7 +244,7 @@ fn names(config: &Config, kubernetes_ip: Ipv4Addr) -> tls::Names {
     .map(Into::into)
     .into();
     let mut addresses: Vec<IpAddr> =
-        vec![kubernetes_ip.into(), Ipv4Addr::LOCALHOST.into(), config.advertise_address];
+        vec![kubernetes_ip, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), config.advertise_address];
     if !config.listen.ip().is_unspecified() {
         addresses.push(config.listen.ip());
     }

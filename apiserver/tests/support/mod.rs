@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 use expect_test::Expect;
@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use orlop_apiserver::rest::body::Body;
 use orlop_apiserver::{ApiServer, Config, Identity};
-use orlop_model::net::Ipv4Net;
+use orlop_model::net::{Family, IpNet};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -28,7 +28,7 @@ pub(crate) fn config(dir: &std::path::Path) -> Config {
         data_dir: dir.to_owned(),
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         advertise_address: Ipv4Addr::LOCALHOST.into(),
-        service_cidr: Ipv4Net::parse("10.96.0.0/16").unwrap(),
+        service_cidrs: vec![IpNet::parse("10.96.0.0/16").unwrap()],
         names: vec!["api.example".into()],
     }
 }
@@ -40,7 +40,24 @@ pub(crate) fn admin() -> Identity {
 impl Server {
     pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let api = ApiServer::open(config(dir.path())).await.unwrap();
+        let config = config(dir.path());
+        Self::open(dir, config).await
+    }
+
+    /// With other addresses of services.
+    pub(crate) async fn of(cidrs: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let service_cidrs: Vec<_> = cidrs.iter().map(|cidr| IpNet::parse(cidr).unwrap()).collect();
+        let advertise_address = match service_cidrs[0].family() {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        };
+        let config = Config { service_cidrs, advertise_address, ..config(dir.path()) };
+        Self::open(dir, config).await
+    }
+
+    async fn open(dir: tempfile::TempDir, config: Config) -> Self {
+        let api = ApiServer::open(config).await.unwrap();
         let server = Self { api, dir };
         let account = serde_json::json!({"metadata": {"name": "default"}});
         server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;

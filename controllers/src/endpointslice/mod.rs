@@ -102,8 +102,10 @@ impl EndpointSlices {
             let node = self.cache.nodes.get(&Key::new("", node))?;
             labels(&node.metadata).get("topology.kubernetes.io/zone").cloned()
         };
-        let mut writes = Vec::new();
-        for family in service::families(&service) {
+        let families = service::families(&service);
+        let left = known.iter().filter(|slice| !families.contains(&slice.address_type));
+        let mut writes: Vec<_> = left.map(|slice| Write::Delete(Arc::clone(slice))).collect();
+        for family in families {
             writes.extend(plan::plan(&plan::Wanted {
                 service: &service,
                 owner: controller_reference(&*service),

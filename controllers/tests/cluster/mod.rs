@@ -40,7 +40,7 @@ impl Cluster {
             data_dir: dir.path().to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             advertise_address: Ipv4Addr::LOCALHOST.into(),
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             names: Vec::new(),
         })
         .await

@@ -31,7 +31,9 @@ pub(super) fn claim(layout: &mut Layout) -> Result<()> {
             "host",
             &["link", "add", &host_link, "type", "veth", "peer", "name", "host", "netns", &lan],
         )?;
-        ip(&["addr", "add", &format!("{}/27", layout.gateway()), "dev", &host_link])?;
+        for (address, bits) in layout.addresses(1) {
+            ip(&["addr", "add", &format!("{address}/{bits}"), "dev", &host_link, "nodad"])?;
+        }
         ip(&["link", "set", &host_link, "up"])?;
         drop(lock);
     }
@@ -51,7 +53,7 @@ fn taken() -> Result<BTreeSet<u16>> {
 pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
     let lan = layout.lan();
     for place in places {
-        let (Some(netns), Some(address)) = (&place.netns, &place.address) else { continue };
+        let Some(netns) = &place.netns else { continue };
         if exists(netns) {
             continue;
         }
@@ -63,9 +65,13 @@ pub(super) fn up(layout: &Layout, places: &[NodePlace]) -> Result<()> {
             &port,
             &["-n", netns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &lan],
         )?;
-        ip(&["-n", netns, "addr", "add", &format!("{address}/27"), "dev", "eth0"])?;
+        for (address, bits) in layout.addresses(10 + place.number) {
+            ip(&["-n", netns, "addr", "add", &format!("{address}/{bits}"), "dev", "eth0", "nodad"])?;
+        }
         ip(&["-n", netns, "link", "set", "eth0", "up"])?;
-        ip(&["-n", netns, "route", "add", "default", "via", &layout.gateway()])?;
+        for (gateway, _) in layout.addresses(1) {
+            ip(&["-n", netns, "route", "add", "default", "via", &gateway, "dev", "eth0"])?;
+        }
     }
     Ok(())
 }

@@ -23,12 +23,16 @@ pub(crate) struct Layout {
     /// Which 32 addresses of 198.18.0.0/15 (RFC 2544: never routed) are the playground's. Of two networks with the same
     /// addresses one cannot be reached, so there have to be many: tests have several playgrounds at once.
     subnet: u16,
+    /// Families of its addresses: `4`, `6` or `46`.
+    families: String,
 }
 
 /// How many playgrounds' networks there are in 198.18.0.0/15.
 const SUBNETS: u16 = 1 << 12;
 /// File with the network's number, where it is not the one of the directory's hash.
 const SUBNET: &str = "subnet";
+/// File with the families of addresses, where they are others than IPv4 alone.
+const FAMILIES: &str = "families";
 
 /// The playground's network that an address lies in.
 pub(crate) fn subnet_of(address: Ipv4Addr) -> Option<u16> {
@@ -51,8 +55,8 @@ pub(crate) struct NodePlace {
     pub(crate) netns: Option<String>,
     /// Cgroup subtree below every hierarchy's mount point.
     pub(crate) cgroup: String,
-    /// Address in the playground's network; `None` on the host.
-    pub(crate) address: Option<String>,
+    /// Addresses in the playground's network; none on the host.
+    pub(crate) addresses: Vec<String>,
     /// State, run directory, pid file and log.
     pub(crate) state: PathBuf,
     pub(crate) run: PathBuf,
@@ -70,6 +74,7 @@ impl Layout {
         let moved = fs::read_to_string(dir.join(SUBNET)).ok().and_then(|text| text.trim().parse().ok());
         Ok(Self {
             id: hex::encode(&hash[..3]),
+            families: fs::read_to_string(dir.join(FAMILIES)).unwrap_or_else(|_| "4".to_owned()),
             subnet: moved.unwrap_or(u16::from_be_bytes([hash[3], hash[4]])) % SUBNETS,
             dir,
             host,
@@ -114,31 +119,53 @@ impl Layout {
         Ok(())
     }
 
-    /// Address number `last` (1 to 30) of the playground's network.
+    /// Has nodes with addresses of these families, now and whenever the playground is brought up again.
+    pub(crate) fn set_families(&mut self, families: &str) -> Result<()> {
+        families.clone_into(&mut self.families);
+        fs::write(self.dir.join(FAMILIES), families).context("remember the families")
+    }
+
+    /// IPv4 address number `last` (1 to 30) of the playground's network.
     pub(crate) fn address(&self, last: u8) -> String {
         let [upper, lower] = (self.subnet << 5).to_be_bytes();
         format!("198.{}.{upper}.{}", 18 + (self.subnet >> 11), lower + last)
     }
 
-    /// The host's address in the playground's network, which the nodes' default route goes to.
+    /// Addresses number `last` of its families (RFC 4193 for IPv6), with the bits of their networks.
+    pub(crate) fn addresses(&self, last: u8) -> Vec<(String, u8)> {
+        let four = (self.address(last), 27);
+        let six = (format!("fd5a:0:{:x}::{last:x}", self.subnet), 64);
+        let all = [('4', four), ('6', six)];
+        all.into_iter().filter(|(family, _)| self.families.contains(*family)).map(|(_, it)| it).collect()
+    }
+
+    /// Where the cluster's DNS is, as the nodes' families have it by default.
+    pub(crate) fn cluster_dns(&self) -> String {
+        let all = [('4', "10.43.0.10"), ('6', "fd00:43::a")];
+        let has = all.iter().filter(|(family, _)| self.families.contains(*family));
+        has.map(|(_, address)| *address).collect::<Vec<_>>().join(",")
+    }
+
+    /// The host's IPv4 address in the playground's network, which the nodes' default route goes to.
     pub(crate) fn gateway(&self) -> String {
         self.address(1)
     }
 
     pub(crate) fn node(&self, number: u8) -> NodePlace {
         let dir = if number == 1 { self.dir.clone() } else { self.dir.join(format!("node{number}")) };
-        let (netns, cgroup, address) = if self.host {
-            (None, "orlop".to_owned(), None)
+        let (netns, cgroup, addresses) = if self.host {
+            (None, "orlop".to_owned(), Vec::new())
         } else {
             let name = format!("orlop-{}-n{number}", self.id);
-            (Some(name.clone()), name, Some(self.address(10 + number)))
+            let addresses = self.addresses(10 + number).into_iter().map(|(address, _)| address);
+            (Some(name.clone()), name, addresses.collect())
         };
         NodePlace {
             number,
             name: format!("node{number}"),
             netns,
             cgroup,
-            address,
+            addresses,
             state: dir.join("state"),
             run: dir.join("run"),
             pid_file: dir.join("orlop.pid"),
@@ -158,7 +185,8 @@ impl Layout {
             .iter()
             .map(|place| {
                 json!({
-                    "name": place.name, "netns": place.netns, "cgroup": place.cgroup, "address": place.address,
+                    "name": place.name, "netns": place.netns, "cgroup": place.cgroup,
+                    "address": place.addresses.first(), "addresses": place.addresses,
                     "state": place.state, "run": place.run, "pid": place.pid_file, "log": place.log,
                 })
             })

@@ -49,6 +49,9 @@ pub(crate) struct UpArgs {
     /// How many nodes; the first is standalone, the others join it.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     nodes: u8,
+    /// Families of the nodes' addresses.
+    #[arg(long, default_value = "4", value_parser = ["4", "6", "46"])]
+    families: String,
     /// End with one line of JSON that names the paths.
     #[arg(long)]
     json: bool,
@@ -73,6 +76,7 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
     build::install(&built, &layout.bin())?;
 
     if !args.host {
+        layout.set_families(&args.families)?;
         lan::claim(&mut layout)?;
     }
     let places: Vec<NodePlace> = (1..=args.nodes).map(|number| layout.node(number)).collect();

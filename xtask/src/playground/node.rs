@@ -85,7 +85,9 @@ fn common_args(mode: &str, place: &NodePlace) -> Vec<String> {
             "--eviction-hard=memory.available<100Mi,nodefs.available<1%,imagefs.available<1%".to_owned(),
         );
     }
-    args.extend(place.address.as_ref().map(|address| format!("--node-ip={address}")));
+    if !place.addresses.is_empty() {
+        args.push(format!("--node-ip={}", place.addresses.join(",")));
+    }
     args
 }
 
@@ -110,7 +112,7 @@ fn joining_args(layout: &Layout, place: &NodePlace) -> Result<Vec<String>> {
     // A kubelet is told where the cluster's DNS is, and so are we; unless whoever calls says more about it.
     let said = ["CLUSTER_DNS", "SERVICE_CIDR", "DNS_PORT", "CONFIG", "CONFIG_DIR"];
     if said.iter().all(|name| std::env::var_os(format!("ORLOP_{name}")).is_none()) {
-        args.push("--cluster-dns=10.43.0.10".to_owned());
+        args.push(format!("--cluster-dns={}", layout.cluster_dns()));
     }
     Ok(args)
 }
