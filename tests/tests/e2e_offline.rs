@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command,
-    time::Duration,
+    collections::BTreeMap, fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path,
+    process::Command, time::Duration,
 };
 
 use orlop_tests::{Output, Playground, playground::run, until};
@@ -169,4 +169,81 @@ fn listed(dir: &Path) -> BTreeMap<String, u32> {
             Some((name, file.metadata().ok()?.permissions().mode() & 0o777))
         })
         .collect()
+}
+
+/// Two pods that call the world with the first thing they do; a policy keeps one of them from it.
+fn callers(shut: &str, open: &str) -> String {
+    let pod = |name: &str, to: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: {name}}}}}, spec: {{nodeName: node2, \
+             terminationGracePeriodSeconds: 1, containers: [{{name: c, image: 'orlop.dev/example/hello:v1', args: [connect, '{to}', '1000']}}]}}}}"
+        )
+    };
+    format!("{}\n---\n{}", pod("shut", shut), pod("open", open))
+}
+
+const SHUT: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: shut}
+spec: {podSelector: {matchLabels: {app: shut}}, policyTypes: [Egress]}
+";
+
+#[test]
+#[ignore = "e2e tier"]
+fn policies_are_in_force_before_pods_run_after_a_reboot_alone() {
+    let p = Playground::with_args(&["--nodes", "2"]);
+    let host = p.json["gateway"].as_str().unwrap();
+    let listen = || {
+        let listener = TcpListener::bind((host, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    };
+    let ((not_called, shut), (called, open)) = (listen(), listen());
+    let calls = |listener: &TcpListener| std::iter::from_fn(|| listener.accept().ok()).count();
+    p.apply(SHUT).text();
+    p.apply(&callers(&shut, &open)).text();
+    until("the open one calls", Duration::from_secs(20), || match calls(&called) {
+        0 => Err("no call".to_owned()),
+        _ => Ok(()),
+    });
+    let state = Path::new(p.json["nodes"][1]["state"].as_str().unwrap());
+    until("it is written down", Duration::from_secs(10), || {
+        let files = listed(&state.join("memory"));
+        let there = [
+            "listed/networkpolicies.json",
+            "listed/namespaces.json",
+            "listed/peers.json",
+            "networkpolicies/default_shut.json",
+            "namespaces/default.json",
+            "peers/default_shut.json",
+        ];
+        let missing: Vec<_> = there.iter().filter(|file| !files.contains_key(**file)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
+    });
+    let tried = || {
+        let file = state.join("log/pods");
+        let dirs = fs::read_dir(file).unwrap().flatten();
+        let shut = dirs.filter(|dir| dir.file_name().to_string_lossy().starts_with("default_shut_"));
+        let logs = shut.flat_map(|dir| fs::read_dir(dir.path().join("c")).into_iter().flatten().flatten());
+        logs.filter_map(|log| fs::read_to_string(log.path()).ok()).collect::<String>()
+    };
+    until("the other one tries", Duration::from_secs(20), || {
+        if tried().lines().count() > 0 { Ok(()) } else { Err(tried()) }
+    });
+
+    let line = p.command_line(2);
+    p.stop_agent(1);
+    p.power_off(2);
+    let (before, _left) = (tried().lines().count(), calls(&called));
+    p.start_agent(2, &line);
+    until("the open one calls again", Duration::from_secs(30), || match calls(&called) {
+        0 => Err("no call".to_owned()),
+        _ => Ok(()),
+    });
+    until("the other one tries again", Duration::from_secs(30), || {
+        if tried().lines().count() > before { Ok(()) } else { Err(tried()) }
+    });
+    assert_eq!(calls(&not_called), 0, "{}", tried());
 }

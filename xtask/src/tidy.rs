@@ -161,6 +161,7 @@ const PURE: &[&str] = &[
     "dataplane/examples/services_bench/services",
     "dataplane/examples/services_bench/statistics",
     "agent/src/pod/",
+    "agent/src/source/peers",
     "agent/src/config/kubelet",
     "agent/src/config/subids",
     "agent/src/cpu/choose",

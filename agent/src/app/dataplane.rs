@@ -78,7 +78,7 @@ pub(super) async fn run(
         }
         return Ok(());
     }
-    merged.push(super::policies::watch(client).boxed());
+    merged.push(super::policies::watch(client, memory.clone()).boxed());
     let feed = async move {
         while let Some(update) = merged.next().await {
             let passed = match &mut redirect {

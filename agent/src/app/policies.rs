@@ -5,6 +5,7 @@
 //!  attach() of a pod's network ──addresses──▶ dataplane ──in force──▶ the pod may start
 //! ```
 //! Where there is no policy, pods of other nodes are not watched: that is most of what an API server has to send.
+//! Without an API server, memory says what it said last, so that a node that boots alone starts no pod unguarded.
 //! Not for: what a policy means (`orlop_dataplane::policy`).
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
@@ -21,35 +22,45 @@ use k8s_openapi::api::{
 use kube::{Api, Client, runtime::watcher};
 use orlop_dataplane::{
     Update,
-    policy::{Change, ingest, model::Key},
+    policy::{
+        Change, ingest,
+        model::{Key, Policy},
+    },
 };
 use orlop_model::event::Event;
 use tokio::{sync::mpsc, time::timeout};
 
 use orlop::{
-    source,
+    memory::{Kind, Memory},
+    source::{self, Heard, Remember, peers},
     worker::ports::{Attached, Failure, Network, PodRef, Wishes},
 };
 
-/// How long a pod waits for its policies. A node whose control plane is away must still start what it knows.
+/// How long a pod waits for policies that nobody ever told this node of. A node whose control plane is away must still
+/// start what it knows.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it waits where they are known, by memory at the latest: they will come.
+const LONG_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Updates waiting for the dataplane.
 const QUEUE: usize = 64;
 
 struct Feed {
     client: Client,
-    policies: BoxStream<'static, Event<Arc<NetworkPolicy>>>,
+    memory: Option<Memory>,
+    policies: BoxStream<'static, Heard<NetworkPolicy>>,
     known: BTreeSet<Key>,
     /// While there is a policy.
     others: Option<BoxStream<'static, Change>>,
 }
 
 /// What the dataplane is to know of policies.
-pub(super) fn watch(client: &Client) -> impl Stream<Item = Update> + Send + use<> {
+pub(super) fn watch(client: &Client, memory: Option<Memory>) -> impl Stream<Item = Update> + Send + use<> {
     let api = Api::<NetworkPolicy>::all(client.clone());
-    let policies = source::watch(api, watcher::Config::default()).boxed();
-    let feed = Feed { client: client.clone(), policies, known: BTreeSet::new(), others: None };
+    let part = Arc::clone;
+    let remember = remember(memory.as_ref(), Kind::NetworkPolicy, part);
+    let policies = source::remembered(api, watcher::Config::default(), remember).boxed();
+    let feed = Feed { client: client.clone(), memory, policies, known: BTreeSet::new(), others: None };
     stream::unfold(feed, |mut feed| async {
         let change = feed.next().await?;
         Some((Update::Policy(change), feed))
@@ -66,16 +77,19 @@ impl Feed {
         };
         tokio::select! {
             change = others => change,
-            event = self.policies.next() => {
-                let event = event?.map(|object| ingest::policy(&object));
-                self.follow(&event);
+            heard = self.policies.next() => {
+                let heard = heard?;
+                // Whoever could not say which policies there are will not say which pods.
+                let patience = if matches!(heard, Heard::Recalled(_)) { Duration::ZERO } else { PATIENCE };
+                let event = heard.trusted().map(|object| ingest::policy(&object));
+                self.follow(&event, patience);
                 Some(Change::Policy(event))
             }
         }
     }
 
     /// Starts to watch what policies are about with the first one, and ends with the last.
-    fn follow(&mut self, event: &Event<orlop_dataplane::policy::model::Policy>) {
+    fn follow(&mut self, event: &Event<Policy>, patience: Duration) {
         match event {
             Event::Apply(policy) => drop(self.known.insert(policy.key.clone())),
             Event::Delete(policy) => drop(self.known.remove(&policy.key)),
@@ -83,38 +97,55 @@ impl Feed {
         }
         if self.known.is_empty() {
             self.others = None;
+            for kind in [Kind::Namespace, Kind::Peer] {
+                self.memory.iter().for_each(|memory| memory.forget_all(kind));
+            }
         } else if self.others.is_none() {
-            self.others = Some(others(&self.client));
+            self.others = Some(self.others(patience));
         }
+    }
+
+    fn others(&self, patience: Duration) -> BoxStream<'static, Change> {
+        let (all, memory) = (watcher::Config::default, self.memory.as_ref());
+        let keep = remember(memory, Kind::Namespace, peers::of_namespace);
+        let api = Api::<Namespace>::all(self.client.clone());
+        let namespaces =
+            source::remembered_after(patience, api, all(), keep).map(|heard| {
+                Change::Namespace(heard.trusted().map(|object| {
+                    (object.metadata.name.clone().unwrap_or_default(), ingest::namespace(&object))
+                }))
+            });
+        let keep = remember(memory, Kind::Peer, peers::of_pod);
+        let api = Api::<Pod>::all(self.client.clone());
+        let pods = source::remembered_after(patience, api, all(), keep).map(|heard| {
+            Change::Pod(heard.trusted().map(|pod| (ingest::key(&pod.metadata), ingest::pod(&pod))))
+        });
+        stream::select(namespaces, pods).boxed()
     }
 }
 
-fn others(client: &Client) -> BoxStream<'static, Change> {
-    let namespaces = source::watch(Api::<Namespace>::all(client.clone()), watcher::Config::default());
-    let namespaces = namespaces.map(|event| {
-        Change::Namespace(
-            event
-                .map(|object| (object.metadata.name.clone().unwrap_or_default(), ingest::namespace(&object))),
-        )
-    });
-    let pods = source::watch(Api::<Pod>::all(client.clone()), watcher::Config::default());
-    let pods =
-        pods.map(|event| Change::Pod(event.map(|pod| (ingest::key(&pod.metadata), ingest::pod(&pod)))));
-    stream::select(namespaces, pods).boxed()
+fn remember<K>(memory: Option<&Memory>, kind: Kind, part: fn(&Arc<K>) -> Arc<K>) -> Option<Remember<K>> {
+    memory.cloned().map(|memory| Remember { memory, kind, part })
 }
 
 /// A pod network that gives a pod away only when the policies about it are in force.
 pub(super) struct Guarded {
     network: Arc<dyn Network>,
     updates: mpsc::Sender<Update>,
+    patience: Duration,
 }
 
 impl Guarded {
     /// With what the dataplane is to hear.
-    pub(super) fn new(network: Arc<dyn Network>) -> (Self, BoxStream<'static, Update>) {
+    pub(super) fn new(
+        network: Arc<dyn Network>,
+        memory: Option<&Memory>,
+    ) -> (Self, BoxStream<'static, Update>) {
+        let known = memory.is_some_and(|memory| memory.has_list(Kind::NetworkPolicy));
+        let patience = if known { LONG_PATIENCE } else { PATIENCE };
         let (updates, heard) = mpsc::channel(QUEUE);
         let heard = stream::unfold(heard, async |mut heard| Some((heard.recv().await?, heard)));
-        (Self { network, updates }, heard.boxed())
+        (Self { network, updates, patience }, heard.boxed())
     }
 
     async fn in_force(&self, pod: &PodRef, ips: &[IpAddr]) {
@@ -127,7 +158,7 @@ impl Guarded {
                 told.recv().await;
             }
         };
-        if timeout(PATIENCE, wait).await.is_err() {
+        if timeout(self.patience, wait).await.is_err() {
             tracing::warn!(pod = pod.uid, "network policies are not known yet: the pod starts without");
         }
     }

@@ -28,13 +28,19 @@ pub enum Kind {
     EndpointSlice,
     /// Nodes of the cluster.
     Node,
+    /// NetworkPolicies of the cluster.
+    NetworkPolicy,
+    /// Names and labels of the cluster's Namespaces, while there is a NetworkPolicy.
+    Namespace,
+    /// What NetworkPolicies find out about the cluster's pods, while there is one; by namespace and name.
+    Peer,
     /// Of which kinds a list was seen; by directory.
     Listed,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Pod,
         Kind::Status,
         Kind::ConfigMap,
@@ -43,6 +49,9 @@ impl Kind {
         Kind::Service,
         Kind::EndpointSlice,
         Kind::Node,
+        Kind::NetworkPolicy,
+        Kind::Namespace,
+        Kind::Peer,
         Kind::Listed,
     ];
 
@@ -58,6 +67,9 @@ impl Kind {
             Kind::Service => "services",
             Kind::EndpointSlice => "endpointslices",
             Kind::Node => "nodes",
+            Kind::NetworkPolicy => "networkpolicies",
+            Kind::Namespace => "namespaces",
+            Kind::Peer => "peers",
             Kind::Listed => "listed",
         }
     }

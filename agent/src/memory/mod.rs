@@ -8,8 +8,8 @@
 //!
 //! Written behind everybody's back: nobody waits for the disk, and a kill loses at most the last second. What is read
 //! back is never more than a stand-in until the API server answers: nothing is destroyed on the strength of it.
-//! Bounded: the pods of this node with what they refer to, and the cluster's Services, EndpointSlices and Nodes;
-//! whatever goes from the API goes from here. Not for: decisions of ours (those are rebuilt from the machine), or
+//! Bounded: the pods of this node with what they refer to, the cluster's Services, EndpointSlices, Nodes and
+//! NetworkPolicies, and while there are any of these the labels and addresses of all pods; whatever goes from the API goes from here. Not for: decisions of ours (those are rebuilt from the machine), or
 //! anything that the API server never said.
 
 mod key;
@@ -81,6 +81,18 @@ impl Memory {
         for key in self.keys(kind).into_iter().filter(|key| !keep(key)) {
             self.forget(key);
         }
+    }
+
+    /// Whether a list of this kind was ever seen.
+    #[must_use]
+    pub fn has_list(&self, kind: Kind) -> bool {
+        self.recall::<bool>(&Key::one(Kind::Listed, kind.dir())).is_some()
+    }
+
+    /// Forgets a kind as if it had never been listed.
+    pub fn forget_all(&self, kind: Kind) {
+        self.forget(Key::one(Kind::Listed, kind.dir()));
+        self.retain(kind, |_| false);
     }
 
     /// What there is of a kind.
@@ -244,8 +256,13 @@ mod tests {
         memory.keep(key("c"), Arc::new("c"));
         memory.retain(Kind::Secret, |key| key.name[1] == "b");
         assert_eq!(memory.keys(Kind::Secret), BTreeSet::from([key("b")]));
+        memory.keep(Key::one(Kind::Listed, Kind::Secret.dir()), Arc::new(true));
         memory.write();
         assert_eq!(memory.recall_all::<String>(Kind::Secret), ["b"]);
+        assert!(memory.has_list(Kind::Secret) && !memory.has_list(Kind::Pod));
+        memory.forget_all(Kind::Secret);
+        memory.write();
+        assert!(!memory.has_list(Kind::Secret) && memory.keys(Kind::Secret).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@
 
 pub mod merge;
 pub mod objects;
+pub mod peers;
 pub mod pods;
 pub mod static_pods;
 pub mod storage;
@@ -77,15 +78,35 @@ where
         + Sync
         + 'static,
 {
+    remembered_after(PATIENCE, api, config, remember)
+}
+
+/// The same with another patience: none, where it is known that there is no API server.
+pub fn remembered_after<K>(
+    patience: Duration,
+    api: Api<K>,
+    config: watcher::Config,
+    remember: Option<Remember<K>>,
+) -> impl Stream<Item = Heard<K>> + Send
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
     let mut live = watch(api, config);
     let recalling = remember.as_ref().map(|remember| (remember.memory.clone(), remember.kind));
     let first = async move {
         let first = match recalling {
             None => None,
-            Some((memory, kind)) => match timeout(PATIENCE, live.next()).await {
+            Some((memory, kind)) => match timeout(patience, live.next()).await {
                 Ok(event) => event.map(Heard::Event),
                 Err(_late) => {
-                    let listed = memory.recall::<bool>(&Key::one(Kind::Listed, kind.dir())).is_some();
+                    let listed = memory.has_list(kind);
                     let objects: Vec<Arc<K>> = if listed { memory.recall_all(kind) } else { Vec::new() };
                     tracing::warn!(
                         kind = kind.dir(),
