@@ -127,6 +127,8 @@ pub enum Command {
     Stats(DirArgs),
     /// Say in words what the service load balancer's maps in the kernel hold.
     Services(DirArgs),
+    /// List which NetworkPolicies select which pods of this node, and what they let through and kept out.
+    Policies(DirArgs),
     /// List connections whose packets are translated: who asked for which service, and which backend it got.
     Connections(DirArgs),
     /// Print new connections to services as they begin: who asked for what, which backend it got or why none; and what policies keep out

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod node;
 pub mod pod;
+pub mod policy_names;
 pub mod probe;
 pub mod server;
 pub mod shutdown;

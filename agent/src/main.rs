@@ -60,6 +60,7 @@ fn run(command: Command) -> Result<()> {
         Command::Stats(dirs) => cli::stats(&dirs),
         Command::Services(dirs) => cli::services(&dirs),
         Command::Flows { follow: _, filter, dirs } => cli::flows(&filter, &dirs),
+        Command::Policies(dirs) => cli::policies(&dirs),
         Command::Connections(dirs) => cli::connections(&dirs),
         Command::Explain { source, destination, protocol, dirs } => {
             cli::explain(source, destination, &protocol, &dirs)

@@ -3,17 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ipnet::IpNet;
 use orlop_abi::{Connection, Counters, Hits};
 
-use crate::explain::{Explanation, Packet, explain};
+use crate::explain::{Explanation, Packet, Verdict, explain};
 use crate::loader::pins;
 use crate::maps::{KernelMaps, MapError, Maps as _, codec::address, seen};
+use crate::policy::{
+    self,
+    explain::{Judgement, judge},
+    tables::Names,
+};
 use crate::sys;
-use crate::tables::Vip;
+use crate::tables::{ServiceId, Vip};
 
 /// One service address and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,12 +91,37 @@ pub fn connections(bpffs: &Path) -> Result<Vec<ConnectionView>, MapError> {
     Ok(views)
 }
 
-/// What the maps would do with a packet.
+/// What the maps would do with a packet: as a service, and by the policies whose `names` these are, for each place that
+/// it may go to.
 ///
 /// # Errors
 /// When nothing is pinned there, or the maps cannot be read.
-pub fn explain_pinned(bpffs: &Path, packet: &Packet) -> Result<Explanation, MapError> {
-    Ok(explain(&KernelMaps::open(&pins(bpffs))?.dump()?, packet))
+pub fn explain_pinned(
+    bpffs: &Path,
+    packet: &Packet,
+    names: &Names,
+) -> Result<(Explanation, Vec<Judgement>), MapError> {
+    let maps = KernelMaps::open(&pins(bpffs))?;
+    let (tables, policies) = (maps.dump()?, maps.dump_policies()?);
+    let explanation = explain(&tables, packet);
+    let places = match &explanation.verdict {
+        Verdict::Pass => vec![packet.destination],
+        Verdict::Forward(backends) => backends.iter().map(|(at, _)| *at).collect(),
+        Verdict::Reject | Verdict::NoLocalEndpoint | Verdict::SourceRange => Vec::new(),
+    };
+    let own = tables.services.get(&ServiceId::NODE);
+    let node = |ip: IpAddr| ip.is_loopback() || own.is_some_and(|own| own.addresses.contains_key(&ip));
+    let judge = |to| judge(&policies, names, node, (packet.source, to, packet.protocol));
+    Ok((explanation, places.into_iter().map(judge).collect()))
+}
+
+/// What policies there are in the kernel, and what each policy and each set of rules let through and kept out.
+///
+/// # Errors
+/// When nothing is pinned there, or the maps cannot be read.
+pub fn policies(bpffs: &Path) -> Result<(policy::tables::Tables, BTreeMap<u32, Hits>), MapError> {
+    let pins = pins(bpffs);
+    Ok((KernelMaps::open(&pins)?.dump_policies()?, seen::hits(&pins)?))
 }
 
 /// What the programs have counted since the maps were made.

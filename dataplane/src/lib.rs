@@ -43,7 +43,9 @@ mod tests;
 #[cfg(test)]
 extern crate self as orlop_dataplane;
 
-pub use describe::{ConnectionView, Counted, ServiceView, connections, counted, describe, explain_pinned};
+pub use describe::{
+    ConnectionView, Counted, ServiceView, connections, counted, describe, explain_pinned, policies,
+};
 pub use loader::{LoadError, uninstall};
 pub use orlop_abi::{Counters, Hits};
 pub use reconcile::{DataplaneConfig, Error, Update, run};

@@ -34,6 +34,18 @@ pub enum Protocol {
     Sctp,
 }
 
+impl Protocol {
+    /// Its number in packets.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => orlop_abi::PROTO_TCP,
+            Self::Udp => orlop_abi::PROTO_UDP,
+            Self::Sctp => orlop_abi::PROTO_SCTP,
+        }
+    }
+}
+
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

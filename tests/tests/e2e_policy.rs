@@ -35,7 +35,7 @@ fn soon(what: &str, yes: impl Fn() -> bool) {
 #[test]
 #[ignore = "e2e tier"]
 fn default_deny_then_allow_by_label_and_named_port_then_none() {
-    let p = Playground::start();
+    let mut p = Playground::start();
     p.apply(PODS).text();
     p.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]).text();
     let ip = p.kubectl(&["get", "pod", "web", "-o", "jsonpath={.status.podIP}"]).text();
@@ -70,6 +70,30 @@ fn default_deny_then_allow_by_label_and_named_port_then_none() {
         let count = out.stdout.lines().find_map(|line| line.strip_prefix(name));
         assert!(count.is_some_and(|count| count != "0"), "{name} in\n{}", out.stdout);
     }
+
+    // Commands of the node say it without an agent.
+    let on_node = |args: &[&str]| {
+        let mut orlop = std::process::Command::new(p.dir.join("bin/orlop"));
+        run(orlop.arg(args[0]).arg("--run-dir").arg(p.dir.join("run")).args(&args[1..])).text()
+    };
+    let of_friend = p.kubectl(&["get", "pod", "friend", "-o", "jsonpath={.status.podIP}"]).text();
+    let of_stranger = p.kubectl(&["get", "pod", "stranger", "-o", "jsonpath={.status.podIP}"]).text();
+    p.kill_agent(1);
+    let listed = on_node(&["policies"]);
+    let rows: Vec<Vec<_>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    let row = |policy: &str| rows.iter().find(|row| row.get(3) == Some(&policy)).expect(&listed);
+    let (deny, friends) = (row("default/deny"), row("default/friends"));
+    assert_eq!(deny[..4], ["default/web", &ip, "ingress", "default/deny"], "{listed}");
+    assert!(deny[4] == "0" && deny[5] != "0" && friends[4] != "0", "{listed}");
+    let free: Vec<_> = rows.iter().filter(|row| row.contains(&"<none>")).map(|row| row[0]).collect();
+    assert!(free.contains(&"default/friend") && free.contains(&"default/stranger"), "{listed}");
+    let explained = on_node(&["explain", &of_friend, &service]);
+    assert!(explained.contains(&format!("ingress of default/web ({ip}): default/friends allows it")));
+    let explained = on_node(&["explain", &of_stranger, &service]);
+    let dropped =
+        format!("nothing in default/deny, default/friends allows it\n=> dropped on its way to {pod}");
+    assert!(explained.contains(&dropped), "{explained}");
+    p.up();
 
     // Who comes later finds the policy in force with the first packet.
     p.kubectl(&["delete", "pod", "web", "--now"]).text();

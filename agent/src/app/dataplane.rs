@@ -17,6 +17,7 @@ use super::{kernel_counts::Kernel, service_metrics::Metrics};
 use orlop::{
     config::Config,
     memory::{Kind, Memory},
+    policy_names,
     source::{self, Heard, Remember, objects::ApiObjects},
 };
 
@@ -107,6 +108,7 @@ pub(super) async fn run(
     let metrics = Metrics::new(Kernel::new(config.bpffs.clone(), seen.clone()));
     tokio::select! {
         () = unserved::run(seen.clone(), client, config.node_name.as_str(), &metrics) => Ok(()),
+        () = policy_names::keep(config.run_dir.clone(), seen.clone()) => Ok(()),
         () = take_over::run(config.cleanup_kube_proxy, seen.clone()) => Ok(()),
         () = service_health::run(seen, &metrics) => Ok(()),
         () = metrics.clone().run(synced) => Ok(()),

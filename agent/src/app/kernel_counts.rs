@@ -149,6 +149,7 @@ mod tests {
         let names = Names {
             policies: [(1, key("front"))].into(),
             sets: [(2, (Direction::Ingress, [key("back"), key("front")].into()))].into(),
+            ..Names::default()
         };
         let registry = Registry::new();
         register(

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use orlop_dataplane::{explain::Packet, model::Protocol};
 
-use orlop::args::DirArgs;
+use orlop::{args::DirArgs, policy_names};
 
 /// Prints the services of the node in `dirs`.
 ///
@@ -43,8 +43,12 @@ pub(crate) fn explain(source: IpAddr, destination: SocketAddr, protocol: &str, d
     };
     let bpffs = bpffs(dirs);
     let packet = Packet { source, destination, protocol };
-    let explanation = orlop_dataplane::explain_pinned(&bpffs, &packet).with_context(|| read(&bpffs))?;
-    write!(std::io::stdout().lock(), "{explanation}").context("print")
+    let names = policy_names::read(&dirs.run_dir).context("read what policies are called")?;
+    let explained = orlop_dataplane::explain_pinned(&bpffs, &packet, &names).with_context(|| read(&bpffs));
+    let (explanation, policies) = explained?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{explanation}").context("print")?;
+    policies.iter().try_for_each(|judgement| write!(out, "{judgement}")).context("print")
 }
 
 fn bpffs(dirs: &DirArgs) -> PathBuf {

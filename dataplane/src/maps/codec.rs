@@ -55,16 +55,8 @@ pub(super) fn range_of(key: &Key<abi::Range>) -> Option<(ServiceId, IpNet)> {
     Some((ServiceId(data.service), IpNet::new(ip, bits).ok()?))
 }
 
-pub(super) fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => abi::PROTO_TCP,
-        Protocol::Udp => abi::PROTO_UDP,
-        Protocol::Sctp => abi::PROTO_SCTP,
-    }
-}
-
 pub(super) fn vip_key(vip: Vip) -> abi::FrontendKey {
-    let proto = protocol_number(vip.protocol);
+    let proto = vip.protocol.number();
     let (ip, scope) = match vip.host {
         Host::Ip(ip) => (words(ip), abi::SCOPE_ADDRESS),
         Host::Node(Family::V4) => ([0, 0, abi::MAPPED, 0], abi::SCOPE_NODE),

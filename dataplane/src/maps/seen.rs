@@ -8,7 +8,7 @@ use std::path::Path;
 use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use orlop_abi as abi;
 
-use super::codec::{address, backend_of, protocol_number, words};
+use super::codec::{address, backend_of, words};
 use super::{AyaError, BACKENDS, MapError, pinned, unreadable};
 use crate::kube_proxy::reserve::Tracked;
 use crate::model::Protocol;
@@ -47,7 +47,7 @@ pub fn reserve(pins: &Path, tracked: &[Tracked]) -> Result<(), MapError> {
             destination: words(to.ip()),
             source_port: backend.port().to_be(),
             destination_port: to.port().to_be(),
-            proto: u32::from(protocol_number(one.protocol)),
+            proto: u32::from(one.protocol.number()),
         };
         let value = abi::Connection {
             source: words(service.ip()),

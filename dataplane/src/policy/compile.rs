@@ -14,7 +14,6 @@ use super::numbers::Taken;
 use super::ports::prefixes;
 use super::tables::{ANYBODY, Names, PORT_BITS, PROTOCOL_BITS, RuleKey, Subject, Tables};
 use super::world::World;
-use crate::model::Protocol;
 
 /// What a node needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,8 +61,12 @@ pub fn compile(world: &World, node: &str) -> Compiled {
     let mut writer = Writer::new(&pods, selected.values().flatten().copied());
     for (identity, policies) in selected {
         let subject = writer.subject(identity, &policies);
-        let ips = pods[identity].iter().copied().filter(is_local).flat_map(|(key, pod)| world.ips(key, pod));
-        writer.out.tables.subjects.extend(ips.map(|ip| (*ip, subject)));
+        for (key, pod) in pods[identity].iter().copied().filter(is_local) {
+            for ip in world.ips(key, pod) {
+                writer.out.tables.subjects.insert(*ip, subject);
+                writer.out.names.pods.insert(*ip, key.clone());
+            }
+        }
     }
     writer.finish(world, &pods)
 }
@@ -249,7 +252,7 @@ impl<'a> Writer<'a> {
 fn port_keys(rule: &Rule, numbers: impl Fn(&Port) -> Vec<(u16, u16)>) -> Vec<(u8, u8, u16)> {
     let Some(ports) = &rule.ports else { return vec![(0, 0, 0)] };
     let all = ports.iter().flat_map(|port| {
-        let proto = proto(port.protocol);
+        let proto = port.protocol.number();
         let ranges = numbers(port).into_iter().flat_map(|(first, last)| prefixes(first, last));
         ranges.map(move |at| (PROTOCOL_BITS + at.bits, proto, at.port))
     });
@@ -265,13 +268,5 @@ fn numbered(port: &Port, own: &BTreeSet<NamedPort>) -> Vec<(u16, u16)> {
             let named = own.iter().filter(|at| at.name == *name && at.protocol == port.protocol);
             named.map(|at| (at.number, at.number)).collect()
         }
-    }
-}
-
-fn proto(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => orlop_abi::PROTO_TCP,
-        Protocol::Udp => orlop_abi::PROTO_UDP,
-        Protocol::Sctp => orlop_abi::PROTO_SCTP,
     }
 }

@@ -14,6 +14,7 @@
 mod blocks;
 pub mod compile;
 pub mod diff;
+pub mod explain;
 pub mod ingest;
 pub mod model;
 mod numbers;

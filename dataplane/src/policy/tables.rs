@@ -70,6 +70,8 @@ pub struct Names {
     pub policies: BTreeMap<u32, Key>,
     /// Sets of rules, by the direction and the policies they are made of.
     pub sets: BTreeMap<u32, (Direction, BTreeSet<Key>)>,
+    /// Pods of this node that policies select.
+    pub pods: BTreeMap<IpAddr, Key>,
 }
 
 impl Tables {
