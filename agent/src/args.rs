@@ -419,6 +419,9 @@ flags! {
     /// Serve no Services and hold pods to no NetworkPolicies: another program does (modes standalone and node) [default: false].
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     disable_kube_proxy: bool, "ORLOP_DISABLE_KUBE_PROXY";
+    /// Whose sockets are translated where they name a service: `all`, or `host` (pods' packets are translated instead, so that a mesh
+    /// or a virtual machine in a pod sees what it asked for) [default: all].
+    socket_services: String, "ORLOP_SOCKET_SERVICES";
     /// Network devices whose packets the service dataplane leaves alone, with commas between.
     skip_devices: String, "ORLOP_SKIP_DEVICES";
     /// Network devices where known connections to services are sent on before the stack (XDP), with commas between.

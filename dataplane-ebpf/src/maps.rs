@@ -9,7 +9,7 @@ use orlop_abi::{
     EVENTS_BYTES, FlowEvent, Affinity, AffinityKey, Backend, Block, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey,
     FragmentKey, Frontend, FrontendKey, Hits, Ip, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_BLOCKS,
     MAX_CONNECTIONS, MAX_DEVICES, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HITS, MAX_IDENTITIES, MAX_PEERS, MAX_PLACES,
-    MAX_RANGES, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_VERDICTS, Peer, Places, PolicyState, Ports, Range, RuleKey,
+    MAX_RANGES, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_UNTRANSLATED, MAX_VERDICTS, Peer, Places, PolicyState, Ports, Range, RuleKey,
     Settings, SlotKey, Subject, Verdict,
 };
 
@@ -56,6 +56,8 @@ pub static EVENTS: RingBuf<FlowEvent, { EVENTS_BYTES as usize }> = RingBuf::new(
 pub static WATCHED: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+pub static UNTRANSLATED: HashMap<u64, u32, { MAX_UNTRANSLATED as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static SUBJECTS: HashMap<Ip, Subject, { MAX_SUBJECTS as usize }, LAZY> = HashMap::new();
 #[btf_map]

@@ -27,6 +27,7 @@ pub mod maglev;
 pub mod maps;
 pub mod measure;
 pub mod model;
+pub mod netns;
 pub mod policy;
 pub mod reconcile;
 pub mod select;
@@ -48,5 +49,5 @@ pub use describe::{
 };
 pub use loader::{LoadError, uninstall};
 pub use orlop_abi::{Counters, Hits};
-pub use reconcile::{DataplaneConfig, Error, Update, run};
+pub use reconcile::{DataplaneConfig, Error, Sockets, Update, run};
 pub use status::Status;

@@ -21,7 +21,7 @@ use orlop_abi::SCHEMA;
 
 use crate::maps::{
     ADDRESSES, BACKENDS, DEVICES, EVENTS, FIRST_POD, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS,
-    RANGES, ROUTES, SLOTS, WATCHED, resize,
+    RANGES, ROUTES, SLOTS, UNTRANSLATED, WATCHED, resize,
 };
 use crate::sizes::Sizes;
 use crate::sys;
@@ -59,7 +59,7 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 19] = [
+pub const MAPS: [&str; 20] = [
     FRONTENDS,
     SLOTS,
     PLACES,
@@ -79,6 +79,7 @@ pub const MAPS: [&str; 19] = [
     EVENTS,
     WATCHED,
     "SETTINGS",
+    UNTRANSLATED,
 ];
 /// The programs at network devices, each with the prefix of its links' pins: an interface index follows.
 const DEVICE_PROGRAMS: [(&str, &str); 2] = [("packet_in", "link_in_"), ("packet_out", "link_out_")];

@@ -55,6 +55,18 @@ pub trait Maps: Send {
     /// The backends that were removed since this was asked last: somebody may still be connected to them.
     fn take_removed(&mut self) -> BTreeSet<Removed>;
 
+    /// The network namespaces, by their cookies, whose sockets are left alone.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn untranslated(&self) -> Result<BTreeSet<u64>, MapError>;
+
+    /// Puts a network namespace among them, or takes it out.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for example because the map is full.
+    fn leave_alone(&mut self, netns: u64, alone: bool) -> Result<(), MapError>;
+
     /// All that stands in the maps of policies.
     ///
     /// # Errors
@@ -109,6 +121,7 @@ pub(crate) const SETTINGS: &str = "SETTINGS";
 pub(crate) const DEVICES: &str = "DEVICES";
 pub(crate) const FIRST_POD: &str = "FIRST_POD";
 pub(crate) const ROUTES: &str = "ROUTES";
+pub(crate) const UNTRANSLATED: &str = "UNTRANSLATED";
 pub(crate) const EVENTS: &str = "EVENTS";
 pub(crate) const WATCHED: &str = "WATCHED";
 
@@ -121,6 +134,7 @@ pub struct KernelMaps {
     ranges: LpmTrie<MapData, abi::Range, u32>,
     addresses: HashMap<MapData, abi::Ip, u32>,
     settings: Array<MapData, abi::Settings>,
+    untranslated: HashMap<MapData, u64, u32>,
     policies: PolicyMaps,
     /// Backends that were removed, and not yet asked about.
     removed: BTreeSet<Removed>,
@@ -140,6 +154,7 @@ impl KernelMaps {
             ranges: pinned(pins, RANGES)?,
             addresses: pinned(pins, ADDRESSES)?,
             settings: pinned(pins, SETTINGS)?,
+            untranslated: pinned(pins, UNTRANSLATED)?,
             policies: PolicyMaps::open(pins)?,
             removed: BTreeSet::new(),
         })
@@ -290,6 +305,18 @@ impl Maps for KernelMaps {
             ops = &ops[written + alone..];
         }
         failures
+    }
+
+    fn untranslated(&self) -> Result<BTreeSet<u64>, MapError> {
+        Ok(entries(&self.untranslated, UNTRANSLATED)?.into_iter().map(|(netns, _)| netns).collect())
+    }
+
+    fn leave_alone(&mut self, netns: u64, alone: bool) -> Result<(), MapError> {
+        let written = match alone {
+            true => self.untranslated.insert(netns, 1, 0),
+            false => gone(self.untranslated.remove(&netns)),
+        };
+        written.map_err(|source| refused(format!("network namespace {netns}: sockets"), source))
     }
 
     fn dump_policies(&self) -> Result<policy::tables::Tables, MapError> {

@@ -205,6 +205,8 @@ pub struct Node {
     pub primary: Vec<IpAddr>,
     /// Cookie of its network namespace; 0: unknown.
     pub netns: u64,
+    /// Some pods' sockets are left alone.
+    pub some_untranslated: bool,
     /// How it is set up.
     pub settings: Settings,
 }
@@ -220,6 +222,8 @@ pub struct Settings {
     pub node_port_addresses: NodePortAddresses,
     /// `localhostNodePorts`: IPv4 only, as upstream.
     pub loopback_node_ports: bool,
+    /// Sockets of pods are left alone, and their packets translated.
+    pub host_sockets_only: bool,
     /// Whether hints that name nodes count (KEP-3015).
     pub node_hints: bool,
     /// Source ports of masqueraded packets, first and last: none that the node's own sockets use.
@@ -233,6 +237,7 @@ impl Default for Settings {
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::All,
             loopback_node_ports: true,
+            host_sockets_only: false,
             node_hints: true,
             // Above the kernel's default of `ip_local_port_range` (32768 to 60999).
             masquerade_ports: (61_000, 65_535),

@@ -34,9 +34,11 @@ use crate::sys;
 mod claims;
 mod policies;
 mod state;
+mod untranslated;
 
 pub use state::State;
 pub(crate) use state::chain;
+pub use untranslated::Sockets;
 
 /// How often the maps are read back.
 pub const REPAIR_EVERY: Duration = Duration::from_secs(60);
@@ -94,6 +96,8 @@ pub enum Update {
     Policy(policy::Change),
     /// A pod of this node got addresses. The sender is told once the policies about them are in force.
     Attached(policy::model::Key, BTreeSet<IpAddr>, mpsc::Sender<()>),
+    /// Pods whose sockets are left alone.
+    Sockets(Sockets),
     /// The addresses that the node's network devices have, without loopback.
     Addresses(BTreeSet<IpAddr>),
 }

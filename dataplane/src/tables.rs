@@ -156,6 +156,10 @@ pub struct Own {
     pub loopback_node_ports: bool,
     /// There is a way to tell pods by their address.
     pub pods_known: bool,
+    /// Only sockets of the node's own network namespace are translated.
+    pub host_sockets_only: bool,
+    /// Some network namespaces are among those whose sockets are left alone.
+    pub some_untranslated: bool,
 }
 
 impl Entry {

@@ -142,11 +142,14 @@ fn the_manifest_serves_a_node_that_serves_no_services_itself() {
          {name: c, image: 'orlop.dev/example/hello:v1', args: [sleep, '3600']}]}}\n---\n\
          {apiVersion: v1, kind: Pod, metadata: {name: echo, labels: {app: echo}}, spec: {terminationGracePeriodSeconds: 0, containers: [\
          {name: c, image: 'orlop.dev/example/busybox:v1', command: [nc, -ll, -p, '7000', -e, cat]}]}}\n---\n\
+         {apiVersion: v1, kind: Pod, metadata: {name: mesh, annotations: {orlop.dev/socket-services: 'false'}}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+         {name: c, image: 'orlop.dev/example/busybox:v1', command: [sleep, '3600']}]}}\n---\n\
          {apiVersion: v1, kind: Service, metadata: {name: echo}, spec: {type: NodePort, selector: {app: echo}, ports: [{port: 7000}]}}",
     )
     .text();
     p.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]).text();
-    p.kubectl(&["wait", "--for=condition=Ready", "pod/client", "pod/echo", "--timeout=60s"]).text();
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/client", "pod/echo", "pod/mesh", "--timeout=60s"])
+        .text();
     let address = format!("{}:80", path(&p, &["service", "hello"], "{.spec.clusterIP}"));
     assert!(connect(&p, &address).is_err(), "nobody serves it yet");
 
@@ -170,6 +173,13 @@ fn the_manifest_serves_a_node_that_serves_no_services_itself() {
     until("the service answers", Duration::from_secs(10), || {
         connect(&p, &address)
             .map_err(|error| error + &p.kubectl(&["-n", "kube-system", "logs", "orlop-dataplane"]).stdout)
+    });
+    let of_echo = format!("{}:7000", path(&p, &["service", "echo"], "{.spec.clusterIP}"));
+    until("the pod itself sends to the service", Duration::from_secs(10), || {
+        let held = format!("sleep 1 | nc {} & sleep 0.3; netstat -tn", of_echo.replace(':', " "));
+        let seen = p.exec("mesh", &["sh", "-c", &held]).stdout;
+        let line = seen.lines().any(|line| line.contains(&of_echo) && line.contains("ESTABLISHED"));
+        if line { Ok(()) } else { Err(seen) }
     });
     let port = path(&p, &["service", "echo"], "{.spec.ports[0].nodePort}");
     let mut lasting = TcpStream::connect(format!("{node}:{port}")).unwrap();

@@ -178,3 +178,36 @@ fn a_service_that_does_not_fit_says_so_and_others_go_on() {
     p.kubectl(&["delete", "service", "big"]).text();
     unserved(0);
 }
+
+#[test]
+#[ignore = "e2e tier"]
+fn a_pod_may_have_its_packets_translated_instead_of_its_sockets() {
+    let p = Playground::start();
+    p.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: echo, labels: {app: echo}}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+         {name: c, image: 'orlop.dev/example/busybox:v1', command: [nc, -ll, -p, '7000', -e, cat]}]}}\n---\n\
+         {apiVersion: v1, kind: Service, metadata: {name: echo}, spec: {selector: {app: echo}, ports: [{port: 7000}]}}",
+    )
+    .text();
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/echo", "--timeout=60s"]).text();
+    let address = cluster_ip(&p, "echo");
+    until("the service answers", Duration::from_secs(10), || {
+        let connect = given("ORLOP_BIN").join("orlop-example-server").to_string_lossy().into_owned();
+        let out = run(p.inside(1, &connect).args(["connect", &format!("{address}:7000"), "500"]));
+        if out.ok { Ok(()) } else { Err(out.stdout) }
+    });
+    // The first thing that each of them does, and whom the kernel sees it connected to.
+    let script = format!("sleep 60 | nc {address} 7000 & sleep 1; netstat -tn; wait");
+    for (name, annotations) in [("plain", "{}"), ("mesh", "{orlop.dev/socket-services: 'false'}")] {
+        p.apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, annotations: {annotations}}}, spec: {{terminationGracePeriodSeconds: 0, containers: [\
+             {{name: c, image: 'orlop.dev/example/busybox:v1', command: [sh, -c, '{script}']}}]}}}}"
+        ))
+        .text();
+    }
+    let service = format!("{address}:7000");
+    for (name, itself) in [("plain", false), ("mesh", true)] {
+        let seen = p.wait_for(&["logs", name], |log| log.contains("ESTABLISHED"));
+        assert_eq!(seen.contains(&service), itself, "{name}: {seen}");
+    }
+}

@@ -126,6 +126,7 @@ fn settings(config: &Config) -> Settings {
         node_port_addresses: rules.node_ports.clone(),
         loopback_node_ports: rules.at_localhost,
         masquerade_all: rules.masquerade_all,
+        host_sockets_only: rules.host_sockets_only,
         ..Settings::default()
     }
 }
@@ -188,7 +189,7 @@ pub(super) fn cgroup_of_kubelet() -> Result<Option<&'static str>> {
 }
 
 /// The node's directory in the cgroup v2 hierarchy, which the programs are attached to. Made if it is not there.
-fn cgroup2_dir(root: &str) -> Result<PathBuf> {
+pub(super) fn cgroup2_dir(root: &str) -> Result<PathBuf> {
     let dir = cgroup2_mount()?.join(root);
     std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     Ok(dir)

@@ -14,6 +14,7 @@ mod dns;
 mod host_ports;
 mod join;
 mod kernel_counts;
+mod left_alone;
 mod network;
 mod node;
 mod plugins;
@@ -74,8 +75,9 @@ pub(crate) async fn dataplane(mut config: Config, stop: CancellationToken) -> Re
     tracing::info!(node = %config.node_name, cgroup = config.cgroup_root, "serving Services");
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("create {}", config.run_dir.display()))?;
-    let no_pods = futures::stream::pending().boxed();
-    dataplane::run(&config, &client, dataplane::Also::default(), None, no_pods, stop).await
+    let cgroup = dataplane::cgroup2_dir(&config.cgroup_root)?;
+    let of_pods = left_alone::follow(&client, config.node_name.as_str(), cgroup).boxed();
+    dataplane::run(&config, &client, dataplane::Also::default(), None, of_pods, stop).await
 }
 
 /// Chooses ring for all TLS of the process; a second call changes nothing.

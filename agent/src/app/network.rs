@@ -209,7 +209,7 @@ pub(super) async fn attach(
     wishes: &Wishes,
     netns: &Path,
 ) -> Result<Attached, Failure> {
-    let Wishes { ips, ingress, egress, ports: _ } = wishes;
+    let Wishes { ips, ingress, egress, ports: _, packets_only: _ } = wishes;
     let attachment = Attachment {
         addresses: ips.clone(),
         bandwidth: Bandwidth { ingress: *ingress, egress: *egress },

@@ -227,7 +227,7 @@ pub(super) async fn run(
             plugins.unwrap_or_else(|| Arc::new(own()))
         }
     };
-    let (network, attached) = policies::Guarded::new(network, memory.as_ref());
+    let (network, attached) = policies::Guarded::new(network, memory.as_ref(), &config.run_dir);
     let (pods_changed, pods_change) = watch::channel(0);
     let network: Arc<dyn Network> = Arc::new(Watched { network: Arc::new(network), changed: pods_changed });
     let mirrors = Mirrors::default();

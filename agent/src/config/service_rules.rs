@@ -3,7 +3,11 @@
 use orlop_dataplane::{devices::Named, model::NodePortAddresses};
 use orlop_model::net::IpNet;
 
-use super::{ConfigError, error::value, words::words};
+use super::{
+    ConfigError,
+    error::value,
+    words::{one_of, words},
+};
 
 /// Rules that hold for every Service, and where they hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +18,8 @@ pub struct ServiceRules {
     pub at_localhost: bool,
     /// Whether backends see this node as the source of all that goes to a cluster IP.
     pub masquerade_all: bool,
+    /// Whether sockets of pods are left alone, and their packets translated.
+    pub host_sockets_only: bool,
     /// Devices whose packets are left alone, and those where services are looked for before the stack.
     pub devices: Named,
 }
@@ -22,6 +28,7 @@ pub(super) fn parse(
     node_ports: Option<String>,
     at_localhost: Option<bool>,
     masquerade_all: Option<bool>,
+    sockets: Option<String>,
     skip_devices: Option<String>,
     xdp_devices: Option<String>,
 ) -> Result<ServiceRules, ConfigError> {
@@ -29,6 +36,7 @@ pub(super) fn parse(
         node_ports: addresses(node_ports.as_deref())?,
         at_localhost: at_localhost.unwrap_or(true),
         masquerade_all: masquerade_all.unwrap_or(false),
+        host_sockets_only: one_of("socket-services", sockets, &[("all", false), ("host", true)])?,
         devices: Named {
             skipped: words(skip_devices).into_iter().collect(),
             early: words(xdp_devices).into_iter().collect(),

@@ -15,6 +15,8 @@ const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// Ours: addresses that the pod has to have, separated by commas.
 const ADDRESSES: &str = "orlop.dev/addresses";
+/// Ours: `"false"` has the pod's own packets show the service that it asked for.
+const SOCKETS: &str = "orlop.dev/socket-services";
 /// What upstream takes for a rate: a kilobit to a petabit per second.
 const LEAST_RATE: i128 = 1_000;
 const MOST_RATE: i128 = 1_000_000_000_000_000;
@@ -44,6 +46,7 @@ pub fn annotated(annotations: Option<&BTreeMap<String, String>>) -> Result<Wishe
         ingress: rate(annotation(INGRESS))?,
         egress: rate(annotation(EGRESS))?,
         ips: addresses(annotation(ADDRESSES).unwrap_or_default())?,
+        packets_only: packets_only(annotation(SOCKETS))?,
     })
 }
 
@@ -64,6 +67,14 @@ fn rate(text: Option<&str>) -> Result<Option<u64>, String> {
         ..LEAST_RATE => Err("resource is unreasonably small (< 1kbit)".to_owned()),
         LEAST_RATE..=MOST_RATE => Ok(u64::try_from(rate).ok()),
         _ => Err("resource is unreasonably large (> 1Pbit)".to_owned()),
+    }
+}
+
+fn packets_only(text: Option<&str>) -> Result<bool, String> {
+    match text {
+        None | Some("true") => Ok(false),
+        Some("false") => Ok(true),
+        Some(other) => Err(format!("annotation {SOCKETS}: {other:?} must be \"true\" or \"false\"")),
     }
 }
 
@@ -102,12 +113,12 @@ mod tests {
   - {name: a, ports: [{containerPort: 80}, {containerPort: 80, hostPort: 8080, hostIP: 10.0.0.1}]}
   - {name: b, ports: [{containerPort: 53, hostPort: 53, protocol: UDP}, {containerPort: 9, hostPort: 0}]}",
             expect![[
-                r#"Wishes { ports: [PortMapping { host_port: 2002, container_port: 2, protocol: "sctp", host_ip: None }, PortMapping { host_port: 8080, container_port: 80, protocol: "tcp", host_ip: Some(10.0.0.1) }, PortMapping { host_port: 53, container_port: 53, protocol: "udp", host_ip: None }], ingress: None, egress: None, ips: [] }"#
+                r#"Wishes { ports: [PortMapping { host_port: 2002, container_port: 2, protocol: "sctp", host_ip: None }, PortMapping { host_port: 8080, container_port: 80, protocol: "tcp", host_ip: Some(10.0.0.1) }, PortMapping { host_port: 53, container_port: 53, protocol: "udp", host_ip: None }], ingress: None, egress: None, ips: [], packets_only: false }"#
             ]],
         );
         check(
             "spec: {containers: []}",
-            expect!["Wishes { ports: [], ingress: None, egress: None, ips: [] }"],
+            expect!["Wishes { ports: [], ingress: None, egress: None, ips: [], packets_only: false }"],
         );
     }
 
@@ -118,7 +129,7 @@ mod tests {
                 "kubernetes.io/ingress-bandwidth: 10M, kubernetes.io/egress-bandwidth: 1.5k, orlop.dev/addresses: '10.0.0.9, fd00::9'",
             ),
             expect![
-                "Wishes { ports: [], ingress: Some(10000000), egress: Some(1500), ips: [10.0.0.9, fd00::9] }"
+                "Wishes { ports: [], ingress: Some(10000000), egress: Some(1500), ips: [10.0.0.9, fd00::9], packets_only: false }"
             ],
         );
         check(
@@ -138,6 +149,15 @@ mod tests {
         check(
             &annotated("orlop.dev/addresses: here"),
             expect![[r#"annotation orlop.dev/addresses: "here" is no address"#]],
+        );
+        check(
+            &annotated("orlop.dev/socket-services: 'off'"),
+            expect![[r#"annotation orlop.dev/socket-services: "off" must be "true" or "false""#]],
+        );
+        let left = annotated("orlop.dev/socket-services: 'false'");
+        check(
+            &left,
+            expect!["Wishes { ports: [], ingress: None, egress: None, ips: [], packets_only: true }"],
         );
     }
 }

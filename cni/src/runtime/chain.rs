@@ -71,12 +71,14 @@ pub struct Wishes {
     pub egress: Option<u64>,
     /// Addresses it has to have.
     pub ips: Vec<IpAddr>,
+    /// The pod's sockets are to be left alone by service proxies: it is the packets that are translated.
+    pub packets_only: bool,
 }
 
 impl Wishes {
     /// As the conventions for `runtimeConfig` spell them.
     pub(crate) fn capability_args(&self) -> Map<String, Value> {
-        let Self { ports, ingress, egress, ips } = self;
+        let Self { ports, ingress, egress, ips, packets_only: _ } = self;
         let port = |port: &PortMapping| {
             let PortMapping { host_port, container_port, protocol, host_ip } = port;
             let host_ip = host_ip.map(|ip| ip.to_string()).unwrap_or_default();

@@ -23,6 +23,7 @@
 //! EVENTS                                    ─▶ a ring: new connections and what was decided
 //! WATCHED      0                            ─▶ until which second somebody listens to it
 //! SETTINGS     0                               ─▶ what holds for every service
+//! UNTRANSLATED network namespace               ─▶ 1: its sockets are left alone, its packets are translated
 //!
 //! SUBJECTS     address of a local pod          ─▶ its sets of rules
 //! IDENTITIES   address of a pod                ─▶ its identity, if any rule speaks of it
@@ -89,6 +90,8 @@ pub const MAX_PEERS: u32 = 131_072;
 pub const MAX_CONNECTIONS: u32 = 65_536;
 /// Bytes of the ring of events.
 pub const EVENTS_BYTES: u32 = 128 * 1024;
+/// Most network namespaces whose sockets are left alone.
+pub const MAX_UNTRANSLATED: u32 = 4_096;
 /// Datagrams whose fragments are under way.
 pub const MAX_FRAGMENTS: u32 = 4_096;
 

@@ -25,6 +25,10 @@ impl Settings {
     pub const LOOPBACK_NODE_PORTS: u32 = 1;
     /// There is a way to tell pods by their address: [`RANGE_PODS`](crate::RANGE_PODS).
     pub const PODS_KNOWN: u32 = 1 << 1;
+    /// Only sockets of the node's own network namespace are translated.
+    pub const HOST_SOCKETS_ONLY: u32 = 1 << 2;
+    /// Some network namespaces stand in `UNTRANSLATED`.
+    pub const SOME_UNTRANSLATED: u32 = 1 << 3;
 }
 
 const _: () = assert!(size_of::<Settings>() == 48 && align_of::<Settings>() == 8);

@@ -8,7 +8,7 @@ use crate::{
     choose::{self, Refusal, is_v4},
     count,
     events::{self, Outcome},
-    maps::settings,
+    maps::{UNTRANSLATED, settings},
 };
 
 const ECONNREFUSED: i32 = 111;
@@ -21,6 +21,8 @@ pub struct Caller {
     host: bool,
     /// It counts as inside the cluster.
     inside: bool,
+    /// Its sockets are left alone: a mesh or a virtual machine wants to see what it asked for. Its packets are translated.
+    untranslated: bool,
 }
 
 impl Caller {
@@ -28,18 +30,22 @@ impl Caller {
     pub fn of(ctx: &SockAddrContext) -> Self {
         // SAFETY: the context is this program's own.
         let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-        let (mut host, mut inside) = (false, true);
+        let (mut host, mut inside, mut untranslated) = (false, true, false);
         if let Some(settings) = settings() {
             host = settings.host_netns == netns;
             inside = host || settings.flags & Settings::PODS_KNOWN != 0;
+            untranslated = !host && is_untranslated(settings, netns);
         }
-        Self { netns, host, inside }
+        Self { netns, host, inside, untranslated }
     }
 
     /// What stands behind the dialled address. A load balancer's source ranges are about addresses, which a pod's socket
     /// does not have before it is connected: its packets are judged on their way out.
     #[inline(always)]
     pub fn frontend(&self, dialled: &Address, proto: u8) -> Option<Frontend> {
+        if self.untranslated {
+            return None;
+        }
         let loopback =
             self.host && settings().is_some_and(|settings| settings.flags & Settings::LOOPBACK_NODE_PORTS != 0);
         let frontend = choose::frontend(&dialled.ip, dialled.port, proto, loopback)?;
@@ -61,6 +67,14 @@ impl Caller {
         count::connection(frontend.service);
         Ok(chosen)
     }
+}
+
+/// Where nobody asked for it, this costs a look at two bits.
+#[inline(always)]
+fn is_untranslated(settings: &Settings, netns: u64) -> bool {
+    // SAFETY: only whether it is there counts.
+    settings.flags & Settings::HOST_SOCKETS_ONLY != 0
+        || settings.flags & Settings::SOME_UNTRANSLATED != 0 && unsafe { UNTRANSLATED.get(&netns) }.is_some()
 }
 
 /// Tells of a call that got a backend.

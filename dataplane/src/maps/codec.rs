@@ -82,7 +82,16 @@ pub(super) fn vip_of(key: abi::FrontendKey) -> Option<Vip> {
 }
 
 pub(super) fn settings(own: Own) -> abi::Settings {
-    let Own { netns, masquerade_v4, masquerade_v6, masquerade_ports, loopback_node_ports, pods_known } = own;
+    let Own {
+        netns,
+        masquerade_v4,
+        masquerade_v6,
+        masquerade_ports,
+        loopback_node_ports,
+        pods_known,
+        host_sockets_only,
+        some_untranslated,
+    } = own;
     let (first, last) = masquerade_ports;
     let flag = |on: bool, flag: u32| if on { flag } else { 0 };
     abi::Settings {
@@ -92,7 +101,9 @@ pub(super) fn settings(own: Own) -> abi::Settings {
         first_port: first,
         ports: last.saturating_sub(first).saturating_add(1),
         flags: flag(loopback_node_ports, abi::Settings::LOOPBACK_NODE_PORTS)
-            | flag(pods_known, abi::Settings::PODS_KNOWN),
+            | flag(pods_known, abi::Settings::PODS_KNOWN)
+            | flag(host_sockets_only, abi::Settings::HOST_SOCKETS_ONLY)
+            | flag(some_untranslated, abi::Settings::SOME_UNTRANSLATED),
     }
 }
 
@@ -105,6 +116,8 @@ pub(super) fn own_of(value: &abi::Settings) -> Own {
         masquerade_ports: (value.first_port, value.first_port.saturating_add(value.ports.saturating_sub(1))),
         loopback_node_ports: value.flags & abi::Settings::LOOPBACK_NODE_PORTS != 0,
         pods_known: value.flags & abi::Settings::PODS_KNOWN != 0,
+        host_sockets_only: value.flags & abi::Settings::HOST_SOCKETS_ONLY != 0,
+        some_untranslated: value.flags & abi::Settings::SOME_UNTRANSLATED != 0,
     }
 }
 

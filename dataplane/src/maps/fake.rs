@@ -29,6 +29,8 @@ pub struct FakeMaps {
     pub own: Option<Own>,
     /// Backends that were removed.
     pub removed: BTreeSet<Removed>,
+    /// Network namespaces whose sockets are left alone.
+    pub untranslated: BTreeSet<u64>,
     /// Those of policies.
     pub policies: policy::tables::Tables,
     /// How often flows were to be judged again.
@@ -99,6 +101,18 @@ impl Maps for FakeMaps {
 
     fn take_removed(&mut self) -> BTreeSet<Removed> {
         std::mem::take(&mut self.removed)
+    }
+
+    fn untranslated(&self) -> Result<BTreeSet<u64>, MapError> {
+        Ok(self.untranslated.clone())
+    }
+
+    fn leave_alone(&mut self, netns: u64, alone: bool) -> Result<(), MapError> {
+        match alone {
+            true => drop(self.untranslated.insert(netns)),
+            false => drop(self.untranslated.remove(&netns)),
+        }
+        Ok(())
     }
 
     fn dump_policies(&self) -> Result<policy::tables::Tables, MapError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Update;
 use super::claims::Claims;
 use super::policies::Policies;
+use super::untranslated::Untranslated;
 use crate::compile::{Compiled, compile, host_ports};
 use crate::diff::{diff, diff_all};
 use crate::health::{self, Eligibility, HealthCheck};
@@ -37,6 +38,7 @@ pub struct State<M> {
     /// Whether any were asked.
     placed: bool,
     policies: Policies,
+    untranslated: Untranslated,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl<M: Maps> State<M> {
             bare: Vec::new(),
             placed: false,
             policies: Policies::default(),
+            untranslated: Untranslated::default(),
         }
     }
 
@@ -120,6 +123,7 @@ impl<M: Maps> State<M> {
             }
             Update::Policy(change) => self.policies.apply(change),
             Update::Attached(key, ips, done) => self.policies.attached(key, ips, done),
+            Update::Sockets(change) => self.untranslated.apply(change),
             Update::Addresses(addresses) => self.be(Node { addresses, ..self.node.clone() }),
         }
     }
@@ -141,6 +145,12 @@ impl<M: Maps> State<M> {
     /// Writes what changed. The first time, once both lists are in, compares everything with the pinned maps.
     pub fn sync(&mut self) {
         self.policies.sync(&mut self.maps, &self.node.name);
+        self.node.some_untranslated = self.untranslated.sync(&mut self.maps);
+        self.sync_services();
+        self.untranslated.tell();
+    }
+
+    fn sync_services(&mut self) {
         if !self.index.complete() {
             return;
         }
@@ -191,6 +201,7 @@ impl<M: Maps> State<M> {
     /// Reads the maps back and puts right what differs; tries again what was refused.
     pub fn repair(&mut self) {
         self.policies.repair(&mut self.maps, &self.node.name);
+        self.untranslated.again();
         let Some(known) = &self.known else { return self.sync() };
         match self.maps.dump() {
             Ok(actual) if actual == known.tables => self.unreadable = None,
@@ -331,6 +342,8 @@ fn own(node: &Node) -> Entry {
             masquerade_ports: node.settings.masquerade_ports,
             loopback_node_ports: node.settings.loopback_node_ports,
             pods_known: !node.settings.pods.is_empty(),
+            host_sockets_only: node.settings.host_sockets_only,
+            some_untranslated: node.some_untranslated,
         }),
         addresses: addresses.collect(),
         ranges: node.settings.pods.iter().copied().collect(),

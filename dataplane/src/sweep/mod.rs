@@ -23,7 +23,7 @@ use crate::maps::{MapError, Removed, seen};
 use crate::reconcile::chain;
 use crate::tables::{BackendId, ServiceId};
 
-mod namespaces;
+pub(crate) mod namespaces;
 pub mod plan;
 mod sockets;
 

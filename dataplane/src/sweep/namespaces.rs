@@ -12,7 +12,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// When the cgroup itself cannot be read.
-pub(super) fn below(cgroup: &Path) -> io::Result<Vec<File>> {
+pub(crate) fn below(cgroup: &Path) -> io::Result<Vec<File>> {
     let mut found = BTreeMap::new();
     let mut processes = Vec::new();
     walk(cgroup, &mut processes)?;

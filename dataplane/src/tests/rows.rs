@@ -132,6 +132,7 @@ impl World {
             addresses: addresses.clone(),
             primary: primary.clone(),
             netns: 0,
+            some_untranslated: false,
             settings,
         }
     }

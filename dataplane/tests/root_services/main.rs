@@ -39,3 +39,4 @@ mod script;
 mod take_over;
 mod town;
 mod udp;
+mod untranslated;

@@ -1,6 +1,7 @@
 //! Packets that pass no socket of the node's cgroup: from outside, and from pods and processes that are not in it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use orlop_dataplane::loader::{self, Devices};
 use orlop_dataplane::maps::KernelMaps;
 use orlop_dataplane::maps::seen::{connections, drops};
 use orlop_dataplane::model::{Node, Settings};
+use orlop_dataplane::netns;
 use orlop_dataplane::reconcile::State;
 
 use crate::room::{Room, isolated, sh};
@@ -65,6 +67,7 @@ pub(crate) fn write(maps: KernelMaps, settings: Settings) -> State<KernelMaps> {
         name: "node-a".to_owned(),
         primary: vec!["192.0.2.10".parse().unwrap(), "2001:db8:1::10".parse().unwrap()],
         settings: Settings { pods, ..settings },
+        netns: netns::cookie(File::open("/proc/self/ns/net").unwrap()).unwrap(),
         ..Node::default()
     };
     let mut state = State::new(maps, node);
