@@ -223,7 +223,7 @@ mod tests {
             r#"--master "ftp://api.example": must be a URL like https://192.0.2.1:6443"#
         ]];
         refused.assert_eq(&master("ftp://api.example").unwrap_err());
-        expect_test::expect![[r#"--master "https://": invalid format"#]].assert_eq(&master("").unwrap_err());
+        expect_test::expect![[r#"--master "https://": empty string"#]].assert_eq(&master("").unwrap_err());
     }
 
     #[test]
