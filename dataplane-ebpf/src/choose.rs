@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use orlop_abi::{
     ADDRESS_NODE_PORTS, Affinity, AffinityKey, BACKEND_CLUSTER, BACKEND_LOCAL, Backend, ConnectionKey, FRONTEND_ANY, FRONTEND_HASH,
-    FRONTEND_LOCAL, FRONTEND_RANGES, FRONTEND_SHORTCUT, Frontend, FrontendKey, Ip, MAPPED, RANGE_PODS, Range,
+    FRONTEND_LOCAL, FRONTEND_OTHER_PORTS, FRONTEND_RANGES, FRONTEND_SHORTCUT, Frontend, FrontendKey, Ip, MAPPED, RANGE_PODS, Range,
     SCOPE_ADDRESS, SCOPE_NODE, SET_CLUSTER, SET_LOCAL, SlotKey, TABLE, PLACES as PLACES_IN_PART,
 };
 
@@ -58,12 +58,21 @@ pub fn frontend(ip: &Ip, port: u16, proto: u8, loopback: bool) -> Option<Fronten
         return Some(*frontend);
     }
     if !(takes_node_ports(ip) || loopback && is_v4(ip) && ip[3].to_ne_bytes()[0] == 127) {
-        return None;
+        return other_ports(ip);
     }
     let any = [0, 0, if is_v4(ip) { MAPPED } else { 0 }, 0];
     let key = FrontendKey { ip: any, port, proto, scope: SCOPE_NODE };
     // SAFETY: as above.
     unsafe { FRONTENDS.get(&key) }.copied()
+}
+
+/// A cluster IP refuses what its service does not have.
+#[inline(always)]
+fn other_ports(ip: &Ip) -> Option<Frontend> {
+    let key = FrontendKey { ip: *ip, port: 0, proto: 0, scope: SCOPE_ADDRESS };
+    // SAFETY: as in `frontend`.
+    let frontend = unsafe { FRONTENDS.get(&key) }.copied()?;
+    Some(Frontend { flags: frontend.flags | FRONTEND_OTHER_PORTS, ..frontend })
 }
 
 #[inline(always)]

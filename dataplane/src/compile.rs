@@ -52,7 +52,8 @@ pub struct Rules {
 /// Most slots of a list; a service with more endpoints uses the first so many.
 const MAX_SLOTS: usize = u16::MAX as usize;
 
-/// Every port of a service, per family in which it has a cluster IP.
+/// Every port of a service, per family in which it has a cluster IP; and after these all ports that it does not have, which
+/// are refused.
 pub fn compile<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a Slice> + Clone,
@@ -68,7 +69,25 @@ pub fn compile<'a>(
             compiled.push(compile_port(service, port, primary, family, &of_family, node));
         }
     }
+    if !service.ports.is_empty() {
+        compiled.extend(service.cluster_ips.iter().copied().map(other_ports));
+    }
     compiled
+}
+
+/// A service of its own, so that it belongs to no port. As upstream's nftables mode; its other modes let such packets go.
+fn other_ports(ip: IpAddr) -> Compiled {
+    let primary = Vip::other_ports(ip);
+    Compiled {
+        primary,
+        frontends: [(primary, Rules::default())].into(),
+        sets: BTreeMap::new(),
+        serving: BTreeSet::new(),
+        close: false,
+        any: false,
+        ranges: BTreeSet::new(),
+        affinity_seconds: 0,
+    }
 }
 
 fn compile_port(

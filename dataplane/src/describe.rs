@@ -162,6 +162,7 @@ pub fn describe(bpffs: &Path) -> Result<Vec<ServiceView>, MapError> {
         .services
         .iter()
         .flat_map(|(id, entry)| entry.frontends.iter().map(move |(vip, frontend)| (id, entry, vip, frontend)))
+        .filter(|(_, _, vip, _)| !vip.is_other_ports())
         .map(|(id, entry, vip, frontend)| {
             let backends: Vec<_> = entry.choices(frontend.outside()).flatten().collect();
             let inside = frontend.inside() != frontend.outside();

@@ -124,8 +124,12 @@ fn lookup<'a>(
     let loopback = node.own.is_some_and(|own| own.loopback_node_ports)
         && matches!(ip, IpAddr::V4(ip) if ip.is_loopback());
     if !takes && !loopback {
-        steps.push(format!("{} is no address of a service, nor takes node ports", packet.destination));
-        return None;
+        let others = find(Vip::other_ports(ip));
+        steps.push(match others {
+            Some(_) => format!("{port}/{protocol} is no port of the service with the cluster IP {ip}"),
+            None => format!("{} is no address of a service, nor takes node ports", packet.destination),
+        });
+        return others;
     }
     let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
     let found = find(Vip { host: Host::Node(family), port, protocol });

@@ -46,9 +46,26 @@ pub enum Host {
     Node(Family),
 }
 
+impl Vip {
+    /// All ports and protocols of a cluster IP that its service does not have.
+    #[must_use]
+    pub const fn other_ports(ip: IpAddr) -> Self {
+        // No port has this number, so the protocol says nothing.
+        Self { host: Host::Ip(ip), port: 0, protocol: Protocol::Tcp }
+    }
+
+    /// Whether it is that.
+    #[must_use]
+    pub const fn is_other_ports(&self) -> bool {
+        matches!(self.host, Host::Ip(_)) && self.port == 0
+    }
+}
+
 impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host {
+            Host::Ip(IpAddr::V4(ip)) if self.is_other_ports() => write!(f, "{ip}:*"),
+            Host::Ip(IpAddr::V6(ip)) if self.is_other_ports() => write!(f, "[{ip}]:*"),
             Host::Ip(ip) => write!(f, "{}/{}", SocketAddr::new(ip, self.port), self.protocol),
             Host::Node(Family::V4) => write!(f, "node:{}/{}", self.port, self.protocol),
             Host::Node(Family::V6) => write!(f, "[node]:{}/{}", self.port, self.protocol),
@@ -332,6 +349,10 @@ impl fmt::Display for Entry {
             self.ranges.iter().try_for_each(|net| writeln!(f, "pods {net}"))?;
         }
         for (vip, frontend) in &self.frontends {
+            if vip.is_other_ports() {
+                writeln!(f, "{vip} refused")?;
+                continue;
+            }
             write!(f, "{vip} slots={}", frontend.outside().1)?;
             self.write_rules(f, frontend)?;
             self.write_choices(f, frontend.outside())?;

@@ -115,7 +115,8 @@ pub const PROTO_UDP: u8 = 17;
 /// Protocol number of SCTP.
 pub const PROTO_SCTP: u8 = 132;
 
-/// Scope of a front end: an address of its own (cluster IP, external IP, load balancer).
+/// Scope of a front end: an address of its own (cluster IP, external IP, load balancer). With port 0 and protocol 0 it
+/// stands for all that the cluster IP's service does not have.
 pub const SCOPE_ADDRESS: u8 = 0;
 /// Scope of a front end: every address of this node that takes node ports; the address of the key is all zero, with
 /// [`MAPPED`] as its third word for IPv4.
@@ -140,6 +141,8 @@ pub const FRONTEND_MASQUERADE: u16 = 1 << 4;
 pub const FRONTEND_MASQUERADE_OUTSIDE: u16 = 1 << 5;
 /// Where there is a packet, the hash of its source chooses the backend, not chance.
 pub const FRONTEND_HASH: u16 = 1 << 6;
+/// It is about the ports of a cluster IP that its service does not have; for programs, which set it.
+pub const FRONTEND_OTHER_PORTS: u16 = 1 << 7;
 
 /// The backend is in the set of policy `Cluster`.
 pub const BACKEND_CLUSTER: u16 = 1;

@@ -4,7 +4,7 @@
 //! sockets is user space's work.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
-use orlop_abi::{PROTO_UDP, Peer};
+use orlop_abi::{FRONTEND_OTHER_PORTS, Frontend, PROTO_UDP, Peer};
 
 use super::{
     GO_ON,
@@ -38,7 +38,10 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 fn translate(ctx: &SockAddrContext, dialled: &Address) -> Result<Option<Address>, i32> {
     let Some(proto) = protocol(ctx) else { return Ok(None) };
     let caller = Caller::of(ctx);
-    let Some(frontend) = caller.frontend(dialled, proto) else {
+    // A UDP socket that connects may only want to know whether there is a way, and from which address: C libraries sort
+    // the addresses of a name so. What it sends there is refused at the devices.
+    let asks = |frontend: &Frontend| proto == PROTO_UDP && frontend.flags & FRONTEND_OTHER_PORTS != 0;
+    let Some(frontend) = caller.frontend(dialled, proto).filter(|frontend| !asks(frontend)) else {
         if proto == PROTO_UDP {
             forget(ctx);
         }

@@ -56,7 +56,7 @@ pub(super) fn range_of(key: &Key<abi::Range>) -> Option<(ServiceId, IpNet)> {
 }
 
 pub(super) fn vip_key(vip: Vip) -> abi::FrontendKey {
-    let proto = vip.protocol.number();
+    let proto = if vip.is_other_ports() { 0 } else { vip.protocol.number() };
     let (ip, scope) = match vip.host {
         Host::Ip(ip) => (words(ip), abi::SCOPE_ADDRESS),
         Host::Node(Family::V4) => ([0, 0, abi::MAPPED, 0], abi::SCOPE_NODE),
@@ -68,6 +68,9 @@ pub(super) fn vip_key(vip: Vip) -> abi::FrontendKey {
 /// `None` for what a later version wrote.
 pub(super) fn vip_of(key: abi::FrontendKey) -> Option<Vip> {
     let protocol = match key.proto {
+        0 if key.scope == abi::SCOPE_ADDRESS && key.port == 0 => {
+            return Some(Vip::other_ports(address(key.ip)));
+        }
         abi::PROTO_TCP => Protocol::Tcp,
         abi::PROTO_UDP => Protocol::Udp,
         abi::PROTO_SCTP => Protocol::Sctp,

@@ -155,7 +155,10 @@ impl<M: Maps> State<M> {
             return;
         }
         if self.known.is_none() {
-            return self.adopt();
+            self.adopt();
+        }
+        if self.known.is_none() {
+            return;
         }
         self.write_dirty();
         // What one service gave up another may have waited for.
@@ -252,6 +255,8 @@ impl<M: Maps> State<M> {
         let held = if refused.is_empty() { Ok(desired) } else { self.maps.dump() };
         let failed = refused.into_iter().filter_map(|(id, error)| Some((keys.get(&id)?.clone(), error)));
         self.failures.extend(failed);
+        // Once more, each by itself: which of its parts may stand without the others is known there.
+        self.failures.keys().cloned().for_each(|key| self.index.touch(key));
         match held {
             Ok(tables) => {
                 known.ids.settle(&tables);
@@ -299,7 +304,11 @@ impl Known {
         let (compiled, taken) = self.claims.claim(key, compiled);
         let mut result = taken.map_or(Ok(()), Err);
         for compiled in &compiled {
-            let (id, desired) = self.ids.assign(compiled, &self.tables);
+            let (id, mut desired) = self.ids.assign(compiled, &self.tables);
+            // A port that does not fit may be another program's to serve: it is not refused.
+            if compiled.primary.is_other_ports() && result.is_err() {
+                desired = Entry::default();
+            }
             result = result.and(self.write(maps, id, &desired));
         }
         for primary in self.claims.stale(key, &compiled) {

@@ -142,6 +142,16 @@ fn selection_rows() {
     }
 }
 
+/// Where upstream's modes differ, ours is nftables'.
+#[test]
+fn what_a_service_does_not_have_its_cluster_ip_refuses() {
+    let Rows { world, fixtures, packets } = rows();
+    let ours = packets.iter().filter(|row| ["p013", "p015"].contains(&row.id.as_str()));
+    let verdicts: Vec<_> = ours.map(|row| verdict(row, &world, &fixtures)).collect();
+    assert_eq!(verdicts.len(), 2);
+    assert!(verdicts.iter().all(|got| got.verdict == "reject"), "{verdicts:?}");
+}
+
 #[test]
 fn packet_rows() {
     let Rows { world, fixtures, packets } = rows();
@@ -239,7 +249,8 @@ fn frontends(row: &Value) -> BTreeSet<String> {
     }
     let Some(service) = ingest::service(&object) else { return BTreeSet::new() };
     let compiled = compile(&service, std::iter::empty(), &node());
-    let hosts = compiled.iter().flat_map(|port| port.frontends.keys()).filter_map(|vip| match vip.host {
+    let hosts = compiled.iter().flat_map(|port| port.frontends.keys());
+    let hosts = hosts.filter(|vip| !vip.is_other_ports()).filter_map(|vip| match vip.host {
         Host::Ip(ip) => Some(SocketAddr::new(ip, vip.port)),
         Host::Node(_) => None,
     });

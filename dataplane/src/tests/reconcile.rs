@@ -50,6 +50,7 @@ fn nothing_is_written_before_both_first_lists() {
     state.sync();
     expect![[r#"
         10.96.0.1:80/TCP slots=1 10.0.0.2:80
+        10.96.0.1:* refused
     "#]]
     .assert_eq(&shown(&state));
 }
@@ -98,9 +99,10 @@ fn a_refused_write_is_one_services_status_and_is_tried_again() {
     set(&mut state, &(yaml("big", 1, &[2, 3, 4]) + &yaml("small", 2, &[])));
     expect![[r#"
         10.96.0.2:80/TCP slots=0
+        10.96.0.2:* refused
     "#]]
     .assert_eq(&shown(&state));
-    expect!["service 1: put backend 3 10.0.0.4:80: No space left on device"]
+    expect!["service 1: put backend 4 10.0.0.4:80: No space left on device"]
         .assert_eq(&state.status().failures[&key("big")]);
 
     state.maps_mut().max_backends = None;
@@ -108,6 +110,8 @@ fn a_refused_write_is_one_services_status_and_is_tried_again() {
     expect![[r#"
         10.96.0.1:80/TCP slots=3 10.0.0.2:80 10.0.0.3:80 10.0.0.4:80
         10.96.0.2:80/TCP slots=0
+        10.96.0.2:* refused
+        10.96.0.1:* refused
     "#]]
     .assert_eq(&shown(&state));
     assert!(state.status().synced);
@@ -122,7 +126,7 @@ fn what_another_hand_changed_is_repaired() {
     state.maps_mut().frontends.clear();
     state.repair();
     assert_eq!(shown(&state), before);
-    assert_eq!(state.status().repaired, 2);
+    assert_eq!(state.status().repaired, 3);
     state.maps_mut().log.clear();
     state.repair();
     assert_eq!(state.maps().log, []);
@@ -131,11 +135,11 @@ fn what_another_hand_changed_is_repaired() {
 #[test]
 fn of_two_services_with_one_address_the_first_keeps_it_until_it_goes() {
     let mut state = state(&(yaml("a", 1, &[2]) + &yaml("b", 1, &[3])));
-    assert!(shown(&state).ends_with("10.0.0.2:80\n"), "{}", shown(&state));
+    assert!(shown(&state).starts_with("10.96.0.1:80/TCP slots=1 10.0.0.2:80\n"), "{}", shown(&state));
     expect!["10.96.0.1:80/TCP belongs to service default/a"].assert_eq(&state.status().failures[&key("b")]);
     set(&mut state, &yaml("b", 1, &[3]));
     state.repair();
-    assert!(shown(&state).ends_with("10.0.0.3:80\n"), "{}", shown(&state));
+    assert!(shown(&state).starts_with("10.96.0.1:80/TCP slots=1 10.0.0.3:80\n"), "{}", shown(&state));
     assert!(state.status().failures.is_empty());
 }
 
@@ -156,14 +160,22 @@ fn the_zone_decides_once_it_is_known() {
   - {ip: 10.0.0.2, ports: {'': 80}, for_zones: [z1]}
   - {ip: 10.0.0.3, ports: {'': 80}, for_zones: [z2]}";
     let mut state = state(hinted);
-    expect!["10.96.0.1:80/TCP slots=1 10.0.0.2:80\n"].assert_eq(&shown(&state));
+    expect![[r#"
+        10.96.0.1:80/TCP slots=1 10.0.0.2:80
+        10.96.0.1:* refused
+    "#]]
+    .assert_eq(&shown(&state));
     state.ingest(Update::Node {
         zone: Some("z2".to_owned()),
         primary: Vec::new(),
         eligibility: Eligibility::Eligible,
     });
     state.sync();
-    expect!["10.96.0.1:80/TCP slots=1 10.0.0.3:80\n"].assert_eq(&shown(&state));
+    expect![[r#"
+        10.96.0.1:80/TCP slots=1 10.0.0.3:80
+        10.96.0.1:* refused
+    "#]]
+    .assert_eq(&shown(&state));
 }
 
 #[test]
@@ -176,7 +188,9 @@ fn a_slice_that_changes_its_service_leaves_the_old_one() {
     state.sync();
     expect![[r#"
         10.96.0.1:80/TCP slots=0
+        10.96.0.1:* refused
         10.96.0.2:80/TCP slots=1 10.0.0.2:80
+        10.96.0.2:* refused
     "#]]
     .assert_eq(&shown(&state));
 }
@@ -224,6 +238,7 @@ fn host_ports_come_and_go_with_their_pods() {
     state.sync();
     expect![[r#"
         10.96.0.1:80/TCP slots=1 10.0.0.2:80
+        10.96.0.1:* refused
         node:8080/TCP slots=1 10.0.0.9:80
         [node]:8080/TCP slots=1 [fd00::9]:80
         192.0.2.1:8081/TCP slots=1 10.0.0.9:80
@@ -235,6 +250,7 @@ fn host_ports_come_and_go_with_their_pods() {
     state.sync();
     expect![[r#"
         10.96.0.1:80/TCP slots=1 10.0.0.2:80
+        10.96.0.1:* refused
     "#]]
     .assert_eq(&shown(&state));
 }

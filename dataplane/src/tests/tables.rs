@@ -3,6 +3,9 @@
 use expect_test::expect;
 
 use super::check;
+use crate::explain::{Packet, Verdict, explain};
+use crate::maps::Maps as _;
+use crate::model::Protocol;
 
 const WEB: &str = "service: {name: web, cluster_ips: [10.96.0.1], ports: [{port: 80}]}";
 
@@ -17,6 +20,7 @@ fn ready_endpoints_get_slots_in_address_order() {
         ),
         expect![[r#"
             10.96.0.1:80/TCP slots=2 10.0.0.2:8080 10.0.0.3:8080
+            10.96.0.1:* refused
         "#]],
     );
 }
@@ -27,6 +31,7 @@ fn a_service_without_endpoints_is_there_to_refuse() {
         &format!("- {WEB}"),
         expect![[r#"
             10.96.0.1:80/TCP slots=0
+            10.96.0.1:* refused
         "#]],
     );
 }
@@ -37,6 +42,7 @@ fn unready_endpoint_gets_no_slot() {
         &format!("- {WEB}\n  endpoints: [{{ip: 10.0.0.2, ports: {{'': 8080}}, ready: false}}]"),
         expect![[r#"
             10.96.0.1:80/TCP slots=0
+            10.96.0.1:* refused
         "#]],
     );
 }
@@ -52,6 +58,7 @@ fn terminating_but_serving_endpoints_are_the_last_resort() {
         ),
         expect![[r#"
             10.96.0.1:80/TCP slots=1 10.0.0.2:8080
+            10.96.0.1:* refused
         "#]],
     );
 }
@@ -67,6 +74,7 @@ fn udp_keeps_serving_endpoints_for_running_conversations() {
   - {ip: 10.0.0.4, ports: {'': 53}, ready: false, serving: false, terminating: true}",
         expect![[r#"
             10.96.0.53:53/UDP slots=1 10.0.0.2:53 keeps 10.0.0.3:53
+            10.96.0.53:* refused
         "#]],
     );
 }
@@ -80,6 +88,7 @@ fn the_same_number_over_two_protocols_is_two_services() {
         expect![[r#"
             10.96.0.53:53/TCP slots=1 10.0.0.2:5300
             10.96.0.53:53/UDP slots=1 10.0.0.2:5301
+            10.96.0.53:* refused
         "#]],
     );
 }
@@ -95,6 +104,7 @@ fn an_endpoint_without_the_port_is_no_candidate() {
         expect![[r#"
             10.96.0.2:1/TCP slots=2 10.0.0.2:11 10.0.0.3:11
             10.96.0.2:2/TCP slots=1 10.0.0.2:12
+            10.96.0.2:* refused
         "#]],
     );
 }
@@ -109,6 +119,7 @@ fn internal_policy_local_uses_this_node_only() {
   - {ip: 10.0.0.3, node: node-b, ports: {'': 8080}}",
         expect![[r#"
             10.96.0.3:80/TCP slots=1 local 10.0.0.2:8080
+            10.96.0.3:* refused
         "#]],
     );
 }
@@ -122,7 +133,9 @@ fn internal_policy_local_without_one_here_drops_instead_of_refusing() {
 - service: {name: none, cluster_ips: [10.96.0.4], ports: [{port: 80}], internal_traffic_policy: Local}",
         expect![[r#"
             10.96.0.3:80/TCP slots=0 local none-local
+            10.96.0.3:* refused
             10.96.0.4:80/TCP slots=0 local
+            10.96.0.4:* refused
         "#]],
     );
 }
@@ -149,6 +162,7 @@ fn every_address_of_a_port_leads_to_the_same_endpoints() {
             198.51.100.7:80/TCP slots=1 masquerade 10.0.0.2:8080
             198.51.100.8:80/TCP slots=1 masquerade from 203.0.113.0/24 to 10.0.0.2:8080
             node:30080/TCP slots=1 masquerade 10.0.0.2:8080
+            10.96.0.7:* refused
         "#]],
     );
 }
@@ -164,6 +178,7 @@ fn external_policy_local_has_two_lists() {
         expect![[r#"
             10.96.0.7:80/TCP slots=2 10.0.0.2:8080 10.0.0.3:8080
             node:30080/TCP slots=1 local 10.0.0.2:8080 inside 10.0.0.2:8080 10.0.0.3:8080
+            10.96.0.7:* refused
         "#]],
     );
 }
@@ -177,6 +192,8 @@ fn families_and_sctp_are_services_like_others() {
         expect![[r#"
             10.96.0.6:80/SCTP slots=0
             [fd00::6]:80/SCTP slots=1 [fd01::2]:8080
+            10.96.0.6:* refused
+            [fd00::6]:* refused
         "#]],
     );
 }
@@ -193,6 +210,23 @@ fn endpoints_that_no_pod_can_have_are_left_out() {
   - {ip: 224.0.0.1, ports: {'': 80}}",
         expect![[r#"
             10.96.0.6:80/TCP slots=0
+            10.96.0.6:* refused
         "#]],
     );
+}
+
+#[test]
+fn a_port_that_the_service_does_not_have_is_refused_at_its_cluster_ip_alone() {
+    let web = "- service: {name: web, cluster_ips: [10.96.0.1, 'fd00::1'], external_ips: [198.51.100.1], ports: [{port: 80}]}";
+    let tables = super::state(web).maps().dump().unwrap();
+    let explained = |to: &str| {
+        let (source, destination) = ("10.0.0.9".parse().unwrap(), to.parse().unwrap());
+        explain(&tables, &Packet { source, destination, protocol: Protocol::Udp }).verdict
+    };
+    for to in ["10.96.0.1:80", "10.96.0.1:81", "[fd00::1]:1"] {
+        assert_eq!(explained(to), Verdict::Reject, "{to}");
+    }
+    for to in ["198.51.100.1:81", "10.96.0.2:80"] {
+        assert_eq!(explained(to), Verdict::Pass, "{to}");
+    }
 }

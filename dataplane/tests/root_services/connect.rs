@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use orlop_dataplane::loader::pins;
 
 use crate::net::{dial, tcp_server};
-use crate::room::isolated;
+use crate::room::{isolated, sh};
 use crate::script::{bpftool, set, start, web};
 
 const WEB: &str = "10.96.0.10:80";
@@ -105,4 +106,29 @@ fn nothing_is_remembered_of_closed_connections() {
         drop(open);
         assert_eq!(remembered(), 0);
     });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn ports_that_the_service_does_not_have_are_refused_and_its_address_can_be_looked_at() {
+    isolated(
+        "connect::ports_that_the_service_does_not_have_are_refused_and_its_address_can_be_looked_at",
+        |room| {
+            tcp_server(5);
+            let mut state = start(&room);
+            set(&mut state, &web(&[5]));
+            room.enter();
+            dial(WEB).unwrap();
+            let begun = Instant::now();
+            assert_eq!(dial("10.96.0.10:81").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+            // A C library connects a datagram socket to see whether there is a way to an address.
+            sh("ip route add default dev lo");
+            let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+            probe.connect("10.96.0.10:65535").unwrap();
+            let sends = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let refused = sends.send_to(b"who?", "10.96.0.10:80").unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        },
+    );
 }

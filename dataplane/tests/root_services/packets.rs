@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -158,8 +159,43 @@ fn a_service_without_endpoints_refuses_at_once() {
         ];
         for (place, front_end) in refused {
             let error = dial(place, front_end).unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{place} {front_end}: {error}");
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{place} {front_end}: {error}");
         }
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn a_cluster_ip_refuses_ports_that_its_service_does_not_have() {
+    isolated("packets::a_cluster_ip_refuses_ports_that_its_service_does_not_have", |room| {
+        let (mut state, _devices) = start(&room);
+        let refused = |place: &'static str, to: &'static str| {
+            let tcp = dial(place, to).unwrap_err();
+            // The other protocol: an error of a datagram before is what a connected socket hears of next.
+            let udp = udp_client(place, to);
+            let udp = udp.send(b"who?").and_then(|_| udp.recv(&mut [0; 8])).unwrap_err();
+            (tcp.kind(), udp.kind()) == (ErrorKind::ConnectionRefused, ErrorKind::ConnectionRefused)
+        };
+        for (place, to) in
+            [("client", "10.96.0.10:81"), ("pod", "10.96.0.10:81"), ("pod", "[2001:db8:43::10]:81")]
+        {
+            assert!(refused(place, to), "{place} {to}");
+        }
+        // Its other addresses, and pings, are none of it.
+        assert!(!refused("client", "198.51.100.10:81"));
+        let sent = || {
+            let counted = sh("nft -j list counter inet seen pings");
+            let counted: serde_json::Value = serde_json::from_str(&counted).unwrap();
+            counted["nftables"][1]["counter"]["packets"].as_u64().unwrap()
+        };
+        sh("nft 'add table inet seen; add counter inet seen pings; add chain inet seen pre { type filter hook prerouting priority 0; }
+            add rule inet seen pre ip daddr 10.96.0.10 icmp type echo-request counter name pings'");
+        sh("ip netns exec client ping -c1 -W1 10.96.0.10 || true");
+        assert_eq!(sent(), 1, "the stack gets it, as before");
+
+        // Without the service the address is nobody's.
+        set(&mut state, "[]");
+        assert!(!refused("client", "10.96.0.10:81"));
     });
 }
 
