@@ -91,7 +91,7 @@ pub const MAX_CONNECTIONS: u32 = 65_536;
 /// Bytes of the ring of events.
 pub const EVENTS_BYTES: u32 = 128 * 1024;
 /// Most network namespaces whose sockets are left alone.
-pub const MAX_UNTRANSLATED: u32 = 4_096;
+pub const MAX_UNTRANSLATED: u32 = 1_024;
 /// Datagrams whose fragments are under way.
 pub const MAX_FRAGMENTS: u32 = 4_096;
 
