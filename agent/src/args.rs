@@ -459,7 +459,7 @@ flags! {
     /// Cluster IPs of Services (mode standalone); for both families one network of each, separated by a comma, the main
     /// family's first [default: 10.43.0.0/16, and fd00:43::/112 where pods have IPv6].
     service_cidr: String, "ORLOP_SERVICE_CIDR";
-    /// Address and port of the API server (mode standalone) [default: 0.0.0.0:6443, [::]:6443 on a node with IPv6].
+    /// Address and port of the API server (mode standalone) [default: port 6443 of every address, of IPv6 too on a node that has it].
     listen: String, "ORLOP_LISTEN";
     /// More names and addresses for the API server's certificate, separated by commas.
     tls_san: String, "ORLOP_TLS_SAN";
