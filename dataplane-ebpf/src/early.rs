@@ -51,24 +51,24 @@ fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
 #[inline(never)]
 #[target_feature(enable = "allows-misaligned-mem-access")]
 fn read(ctx: &XdpContext, into: &mut Headers) -> bool {
-    let frame = (ctx.data_end() - ctx.data()) as u32;
+    let there = ((ctx.data_end() - ctx.data()) as u32).wrapping_sub(ETHERNET as u32);
     let Some(protocol) = at::<u16>(ctx, ETHERNET - 2) else { return false };
     // SAFETY: `at` has compared with the packet's end.
     let known = match unsafe { protocol.read_unaligned() } {
-        IPV4 => four(ctx, frame, into),
-        IPV6 => six(ctx, frame, into),
+        IPV4 => four(ctx, there, into),
+        IPV6 => six(ctx, there, into),
         _ => None,
     };
     known.is_some()
 }
 
 #[inline(always)]
-fn four(ctx: &XdpContext, frame: u32, into: &mut Headers) -> Option<()> {
+fn four(ctx: &XdpContext, there: u32, into: &mut Headers) -> Option<()> {
     // SAFETY: `at` has compared with the packet's end.
     let ip = unsafe { at::<Ipv4>(ctx, ETHERNET)?.read_unaligned() };
     let length = u32::from(u16::from_be(ip.total));
     // Header of the usual length, no part of a larger datagram.
-    if ip.version_length != 0x45 || u16::from_be(ip.fragment) & 0x3fff != 0 || length > frame {
+    if ip.version_length != 0x45 || u16::from_be(ip.fragment) & 0x3fff != 0 || length > there {
         return None;
     }
     let ends = (mapped(ip.source), mapped(ip.destination));
@@ -79,11 +79,11 @@ fn four(ctx: &XdpContext, frame: u32, into: &mut Headers) -> Option<()> {
 }
 
 #[inline(always)]
-fn six(ctx: &XdpContext, frame: u32, into: &mut Headers) -> Option<()> {
+fn six(ctx: &XdpContext, there: u32, into: &mut Headers) -> Option<()> {
     // SAFETY: as above.
     let ip = unsafe { at::<Ipv6>(ctx, ETHERNET)?.read_unaligned() };
     let length = u32::from(u16::from_be(ip.payload)) + IPV6_HEADER as u32;
-    if length > frame {
+    if length > there {
         return None;
     }
     *into = headers((ip.source, ip.destination), ip.next, ip.hops, TRANSPORT6, length);

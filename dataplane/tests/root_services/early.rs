@@ -43,6 +43,7 @@ const PASS: i32 = 2;
 const SENT_BACK: i32 = 3;
 /// Of the programs at devices.
 const REDIRECT: i32 = 7;
+const NEXT: i32 = -1;
 
 const NODE: [&str; 2] = ["192.0.2.10", "[2001:db8:1::10]"];
 
@@ -198,6 +199,9 @@ fn both_programs_make_the_same_of_a_packet() {
                 assert_eq!((plain.action, early.action), (REDIRECT, SENT_BACK), "{from} {protocol}");
                 assert_eq!(early.frame, plain.frame, "{from} {protocol}");
                 assert_ne!(early.frame, known);
+                // One that is shorter than it says is nobody's.
+                let short = &known[..known.len() - 1];
+                assert_eq!((run(Side::In, short).action, run(Side::Early, short).action), (NEXT, PASS));
                 // The way back.
                 let there = frame_read::ends(protocol, &early.frame);
                 let answer = later(protocol, there.destination, there.source);

@@ -124,8 +124,8 @@ fn packets(measured: &Value) -> Option<Vec<Row>> {
     Some(rows)
 }
 
-/// At a device: one look at the table of connections, or the whole translation.
-fn program(measured: &Value) -> Option<[Row; 2]> {
+/// At a device: one look at the table of connections, or the whole translation; and that before the stack.
+fn program(measured: &Value) -> Option<[Row; 3]> {
     let family = measured["family"].as_str()?;
     Some([
         Row::new(
@@ -139,6 +139,12 @@ fn program(measured: &Value) -> Option<[Row; 2]> {
             figure(&measured["known_ns"])?,
         )
         .aim(Aim::AtMost(250.0)),
+        Row::new(
+            format!("{family} packet of a known connection to a service, before the stack (XDP)"),
+            "ns",
+            figure(&measured["early_ns"])?,
+        )
+        .aim(Aim::AtMost(150.0)),
     ])
 }
 
