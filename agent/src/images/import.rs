@@ -225,9 +225,10 @@ mod tests {
     }
 
     struct Bench {
-        dir: tempfile::TempDir,
         images: Images,
         memory: Memory,
+        // Last, so that it goes last.
+        dir: tempfile::TempDir,
     }
 
     impl Bench {

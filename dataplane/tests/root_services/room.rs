@@ -12,6 +12,7 @@ use std::process::{Child, Stdio};
 use crate::agent;
 
 const INSIDE: &str = "ORLOP_TEST_CGROUP";
+const SCRATCH: &str = "ORLOP_TEST_SCRATCH";
 const CGROUP2: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
 /// The room, as its inhabitant sees it.
@@ -19,7 +20,6 @@ pub(crate) struct Room {
     pub(crate) cgroup: PathBuf,
     pub(crate) bpffs: PathBuf,
     name: String,
-    _scratch: tempfile::TempDir,
 }
 
 /// Runs `test` in a room of its own. `name` is the test's full name.
@@ -33,16 +33,18 @@ pub(crate) fn isolated(name: &str, test: impl FnOnce(Room)) {
             "built with the stub: set ORLOP_EBPF_OBJECT to the object of `cargo xtask ebpf`"
         );
         sh("ip link set lo up");
-        let scratch = tempfile::tempdir().unwrap();
-        let bpffs = scratch.path().join("bpf");
-        return test(Room { name: name.to_owned(), cgroup: cgroup.into(), bpffs, _scratch: scratch });
+        let bpffs = PathBuf::from(std::env::var_os(SCRATCH).unwrap()).join("bpf");
+        return test(Room { name: name.to_owned(), cgroup: cgroup.into(), bpffs });
     }
+    // Removed out here: what the test mounts there goes with its mount namespace.
+    let scratch = tempfile::tempdir().unwrap();
     let cgroup = Cgroup::create(&name.replace("::", "-"));
     let inside = Command::new("unshare")
         .args(["--net", "--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env(INSIDE, &cgroup.0)
+        .env(SCRATCH, scratch.path())
         .output()
         .expect("unshare (util-linux)");
     let said =
