@@ -1,6 +1,6 @@
 //! Feeds the dataplane from watches of Services, EndpointSlices and NetworkPolicies.
 
-use std::{fmt::Debug, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
@@ -8,7 +8,6 @@ use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, runtime::watcher};
 use orlop_dataplane::{DataplaneConfig, Update, health::Eligibility, model::Settings};
 use orlop_model::event::Event;
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -139,14 +138,7 @@ fn watch<K>(
     kind: Kind,
 ) -> impl Stream<Item = Event<Arc<K>>> + Send + use<K>
 where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + Serialize
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
+    K: source::Object,
 {
     let remember = memory.cloned().map(|memory| Remember { memory, kind, part: Arc::clone });
     source::remembered(Api::<K>::all(client.clone()), watcher::Config::default(), remember)

@@ -62,13 +62,13 @@ pub struct Remember<K> {
     pub part: fn(&Arc<K>) -> Arc<K>,
 }
 
-/// A watch that never ends, and that remembers what it saw.
-pub fn remembered<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    remember: Option<Remember<K>>,
-) -> impl Stream<Item = Heard<K>> + Send
-where
+/// A kind of the API that can be watched, and written down.
+pub trait Object:
+    kube::Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug + Send + Sync + 'static
+{
+}
+
+impl<K> Object for K where
     K: kube::Resource<DynamicType = ()>
         + Clone
         + Serialize
@@ -76,7 +76,18 @@ where
         + Debug
         + Send
         + Sync
-        + 'static,
+        + 'static
+{
+}
+
+/// A watch that never ends, and that remembers what it saw.
+pub fn remembered<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    remember: Option<Remember<K>>,
+) -> impl Stream<Item = Heard<K>> + Send
+where
+    K: Object,
 {
     remembered_after(PATIENCE, api, config, remember)
 }
@@ -89,14 +100,7 @@ pub fn remembered_after<K>(
     remember: Option<Remember<K>>,
 ) -> impl Stream<Item = Heard<K>> + Send
 where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + Serialize
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
+    K: Object,
 {
     let mut live = watch(api, config);
     let recalling = remember.as_ref().map(|remember| (remember.memory.clone(), remember.kind));
