@@ -308,7 +308,8 @@ async fn no_line_is_lost_when_logs_are_put_aside() {
 async fn full_logs_are_told_and_others_never_looked_at() {
     let mut node = Node::new().await;
     node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
-    let script = "echo up; while true; do sleep 0.02; [ -e /tmp/go ] && rm /tmp/go && seq 1 2000 && sleep 0.1 && echo more; done";
+    let script = "echo up; n=0; while true; do sleep 0.02; [ -e /tmp/go ] && rm /tmp/go && seq 1 2000 && sleep 0.1 && \
+                  n=$((n+1)) && echo more$n; done";
     let spec = node.shell("a", script);
     let id = node.runtime.start_container("u1", &spec).await.unwrap().id;
     node.wait_for_log(&spec, "up").await;
@@ -327,7 +328,7 @@ async fn full_logs_are_told_and_others_never_looked_at() {
     node.reopen().await;
     assert!(told(&node).await, "nor does a new agent miss it");
     let mut now = jiff::Timestamp::now();
-    node.wait_for_log(&spec, "more").await;
+    node.wait_for_log(&spec, "more1").await;
     assert!(node.runtime.rotate_logs(now, |_| true).await.is_empty());
     assert!(quiet(&node).await, "it is small again");
     let dir = spec.log_path.parent().unwrap();
@@ -337,6 +338,8 @@ async fn full_logs_are_told_and_others_never_looked_at() {
     common::until("the log is there again", async || spec.log_path.exists()).await;
     write(&node).await;
     assert!(told(&node).await, "it is full again");
+    // What is still on its way into it would make it a log that is not empty.
+    node.wait_for_log(&spec, "more3").await;
     std::fs::write(&spec.log_path, "").unwrap();
     now += Duration::from_secs(1);
     assert!(node.runtime.rotate_logs(now, |_| true).await.is_empty());
