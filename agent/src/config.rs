@@ -41,7 +41,9 @@ use orlop_runtime::{
     rlimits::Rlimit,
 };
 
-pub use self::{error::ConfigError, images::read_registries, service_rules::ServiceRules};
+pub use self::{
+    error::ConfigError, images::read_registries, node::look_for_addresses, service_rules::ServiceRules,
+};
 use self::{
     error::value,
     images::{providers, thresholds},
@@ -50,8 +52,8 @@ use self::{
         eviction::{Threshold, hard_thresholds},
     },
     node::{
-        cni, default_addresses, first_share, networks, parse_addresses, parse_cgroup, parse_labels,
-        parse_master, parse_mtu, parse_node_name, service_networks, shim_beside_us,
+        cni, first_share, networks, parse_addresses, parse_cgroup, parse_labels, parse_master, parse_mtu,
+        parse_node_name, service_networks, shim_beside_us, wanted_addresses,
     },
     pods::{log_limits, reserved},
     words::{absolute, one_of, parse, period, words},
@@ -60,6 +62,7 @@ use crate::{
     args::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Flags},
     dns::upstreams,
     images::{collect, rate::Rate},
+    node::address::{Wanted, choose},
     pod::settings::ResourcePolicy,
 };
 
@@ -87,8 +90,10 @@ pub struct Config {
     pub pod_cidrs: Vec<IpNet>,
     /// This node.
     pub node_name: NodeName,
-    /// Its addresses, one at least and at most one of a family, the main one first.
+    /// Its addresses, at most one of a family, the main one first; none where it has none yet.
     pub node_ips: Vec<IpAddr>,
+    /// What these have to be, where the operator does not say which they are.
+    pub node_ips_wanted: Option<Wanted>,
     /// Its labels besides those every node has.
     pub node_labels: BTreeMap<String, String>,
     /// Most pods here.
@@ -315,9 +320,12 @@ impl TryFrom<Flags> for Config {
         let shares = cluster_cidrs.iter().map(|cluster| first_share(cluster, node_cidr_masks));
         let shares = shares.collect::<Result<Vec<_>, _>>()?;
         let pod_cidrs = pod_cidr.map_or(Ok(shares), |text| networks("pod-cidr", &text))?;
-        let node_ips = match node_ip {
-            Some(text) => parse_addresses(&text)?,
-            None => default_addresses(&cluster_cidrs)?,
+        let (node_ips, node_ips_wanted) = match node_ip {
+            Some(text) => (parse_addresses(&text)?, None),
+            None => {
+                let wanted = wanted_addresses(&cluster_cidrs);
+                (choose(&look_for_addresses(), wanted), Some(wanted))
+            }
         };
         let everywhere = if node_ips.iter().any(IpAddr::is_ipv6) { "[::]:6443" } else { "0.0.0.0:6443" };
         Ok(Self {
@@ -337,6 +345,7 @@ impl TryFrom<Flags> for Config {
             kubelet_dir: absolute("kubelet-dir", kubelet_dir.unwrap_or_else(|| state_dir.clone()))?,
             node_name: parse_node_name(node_name)?,
             node_ips,
+            node_ips_wanted,
             node_labels: parse_labels(&node_labels.unwrap_or_default())?,
             max_pods,
             user_namespace_ids: pods::user_namespace_ids(user_namespace_ids, max_pods)?,

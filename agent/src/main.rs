@@ -83,14 +83,14 @@ fn run(command: Command) -> Result<()> {
 /// Runs a long-running mode until SIGTERM or SIGINT.
 fn serve<F>(args: ModeArgs, mode: impl FnOnce(Config, tokio_util::sync::CancellationToken) -> F) -> Result<()>
 where
-    F: Future<Output = Result<()>>,
+    F: Future<Output = Result<app::Ending>>,
 {
     let mut config = Config::load(args)?;
     telemetry::start(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("kubelet configuration file {warning}");
     }
-    app::allow_open_files(&mut config.rlimits);
+    let open_files = app::allow_open_files(&mut config.rlimits);
     app::tls_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Work comes in short bursts; more threads than this cost memory and buy nothing on a small machine.
@@ -101,5 +101,10 @@ where
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(async { mode(config, app::stop_signal()?).await })
+    let ended = runtime.block_on(async { mode(config, app::stop_signal()?).await })?;
+    drop(runtime);
+    match ended {
+        app::Ending::Stopped => Ok(()),
+        app::Ending::Anew => Err(app::begin_anew(open_files)),
+    }
 }

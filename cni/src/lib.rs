@@ -22,6 +22,7 @@ mod delegate;
 mod error;
 mod execute;
 pub mod fuzz;
+pub mod host;
 mod ipam;
 mod mtu;
 mod names;

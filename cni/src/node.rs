@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::{
     attach,
     error::{OpenError, UninstallError, chain},
+    host,
     ipam::{Ledger, Owner},
     names::{self, LinkName, OVERLAY},
     netlink::{
@@ -115,6 +116,7 @@ pub(crate) fn sweep() -> Result<(), UninstallError> {
             result => note("remove the masquerade rule", result),
         }
     }
+    note("take back the node's address", host::take_back());
     match RouteSocket::open() {
         Ok(mut socket) => {
             note("remove the rules about pods' addresses", unguard(&mut socket));

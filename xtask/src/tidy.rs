@@ -160,6 +160,7 @@ const PURE: &[&str] = &[
     "dataplane/examples/services_bench/rules",
     "dataplane/examples/services_bench/services",
     "dataplane/examples/services_bench/statistics",
+    "agent/src/node/address",
     "agent/src/pod/",
     "agent/src/source/peers",
     "agent/src/config/kubelet",

@@ -18,7 +18,7 @@ use orlop_runtime::{Runtime, image::Images};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{network, node, plugins};
+use super::{Ending, network, node, plugins};
 use orlop::{
     config::Config,
     cri::{Cri, Setup},
@@ -30,7 +30,7 @@ use orlop::{
 ///
 /// # Errors
 /// When a part cannot be started.
-pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<()> {
+pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<Ending> {
     // How often is the client's business: a kubelet has a limit of its own.
     let config = Config { pull_rate: None, ..config };
     for dir in [&config.state_dir, &config.run_dir] {
@@ -58,7 +58,7 @@ pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<()> {
     let listening = tokio::spawn(cri.clone().listen(events, None));
     let served = cri.serve(socket).await.context("CRI");
     listening.abort();
-    served
+    served.map(|()| Ending::Stopped)
 }
 
 /// The built-in network, opened with the first pod.

@@ -8,6 +8,7 @@
 //!  cri:         a client of the CRI socket ─────────────▶ runtime, images, network
 //! ```
 
+mod address;
 mod cri;
 mod dataplane;
 mod dns;
@@ -25,6 +26,8 @@ mod standalone;
 mod take_over;
 mod unserved;
 
+use std::{net::Ipv4Addr, os::unix::process::CommandExt as _};
+
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use orlop_runtime::rlimits::{NOFILE, Rlimit};
@@ -32,6 +35,7 @@ use rustix::process::{Resource, Rlimit as Limit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use address::Ending;
 pub(crate) use cri::cri;
 pub(crate) use standalone::standalone;
 
@@ -42,7 +46,12 @@ use orlop::{config::Config, memory::Memory};
 ///
 /// # Errors
 /// When the kubeconfig cannot be used or the node cannot be started.
-pub(crate) async fn node(config: Config, stop: CancellationToken) -> Result<()> {
+pub(crate) async fn node(mut config: Config, stop: CancellationToken) -> Result<Ending> {
+    if config.node_ips.is_empty() {
+        // Pods run without a network, too; when it comes the node begins anew.
+        tracing::warn!("the machine has no address that others know");
+        config.node_ips.push(Ipv4Addr::LOCALHOST.into());
+    }
     let control = match (&config.kubeconfig, &config.static_pod_path) {
         (None, Some(_)) => None,
         (None, None) => {
@@ -58,14 +67,16 @@ pub(crate) async fn node(config: Config, stop: CancellationToken) -> Result<()> 
             Some(node::ControlPlane { client, ca, expires, memory: Some(memory), dns })
         }
     };
-    node::run(config, control, stop).await
+    let (known, wanted) = (config.node_ips.clone(), config.node_ips_wanted);
+    address::until_moved(known, wanted, stop.clone(), node::run(config, control, stop)).await
 }
 
 /// `orlop dataplane`.
 ///
 /// # Errors
 /// When the kubeconfig, or the pod's service account, cannot be used or the programs cannot be loaded.
-pub(crate) async fn dataplane(mut config: Config, stop: CancellationToken) -> Result<()> {
+pub(crate) async fn dataplane(mut config: Config, stop: CancellationToken) -> Result<Ending> {
+    address::needed(&config)?;
     let client = join::as_proxy(&config).await?;
     if !config.said.contains_key("cgroup-root")
         && let Some(root) = dataplane::cgroup_of_kubelet()?
@@ -77,7 +88,8 @@ pub(crate) async fn dataplane(mut config: Config, stop: CancellationToken) -> Re
         .with_context(|| format!("create {}", config.run_dir.display()))?;
     let cgroup = dataplane::cgroup2_dir(&config.cgroup_root)?;
     let of_pods = left_alone::follow(&client, config.node_name.as_str(), cgroup).boxed();
-    dataplane::run(&config, &client, dataplane::Also::default(), None, of_pods, stop).await
+    let mode = dataplane::run(&config, &client, dataplane::Also::default(), None, of_pods, stop.clone());
+    address::until_moved(config.node_ips.clone(), config.node_ips_wanted, stop, mode).await
 }
 
 /// Chooses ring for all TLS of the process; a second call changes nothing.
@@ -86,8 +98,8 @@ pub(crate) fn tls_provider() {
 }
 
 /// A node holds a few descriptors per pod: as many as may be are allowed, and containers get what we were started with,
-/// unless the operator says otherwise. Programs that use `select` break above 1024.
-pub(crate) fn allow_open_files(of_containers: &mut Vec<Rlimit>) {
+/// unless the operator says otherwise. Programs that use `select` break above 1024. Returns what it was.
+pub(crate) fn allow_open_files(of_containers: &mut Vec<Rlimit>) -> Limit {
     let Limit { current, maximum } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Limit { current: maximum, maximum }) {
         tracing::warn!(%error, "raise the number of files that may be open");
@@ -96,6 +108,19 @@ pub(crate) fn allow_open_files(of_containers: &mut Vec<Rlimit>) {
         let value = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         of_containers.push(Rlimit { resource: NOFILE, soft: value(current), hard: value(maximum) });
     }
+    Limit { current, maximum }
+}
+
+/// Takes that back and runs this program anew, with the same words, in the same process. Returns only why it could not.
+pub(crate) fn begin_anew(open_files: Limit) -> anyhow::Error {
+    if let Err(error) = setrlimit(Resource::Nofile, open_files) {
+        tracing::warn!(%error, "lower the number of files that may be open");
+    }
+    // By the link of the process: a program that was replaced meanwhile (an upgrade) is another one's decision.
+    let mut words = std::env::args_os();
+    let mut anew = std::process::Command::new("/proc/self/exe");
+    anew.arg0(words.next().unwrap_or_else(|| "orlop".into())).args(words);
+    anyhow::Error::new(anew.exec()).context("begin anew")
 }
 
 /// Cancelled by SIGTERM or SIGINT.

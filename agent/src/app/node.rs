@@ -66,7 +66,7 @@ use orlop::{
         settings::{Allocatable, Settings},
     },
     server::{Logs, Places, Server, Sources, configz},
-    shutdown::Shutdown,
+    shutdown::{Shutdown, logind},
     source::{
         objects::ApiObjects,
         pods::PodSources,
@@ -529,9 +529,12 @@ async fn follow_devices(
 /// What power supplies and init systems send when the power fails.
 const SIGPWR: i32 = 30;
 
-/// After the pods the agent ends too: whoever gave notice sees that the machine may go.
+/// After the pods the agent ends too: whoever sent the signal sees that the machine may go.
 async fn shut_down(mut notice: Signal, shutdown: Shutdown, stop: CancellationToken) {
-    notice.recv().await;
+    tokio::select! {
+        _ = notice.recv() => {}
+        () = logind::follow(&shutdown) => {}
+    }
     shutdown.run().await;
     stop.cancel();
     std::future::pending().await

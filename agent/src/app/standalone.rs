@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
@@ -18,15 +18,48 @@ use orlop_model::net::{Family, IpNet};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{dns, node};
+use super::{
+    address::{self, Ending},
+    dns, node,
+};
 use orlop::config::Config;
 
 /// Runs until told to stop.
 ///
 /// # Errors
 /// When a part cannot be started, or ends on its own.
-pub(crate) async fn standalone(config: Config, stop: CancellationToken) -> Result<()> {
+pub(crate) async fn standalone(mut config: Config, stop: CancellationToken) -> Result<Ending> {
     private_dir(&config.state_dir)?;
+    // Pods reach the cluster's own Services (its API, DNS) at the node's address of their family.
+    if let Some(wanted) = &mut config.node_ips_wanted {
+        wanted.only_main = true;
+        if !config.node_ips.iter().any(|address| Family::of(*address) == wanted.main) {
+            config.node_ips = lend_address(&config)?;
+        } else if let Err(error) = orlop_cni::host::take_back() {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "take back the address of the node's own"
+            );
+        }
+    }
+    let (known, wanted) = (config.node_ips.clone(), config.node_ips_wanted);
+    address::until_moved(known, wanted, stop.clone(), cluster(config, stop)).await
+}
+
+/// A machine without a network is a cluster too: until it has one its address is the first of its pods' network, which
+/// no pod gets.
+fn lend_address(config: &Config) -> Result<Vec<IpAddr>> {
+    let first = config.pod_cidrs.iter().find_map(|range| match range.nth(1) {
+        Some(IpAddr::V4(first)) => Some(first),
+        _ => None,
+    });
+    let first = first.context("--node-ip is needed: the machine has no address that others know")?;
+    tracing::warn!(address = %first, "the machine has no address that others know: it is lent one");
+    orlop_cni::host::lend(first).with_context(|| format!("give the loopback device {first}"))?;
+    Ok(vec![first.into()])
+}
+
+async fn cluster(config: Config, stop: CancellationToken) -> Result<()> {
     let controllers = controllers_config(&config, String::new())?;
     // Where pods reach it by its Service; a node without an address of that family is told so.
     let main = config.service_cidrs.first().map(IpNet::family);

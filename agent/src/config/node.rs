@@ -18,6 +18,7 @@ use super::{
     error::value,
     words::{absolute, parse},
 };
+use crate::node::address::{Sight, Wanted};
 
 pub(super) fn parse_node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
     let name = match given {
@@ -149,25 +150,28 @@ pub(super) fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, ConfigError> {
     }
 }
 
-/// The node's address, and where pods have both families one of the other family as well, if there is one.
-pub(super) fn default_addresses(cluster_cidrs: &[IpNet]) -> Result<Vec<IpAddr>, ConfigError> {
+/// What a node needs whose pods have these networks.
+pub(super) fn wanted_addresses(cluster_cidrs: &[IpNet]) -> Wanted {
     let main = cluster_cidrs.first().map_or(Family::V4, IpNet::family);
-    let other = if main == Family::V4 { Family::V6 } else { Family::V4 };
-    let (first, second) = (default_address(main), default_address(other));
-    match (first, second) {
-        (Ok(first), Ok(second)) if cluster_cidrs.len() > 1 => Ok(vec![first, second]),
-        (Ok(address), _) | (Err(_), Ok(address)) => Ok(vec![address]),
-        (Err(error), Err(_)) => Err(error),
-    }
+    Wanted { main, both: cluster_cidrs.len() > 1, only_main: false }
+}
+
+/// The addresses that the machine has now.
+#[must_use]
+pub fn look_for_addresses() -> Sight {
+    let own = orlop_cni::host::addresses().unwrap_or_else(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, "list the node's addresses");
+        Vec::new()
+    });
+    Sight { routed: [Family::V4, Family::V6].into_iter().filter_map(routed).collect(), own }
 }
 
 /// The address that packets to the outside would carry. Connecting a UDP socket asks the routing table and sends nothing.
-fn default_address(family: Family) -> Result<IpAddr, ConfigError> {
-    let missing = |reason: String| ConfigError::Missing { flag: "node-ip", reason };
+fn routed(family: Family) -> Option<IpAddr> {
     let any = IpNet::everything(family).network();
-    let socket = UdpSocket::bind((any, 0)).map_err(|error| missing(error.to_string()))?;
-    socket.connect((family.outside(), 9)).map_err(|error| missing(format!("no default route ({error})")))?;
-    socket.local_addr().map(|local| local.ip()).map_err(|error| missing(error.to_string()))
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((family.outside(), 9)).ok()?;
+    socket.local_addr().ok().map(|local| local.ip())
 }
 
 #[cfg(test)]

@@ -37,14 +37,14 @@ pub(crate) fn meminfo(field: &str) -> u64 {
     kib.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Sizes of huge pages with what there is of each, in bytes.
+/// Sizes of huge pages with what there is of each, in bytes; as upstream also those that there are none of.
 fn hugepages() -> Vec<(u64, u64)> {
     let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
     let read = |entry: fs::DirEntry| {
         let name = entry.file_name().into_string().ok()?;
         let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
         let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
-        Some((kib * 1024, count.trim().parse::<u64>().ok()? * kib * 1024)).filter(|(_, all)| *all > 0)
+        Some((kib * 1024, count.trim().parse::<u64>().ok()? * kib * 1024))
     };
     let mut found: Vec<_> = entries.filter_map(read).collect();
     found.sort_unstable();

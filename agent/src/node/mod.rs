@@ -4,6 +4,7 @@
 //! server informed; `tiers` keeps the cgroups above those of pods.
 //! Not for: pods.
 
+pub mod address;
 pub mod facts;
 pub mod lease;
 pub mod news;

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
-        NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+        NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+        Taint,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -197,6 +198,8 @@ pub fn status(
             operating_system: "linux".to_owned(),
             os_image: facts.os_image.clone(),
             system_uuid: facts.system_uuid.clone(),
+            swap: (facts.swap_bytes > 0)
+                .then(|| NodeSwapStatus { capacity: i64::try_from(facts.swap_bytes).ok() }),
             ..NodeSystemInfo::default()
         }),
         ..NodeStatus::default()

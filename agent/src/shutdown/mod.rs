@@ -5,9 +5,10 @@
 //!                                                           └ all ended, or its time is over ─▶ next group
 //! ```
 //!
-//! The notice is SIGPWR, which power supplies and init systems send; an ordinary end of the agent (SIGTERM) touches no
-//! pod. Not for: keeping the machine from going down meanwhile; that is up to who sends the notice.
+//! The notice is systemd-logind's ([`logind`]), or SIGPWR, which power supplies and other init systems send; an ordinary end
+//! of the agent (SIGTERM) touches no pod. Who sends SIGPWR waits for the process.
 
+pub mod logind;
 mod plan;
 
 use std::{sync::Arc, time::Duration};
@@ -41,8 +42,20 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
+    /// What all of it takes at most.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.phases.iter().map(|phase| phase.period).sum()
+    }
+
+    /// The machine stays up: pods may come again.
+    pub fn call_off(&self) {
+        tracing::info!("shutdown: called off");
+        self.state.send_modify(|state| state.shutting_down = false);
+    }
+
     /// Ends all pods; returns when they have ended or had their time.
-    pub async fn run(self) {
+    pub async fn run(&self) {
         self.state.send_modify(|state| state.shutting_down = true);
         self.events.tell(false, "Shutdown", "Shutdown manager detected shutdown event".into()).await;
         let pods = self.desk.active().await.unwrap_or_default();
