@@ -9,6 +9,7 @@
 
 pub mod leaks;
 pub mod listen;
+pub mod machine;
 pub mod playground;
 pub mod power;
 pub mod registry;

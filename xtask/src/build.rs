@@ -82,6 +82,11 @@ pub(crate) fn debian_images() -> Result<PathBuf> {
     step("build Debian images (debootstrap)", |_| crate::image::debian::build(&target_dir().join("debian")))
 }
 
+/// The machine that whole-machine tests boot; quick when it is there.
+pub(crate) fn machine() -> Result<PathBuf> {
+    step("build a Debian machine (debootstrap)", |_| crate::machine::build(&target_dir().join("debian")))
+}
+
 /// Copies the binaries to `dir`, replacing what runs there (a running file is renamed over, not written into).
 pub(crate) fn install(built: &Built, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;

@@ -5,7 +5,7 @@
 //! Not for: loading them anywhere.
 
 pub(crate) mod debian;
-mod layout;
+pub(crate) mod layout;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod ebpf;
 mod image;
+mod machine;
 mod playground;
 mod progress;
 mod run;

@@ -61,6 +61,8 @@ const TESTS: &[Needed] = &[
     needed("htpasswd", "apache2-utils"),
     needed("dpkg-deb", "dpkg"),
     needed("debootstrap", "debootstrap"),
+    needed("qemu-system-x86_64", "qemu-system-x86"),
+    needed("mke2fs", "e2fsprogs"),
     needed("strace", "strace"),
     needed("podman", "podman"),
     needed("conmon", "conmon"),

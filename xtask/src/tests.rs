@@ -82,6 +82,7 @@ fn run_tier(tier: Tier, filter: Option<&str>) -> Result<Counts> {
             let built = build::build()?;
             build::images_with(&built)?;
             envs.push(("ORLOP_DEBIAN_IMAGES", build::debian_images()?));
+            envs.push(("ORLOP_MACHINE", build::machine()?));
             envs.push(("ORLOP_BIN", built.orlop.parent().context("binary without a directory")?.to_owned()));
             envs.push(("ORLOP_IMAGES", crate::run::target_dir().join("images")));
             envs.push(("ORLOP_OLD_KUBECTL", setup::old_kubectl_path()));

@@ -105,14 +105,21 @@ pub(super) async fn run(
     };
     let (status, seen) = tokio::sync::watch::channel(orlop_dataplane::Status::default());
     let metrics = Metrics::new(Kernel::new(config.bpffs.clone(), seen.clone()));
+    let beside = async {
+        tokio::join!(
+            unserved::run(seen.clone(), client, config.node_name.as_str(), &metrics),
+            policy_names::keep(config.run_dir.clone(), seen.clone()),
+            take_over::run(config.cleanup_kube_proxy, seen.clone()),
+            service_health::run(seen.clone(), &metrics),
+            metrics.clone().run(synced),
+            feed,
+        );
+        // They end when the dataplane does, and it is the one that says why.
+        std::future::pending().await
+    };
     tokio::select! {
-        () = unserved::run(seen.clone(), client, config.node_name.as_str(), &metrics) => Ok(()),
-        () = policy_names::keep(config.run_dir.clone(), seen.clone()) => Ok(()),
-        () = take_over::run(config.cleanup_kube_proxy, seen.clone()) => Ok(()),
-        () = service_health::run(seen, &metrics) => Ok(()),
-        () = metrics.clone().run(synced) => Ok(()),
         ended = orlop_dataplane::run(dataplane, received, status, stop) => ended.context("service dataplane"),
-        () = feed => Ok(()),
+        () = beside => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::run::output;
 
 /// Makes the layers.
 const SCRIPT: &str = include_str!("debian.sh");
+const NAME: &str = "debian-";
 const MIRROR: &str = "http://deb.debian.org/debian/";
 const PATH: &str =
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/bin";
@@ -22,7 +23,7 @@ const PATH: &str =
 /// The layout with all of them, `debian`, `nginx`, `redis` and `postgres`, made below `out` unless it is there.
 pub(crate) fn build(out: &Path) -> Result<PathBuf> {
     let recipe = digest(format!("{SCRIPT}{:?}", images()).as_bytes());
-    let path = out.join(format!("debian-{}", &recipe["sha256:".len()..][..12]));
+    let path = out.join(format!("{NAME}{}", &recipe["sha256:".len()..][..12]));
     if path.join("index.json").exists() {
         return Ok(path);
     }
@@ -48,15 +49,15 @@ pub(crate) fn build(out: &Path) -> Result<PathBuf> {
         }
     }
     layout.finish(&path)?;
-    forget_former(out, &path)?;
+    forget_former(out, NAME, &path)?;
     Ok(path)
 }
 
-/// Those of recipes that are no more.
-fn forget_former(out: &Path, current: &Path) -> Result<()> {
+/// Those of recipes that are no more, by the beginning of their names.
+pub(crate) fn forget_former(out: &Path, name: &str, current: &Path) -> Result<()> {
     for entry in fs::read_dir(out).with_context(|| format!("list {}", out.display()))? {
         let path = entry.context("list former images")?.path();
-        let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("debian-"));
+        let named = path.file_name().is_some_and(|found| found.to_string_lossy().starts_with(name));
         if named && path != current {
             fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
         }
@@ -95,7 +96,7 @@ fn images() -> [(&'static str, Value); 4] {
 }
 
 /// Where this machine gets Debian's packages from.
-fn mirror() -> String {
+pub(crate) fn mirror() -> String {
     let mut targets = Command::new("apt-get");
     targets.args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]);
     let found = output(targets.args(["Codename: bookworm", "Component: main"])).unwrap_or_default();
