@@ -160,6 +160,9 @@ pub fn pins(bpffs: &Path) -> PathBuf {
 /// The oldest kernel with all that the programs use: the error of a refused call can be chosen since then.
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
+/// The oldest kernel on which programs can be at devices.
+const TCX: (u32, u32) = (6, 6);
+
 /// What is in the kernel: the maps, and programs that wait for devices.
 #[derive(Debug)]
 pub struct Loaded {
@@ -221,10 +224,12 @@ pub fn load_sized(bpffs: &Path, cgroup: &Path, sizes: &Sizes) -> Result<Loaded, 
     }
     uninstall::other_versions(bpffs, &pins);
     uninstall::other_links(&pins);
-    for (program, _) in DEVICE_PROGRAMS {
+    // Verifiers of such kernels also count the stack in another way, and refuse them.
+    let have_tcx = version(&release).is_none_or(|version| version >= TCX);
+    for (program, _) in DEVICE_PROGRAMS.into_iter().filter(|_| have_tcx) {
         load(&mut object, program)?;
     }
-    Ok(Loaded { maps, devices: Devices::new(object, pins) })
+    Ok(Loaded { maps, devices: Devices::new(object, pins, have_tcx) })
 }
 
 /// Whether this build has the kernel programs in it.

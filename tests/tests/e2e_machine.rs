@@ -55,8 +55,10 @@ const CONTAINERS: &str = "kubectl get pods -o jsonpath='{range .items[*]}{.metad
                           {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}\
                           {.status.containerStatuses[0].ready}{\"\\n\"}{end}'";
 const ADDRESS: &str = "kubectl get node -o jsonpath='{.items[0].status.addresses[0].address}'";
-const READY: &str = "kubectl get node -o jsonpath='{.items[0].status.conditions[?(@.type==\"Ready\")].status}'";
-const RENEWED: &str = "date -u +%F; kubectl get lease -n kube-node-lease -o jsonpath='{.items[0].spec.renewTime}'";
+const READY: &str =
+    "kubectl get node -o jsonpath='{.items[0].status.conditions[?(@.type==\"Ready\")].status}'";
+const RENEWED: &str =
+    "date -u +%F; kubectl get lease -n kube-node-lease -o jsonpath='{.items[0].spec.renewTime}'";
 
 #[test]
 #[ignore = "e2e tier"]
@@ -121,7 +123,8 @@ fn an_address_comes(m: &mut Machine) {
     let before = m.run(CONTAINERS).text();
     let process = "systemctl show --property=MainPID,NRestarts orlop";
     let agent = m.run(process).text();
-    m.run("ip link add eth0 type dummy && ip link set eth0 up && ip address add 192.0.2.10/24 dev eth0").text();
+    m.run("ip link add eth0 type dummy && ip link set eth0 up && ip address add 192.0.2.10/24 dev eth0")
+        .text();
     m.wait_for(ADDRESS, LONG, |said| said == "192.0.2.10");
     m.wait_for(READY, LONG, |said| said == "True");
     assert_eq!(m.run(process).text(), agent);

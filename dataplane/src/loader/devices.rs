@@ -39,6 +39,8 @@ pub struct Device {
 pub struct Devices {
     object: Ebpf,
     pins: PathBuf,
+    /// Whether the kernel takes programs at devices; then they are loaded.
+    have_tcx: bool,
     /// By index.
     known: BTreeMap<u32, Known>,
     adopted: bool,
@@ -103,8 +105,8 @@ fn context(side: Side, device: u32, length: usize) -> Result<Vec<u8>, TestRunErr
 }
 
 impl Devices {
-    pub(super) fn new(object: Ebpf, pins: PathBuf) -> Self {
-        Self { object, pins, known: BTreeMap::new(), adopted: false }
+    pub(super) fn new(object: Ebpf, pins: PathBuf, have_tcx: bool) -> Self {
+        Self { object, pins, have_tcx, known: BTreeMap::new(), adopted: false }
     }
 
     /// Makes these the devices that have our programs. Their names are of the calling thread's network namespace.
@@ -153,6 +155,12 @@ impl Devices {
 
     /// Brings the programs to a device.
     fn place(&mut self, device: &Device) {
+        if !self.have_tcx {
+            let known = self.known.entry(device.index).or_default();
+            known.refused = Some(format!("{}: this kernel has no TCX (Linux 6.6 has)", device.name));
+            known.tried = true;
+            return;
+        }
         let attached = DEVICE_PROGRAMS.iter().try_for_each(|(program, prefix)| {
             let attached = self.attach(program, prefix, device);
             attached.map_err(|error| format!("attach {program} at {}: {}", device.name, chain(&*error)))
