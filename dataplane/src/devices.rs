@@ -5,19 +5,22 @@
 //! Not for: pods' devices inside their namespaces, or changing anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::tc::{TcAttribute, TcMessage};
 use orlop_model::names::POD_LINK_ALIAS;
-use rtnetlink::{Handle, MulticastGroup};
+use rtnetlink::MulticastGroup;
 use tokio::sync::watch;
 
 use crate::kube_proxy::ipvs;
 use crate::loader::Device;
+use crate::netlink::{NETLINK_ROUTE, Netlink};
 
 /// Pods come in bursts; one listing serves them all.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -82,30 +85,27 @@ pub async fn follow_routes(mut changed: impl FnMut()) {
 ///
 /// # Errors
 /// When netlink does not answer.
-pub(crate) async fn look(named: &Named) -> Result<Seen, WatchError> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    let connection = tokio::spawn(connection);
-    let seen = list(&handle, named).await;
-    connection.abort();
-    Ok(seen?)
+pub(crate) fn look(named: &Named) -> Result<Seen, WatchError> {
+    list(named).map_err(WatchError::List)
 }
 
 /// Why the devices could not be watched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
     #[error("open a netlink socket")]
-    Open(#[from] std::io::Error),
+    Open(#[source] io::Error),
     #[error("list devices and addresses")]
-    List(#[from] rtnetlink::Error),
+    List(#[source] io::Error),
 }
 
 async fn watch(named: &Named, seen: &watch::Sender<Option<Seen>>) -> Result<(), WatchError> {
     let groups =
         [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Tc];
-    let (connection, handle, mut events) = rtnetlink::new_multicast_connection(&groups)?;
+    let (connection, _handle, mut events) =
+        rtnetlink::new_multicast_connection(&groups).map_err(WatchError::Open)?;
     let connection = tokio::spawn(connection);
     let result = loop {
-        match list(&handle, named).await {
+        match list(named) {
             Ok(fresh) => {
                 seen.send_if_modified(|known| {
                     let changed = known.as_ref() != Some(&fresh);
@@ -113,7 +113,7 @@ async fn watch(named: &Named, seen: &watch::Sender<Option<Seen>>) -> Result<(), 
                     changed
                 });
             }
-            Err(error) => break Err(error.into()),
+            Err(error) => break Err(WatchError::List(error)),
         }
         tokio::select! {
             event = events.next() => if event.is_none() { break Ok(()) },
@@ -127,35 +127,47 @@ async fn watch(named: &Named, seen: &watch::Sender<Option<Seen>>) -> Result<(), 
     result
 }
 
-async fn list(handle: &Handle, named: &Named) -> Result<Seen, rtnetlink::Error> {
-    let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
-    let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
-    let queues: Vec<TcMessage> = handle.qdisc().get().execute().try_collect().await?;
-    let queued: BTreeSet<u32> = queues.iter().filter_map(queued).collect();
-    let loopback: BTreeSet<u32> = links
-        .iter()
-        .filter(|link| link.header.flags.contains(LinkFlags::Loopback))
-        .map(|link| link.header.index)
-        .collect();
-    let of_services: BTreeSet<u32> =
-        links.iter().filter(|link| is_of_services(link)).map(|link| link.header.index).collect();
+/// What is worth knowing of one device; the kernel tells a hundred times as much of each.
+struct Link {
+    loopback: bool,
+    of_services: bool,
+    device: Option<Device>,
+}
+
+/// Answered by the kernel at once.
+fn list(named: &Named) -> io::Result<Seen> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let mut queued = BTreeSet::new();
+    netlink.list(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()), |answer| {
+        if let RouteNetlinkMessage::NewQueueDiscipline(queue) = answer {
+            queued.extend(self::queued(&queue));
+        }
+    })?;
+    let mut links = BTreeMap::new();
+    netlink.list(RouteNetlinkMessage::GetLink(LinkMessage::default()), |answer| {
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            let loopback = link.header.flags.contains(LinkFlags::Loopback);
+            let (of_services, device) = (is_of_services(&link), device(&link, &queued, named));
+            links.insert(link.header.index, Link { loopback, of_services, device });
+        }
+    })?;
     let mut of_device: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
-    for message in &addresses {
-        of_device.entry(message.header.index).or_default().extend(address(message));
-    }
-    let ours =
-        of_device.iter().filter(|(index, _)| !loopback.contains(index) && !of_services.contains(index));
-    let on_loopback = loopback.iter().filter_map(|index| of_device.get(index)).flatten();
-    // Addresses that live on `lo` (a balancer's, an anycast address) are the node's, too; 127.0.0.1 is everybody's.
-    let routable = on_loopback.filter(|ip| !ip.is_loopback());
-    Ok(Seen {
-        addresses: ours.flat_map(|(_, ips)| ips).chain(routable).copied().filter(usable).collect(),
-        devices: links
-            .iter()
-            .filter_map(|link| device(link, &queued, named))
-            .filter(|device| !named.skipped.contains(&device.name))
-            .collect(),
-    })
+    netlink.list(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |answer| {
+        if let RouteNetlinkMessage::NewAddress(found) = answer {
+            of_device.entry(found.header.index).or_default().extend(address(&found));
+        }
+    })?;
+    let counts = |index: &u32, ip: &IpAddr| match links.get(index) {
+        // Addresses that live on `lo` (a balancer's, an anycast address) are the node's, too; 127.0.0.1 is everybody's.
+        Some(link) if link.loopback => !ip.is_loopback(),
+        Some(link) => !link.of_services,
+        None => true,
+    };
+    let all = of_device.iter().flat_map(|(index, ips)| ips.iter().map(move |ip| (index, ip)));
+    let addresses = all.filter(|(index, ip)| counts(index, ip) && usable(ip)).map(|(_, ip)| *ip).collect();
+    let devices = links.into_values().filter_map(|link| link.device);
+    let devices = devices.filter(|device| !named.skipped.contains(&device.name)).collect();
+    Ok(Seen { devices, addresses })
 }
 
 /// An Ethernet device that stands by itself: what belongs to a bridge or a bond hands its packets to that.

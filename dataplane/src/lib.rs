@@ -27,6 +27,7 @@ pub mod maglev;
 pub mod maps;
 pub mod measure;
 pub mod model;
+mod netlink;
 pub mod netns;
 pub mod policy;
 pub mod reconcile;

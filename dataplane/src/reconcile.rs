@@ -201,8 +201,8 @@ impl Beside {
 
 impl Place {
     /// Does not wait for the news of a device that must be there.
-    async fn look(&mut self) {
-        match devices::look(&self.named).await {
+    fn look(&mut self) {
+        match devices::look(&self.named) {
             Ok(seen) => self.programs.set(&seen.devices),
             Err(error) => tracing::warn!(error = chain(&error), "look for a new pod's device"),
         }
@@ -284,7 +284,7 @@ pub(crate) async fn follow<M: Maps>(
                 updates.drain(..).for_each(|update| state.ingest(update));
                 // A policy is in force where its programs are: at the pod's device before the pod is told to go on.
                 if let Some(place) = place.as_mut().filter(|_| attached && state.has_policies()) {
-                    place.look().await;
+                    place.look();
                 }
                 // A burst's worth of objects is large; it is not kept for the next one.
                 updates.shrink_to(0);

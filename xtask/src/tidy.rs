@@ -65,11 +65,7 @@ const DOORS: &[Door] = &[
     Door {
         library: "netlink_packet_core",
         crates: &["orlop-cni", "orlop-dataplane"],
-        files: &[
-            "cni/src/netlink",
-            "dataplane/src/sweep/sockets.rs",
-            "dataplane/src/kube_proxy/conntrack.rs",
-        ],
+        files: &["cni/src/netlink", "dataplane/src/netlink.rs"],
     },
     Door {
         library: "netlink_packet_route",
@@ -90,11 +86,7 @@ const DOORS: &[Door] = &[
     Door {
         library: "netlink_sys",
         crates: &["orlop-cni", "orlop-dataplane"],
-        files: &[
-            "cni/src/netlink",
-            "dataplane/src/sweep/sockets.rs",
-            "dataplane/src/kube_proxy/conntrack.rs",
-        ],
+        files: &["cni/src/netlink", "dataplane/src/netlink.rs"],
     },
     Door {
         library: "hickory_proto",

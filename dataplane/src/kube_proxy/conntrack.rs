@@ -3,20 +3,16 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Tuple,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 
 use super::reserve::Tracked;
 use crate::model::Protocol;
+use crate::netlink::{NETLINK_NETFILTER, Netlink};
 
 /// `TCP_CONNTRACK_TIME_WAIT` and what follows.
 const TCP_OVER: u8 = 7;
@@ -26,42 +22,18 @@ const TCP_OVER: u8 = 7;
 /// # Errors
 /// When they cannot be read.
 pub(super) fn list() -> io::Result<Vec<Tracked>> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&NetlinkAddress::new(0, 0))?;
     let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
     let request = NetfilterMessage::new(header, ConntrackMessage::Get(Vec::new()));
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-
     let mut found = Vec::new();
-    loop {
-        let (bytes, _) = socket.recv_from_full()?;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let length = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?.length();
-            let length = usize::try_from(length).map_err(io::Error::other)?;
-            match NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(io::Error::other)?.payload {
-                NetlinkPayload::Done(_) => return Ok(found),
-                NetlinkPayload::Error(error) => match error.to_io() {
-                    // Of a kernel without `CONFIG_NF_CT_NETLINK`.
-                    error if error.raw_os_error() == Some(libc::EINVAL) => return Ok(found),
-                    error => return Err(error),
-                },
-                NetlinkPayload::InnerMessage(NetfilterMessage {
-                    inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
-                    ..
-                }) => found.extend(tracked(&attributes)),
-                _ => {}
-            }
-            // Messages begin at multiples of four.
-            rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
+    let asked = Netlink::open(NETLINK_NETFILTER)?.list(request, |answer: NetfilterMessage| {
+        if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = answer.inner {
+            found.extend(tracked(&attributes));
         }
+    });
+    match asked {
+        // Of a kernel without `CONFIG_NF_CT_NETLINK`.
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
+        _ => Ok(found),
     }
 }
 

@@ -5,18 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use netlink_sys::{Socket, SocketAddr};
 
 use super::plan::Connected;
 use crate::model::Protocol;
+use crate::netlink::{NETLINK_SOCK_DIAG, Netlink};
 
 /// Why sockets could not be ended.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +47,7 @@ pub enum SocketError {
 /// # Errors
 /// With the first step that failed.
 pub(super) fn end(wanted: &BTreeMap<u64, Connected>) -> Result<BTreeSet<u64>, SocketError> {
-    let mut netlink = Netlink::open().map_err(SocketError::Open)?;
+    let mut lists = Lists(Netlink::open(NETLINK_SOCK_DIAG).map_err(SocketError::Open)?);
     let mut ended = BTreeSet::new();
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         let v6_only = |socket: &&Connected| socket.protocol == protocol && socket.at.is_ipv6();
@@ -62,13 +57,13 @@ pub(super) fn end(wanted: &BTreeMap<u64, Connected>) -> Result<BTreeSet<u64>, So
         // Sockets of IPv6 also connect to IPv4, as `::ffff:a.b.c.d`.
         let families = [(AF_INET, v4), (AF_INET6, any)];
         for (family, _) in families.into_iter().filter(|(_, asked)| *asked) {
-            let list = netlink.list(family, protocol);
+            let list = lists.list(family, protocol);
             for id in list.map_err(|source| SocketError::List { protocol, source })? {
                 let cookie = cookie(&id);
                 if wanted.get(&cookie).is_none_or(|socket| socket.protocol != protocol) {
                     continue;
                 }
-                match netlink.destroy(family, protocol, id) {
+                match lists.destroy(family, protocol, id) {
                     Ok(()) => drop(ended.insert(cookie)),
                     // Closed, or connected elsewhere, since it was listed.
                     Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => {}
@@ -93,19 +88,10 @@ fn number(protocol: Protocol) -> u8 {
     if protocol == Protocol::Udp { IPPROTO_UDP } else { IPPROTO_TCP }
 }
 
-struct Netlink {
-    socket: Socket,
-    sequence: u32,
-}
+/// The kernel's lists of sockets.
+struct Lists(Netlink);
 
-impl Netlink {
-    fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
-    }
-
+impl Lists {
     /// Sockets that have a peer.
     fn list(&mut self, family: u8, protocol: Protocol) -> io::Result<Vec<SocketId>> {
         let mut found = Vec::new();
@@ -113,7 +99,7 @@ impl Netlink {
         let states = StateFlags::all()
             - (StateFlags::LISTEN | StateFlags::CLOSE | StateFlags::TIME_WAIT | StateFlags::SYN_RECV);
         let request = SockDiagMessage::InetRequest(request(family, protocol, any, states));
-        self.ask(NLM_F_REQUEST | NLM_F_DUMP, request, |answer: SockDiagMessage| {
+        self.0.list(request, |answer: SockDiagMessage| {
             if let SockDiagMessage::InetResponse(socket) = answer {
                 found.push(socket.header.socket_id);
             }
@@ -123,42 +109,7 @@ impl Netlink {
 
     fn destroy(&mut self, family: u8, protocol: Protocol, id: SocketId) -> io::Result<()> {
         let request = SockDiagMessage::InetRequest(request(family, protocol, id, StateFlags::all()));
-        self.ask(NLM_F_REQUEST | NLM_F_ACK, SockDiagDestroy::new(request), |_: SockDiagDestroy| {})
-    }
-
-    /// Sends a request and takes in all that is answered to it.
-    fn ask<Q, A>(&mut self, flags: u16, request: Q, mut take: impl FnMut(A)) -> io::Result<()>
-    where
-        Q: NetlinkSerializable + Into<NetlinkPayload<Q>>,
-        A: NetlinkDeserializable,
-    {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        (header.flags, header.sequence_number) = (flags, self.sequence);
-        let mut message = NetlinkMessage::new(header, request.into());
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                let length = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?.length();
-                let length = usize::try_from(length).map_err(io::Error::other)?;
-                let one = NetlinkMessage::<A>::deserialize(rest).map_err(io::Error::other)?;
-                match one.payload {
-                    _ if one.header.sequence_number != self.sequence => {}
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(answer) => take(answer),
-                    _ => {}
-                }
-                // Messages begin at multiples of four.
-                rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
-            }
-        }
+        self.0.order(SockDiagDestroy::new(request))
     }
 }
 
