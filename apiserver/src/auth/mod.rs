@@ -1,6 +1,7 @@
 //! Who asks (`token`, client certificates read in `server`) and what they may (`authorize`).
 
 pub mod authorize;
+mod es256;
 pub mod impersonate;
 pub mod token;
 

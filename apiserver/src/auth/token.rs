@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Identity;
+use super::{Identity, es256};
 
 /// Issuer of every token, and the audience of those for this server.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -81,6 +81,7 @@ pub struct Claims {
 impl Tokens {
     /// From the PEM pair of an EC key on P-256.
     pub fn new(private_pem: &str, public_pem: &str) -> Result<Self, KeyError> {
+        es256::install();
         let digest = Sha256::digest(public_pem.as_bytes());
         Ok(Self {
             signing: EncodingKey::from_ec_pem(private_pem.as_bytes())?,
@@ -127,4 +128,52 @@ pub fn identity(claims: &Claims) -> Identity {
 /// User name of an account.
 pub fn user_name(namespace: &str, name: &str) -> String {
     format!("system:serviceaccount:{namespace}:{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::KeyPair;
+
+    use super::*;
+
+    fn tokens() -> Tokens {
+        let key = KeyPair::generate().unwrap();
+        Tokens::new(&key.serialize_pem(), &key.public_key_pem()).unwrap()
+    }
+
+    fn claims(exp: i64) -> Claims {
+        let account = Reference { name: "web".into(), uid: "u1".into() };
+        let (namespace, pod, node, warnafter) = ("ns".into(), None, None, None);
+        let bound = Bound { namespace, serviceaccount: account, pod, node, warnafter };
+        let (iss, jti, sub) = (ISSUER.into(), "j".into(), user_name("ns", "web"));
+        Claims { aud: vec!["a".into()], exp, iat: 0, iss, jti, bound, nbf: 0, sub }
+    }
+
+    #[test]
+    fn a_token_of_ours_is_taken_and_no_other() {
+        let (ours, audience) = (tokens(), ["a".to_owned()]);
+        let claims = |exp| claims(exp);
+        let token = ours.sign(&claims(i64::MAX)).unwrap();
+        assert_eq!(ours.check(&token, &audience), Some(claims(i64::MAX)));
+        assert_eq!(ours.check(&token, &["b".to_owned()]), None);
+        assert_eq!(ours.check(&ours.sign(&claims(1)).unwrap(), &audience), None);
+        assert_eq!(ours.check(&tokens().sign(&claims(i64::MAX)).unwrap(), &audience), None);
+        let [header, payload, signature] = token.split('.').collect::<Vec<_>>()[..] else {
+            panic!("{token}")
+        };
+        let short = &signature[..signature.len() - 4];
+        let unsigned = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
+        let shared = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+        let other = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims(i64::MAX - 1)).unwrap());
+        for forged in [
+            format!("{header}.{payload}."),
+            format!("{header}.{payload}.{short}"),
+            format!("{header}.{other}.{signature}"),
+            format!("{unsigned}.{payload}."),
+            format!("{unsigned}.{payload}.{signature}"),
+            format!("{shared}.{payload}.{signature}"),
+        ] {
+            assert_eq!(ours.check(&forged, &audience), None, "{forged}");
+        }
+    }
 }
