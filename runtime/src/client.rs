@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use orlop_shim::protocol::{self, Request, Response};
 use tokio::sync::mpsc;
@@ -487,7 +488,7 @@ impl Runtime {
 /// last clone's end closes the connections.
 async fn watch(runtime: Weak<Inner>, uid: String, mut events: shim::Events) {
     loop {
-        while let Some(event) = events.recv().await {
+        while let Some(event) = events.next().await {
             let Some(inner) = runtime.upgrade() else { return };
             Runtime(inner).tell(&uid, event);
         }

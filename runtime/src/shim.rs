@@ -14,17 +14,18 @@ use std::{
     process::Stdio,
 };
 
+use futures::{StreamExt as _, channel::mpsc};
 use orlop_shim::protocol::{LOGS, Request, Response, VERSION, next_frame};
 use rustix::fs::{Mode, OFlags};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    sync::{mpsc, oneshot},
+    sync::oneshot,
 };
 
 use crate::{api::SandboxSpec, bundle, errors::ShimError};
 
-/// What the shim tells unasked.
+/// What the shim tells unasked. Not tokio's channels: those have room for 32 messages from the start, for each pod.
 pub(crate) type Events = mpsc::UnboundedReceiver<Response>;
 type Question = (Request, oneshot::Sender<Response>);
 
@@ -42,8 +43,8 @@ impl Shim {
     pub(crate) async fn connect(dir: &Path, uid: &str, log_limit: u64) -> Result<(Shim, Events), ShimError> {
         let failed = |source| ShimError::Connect { dir: dir.to_owned(), source };
         let stream = open(dir).await.map_err(failed)?;
-        let (ask, questions) = mpsc::unbounded_channel();
-        let (tell, events) = mpsc::unbounded_channel();
+        let (ask, questions) = mpsc::unbounded();
+        let (tell, events) = mpsc::unbounded();
         tokio::spawn(talk(stream, questions, tell));
         let mut shim = Shim { uid: uid.to_owned(), version: 0, ask };
         match shim.ask(Request::Hello { version: VERSION }).await? {
@@ -66,7 +67,7 @@ impl Shim {
     pub(crate) async fn ask(&self, request: Request) -> Result<Response, ShimError> {
         let (reply, answer) = oneshot::channel();
         let lost = || ShimError::Lost(self.uid.clone());
-        self.ask.send((request, reply)).map_err(|_| lost())?;
+        self.ask.unbounded_send((request, reply)).map_err(|_| lost())?;
         match answer.await.map_err(|_| lost())? {
             Response::Error { step, text } => Err(ShimError::Refused { step, text }),
             other => Ok(other),
@@ -100,7 +101,7 @@ async fn talk(
     let mut input = Vec::new();
     loop {
         tokio::select! {
-            question = questions.recv() => {
+            question = questions.next() => {
                 let Some((request, reply)) = question else { return };
                 number = number.checked_add(1).unwrap_or(1);
                 waiting.insert(number, reply);
@@ -114,7 +115,7 @@ async fn talk(
                 }
                 while let Ok(Some(frame)) = next_frame(&mut input) {
                     match Response::parse(&frame) {
-                        Ok((0, event)) => drop(events.send(event)),
+                        Ok((0, event)) => drop(events.unbounded_send(event)),
                         Ok((number, answer)) => {
                             // Whoever asked may have stopped waiting.
                             if let Some(reply) = waiting.remove(&number) {

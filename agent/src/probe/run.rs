@@ -71,8 +71,7 @@ impl Job {
             (ProbeKind::Liveness, false) => Event::Unhealthy { id, why: Unhealthy::Liveness },
             (ProbeKind::Liveness, true) => return,
         };
-        // The worker may have ended meanwhile; then nobody needs the report.
-        let _gone = self.reports.send(event.into());
+        self.reports.send(event);
     }
 
     fn tell(&self, outcome: &Outcome) {

@@ -23,7 +23,11 @@ use kube::{Api, Client, api::PostParams, runtime::watcher};
 use orlop_model::event::Event;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::mpsc, task::AbortHandle, time::timeout};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::AbortHandle,
+    time::timeout,
+};
 
 use super::PATIENCE;
 use crate::{
@@ -41,7 +45,12 @@ pub struct ApiObjects {
     changes: mpsc::UnboundedSender<ObjectRef>,
     memory: Option<Memory>,
     clock: Arc<dyn Clock>,
+    /// Questions for single objects.
+    turns: Semaphore,
 }
+
+/// Single objects that are asked for at once: each has a connection, and a burst of pods would open one each.
+const AT_ONCE: usize = 16;
 
 /// By namespace and name.
 type Services = BTreeMap<(String, String), Arc<Service>>;
@@ -89,6 +98,7 @@ impl ApiObjects {
             changes,
             memory,
             clock,
+            turns: Semaphore::new(AT_ONCE),
         }
     }
 
@@ -210,6 +220,8 @@ impl ApiObjects {
 
     /// What the API server says; where memory can stand in, it has to say it soon.
     async fn answer<T>(&self, asked: impl Future<Output = kube::Result<T>>) -> Result<T, NoAnswer> {
+        // Never closed. The time until it comes is not the API server's.
+        let _turn = self.turns.acquire().await;
         let answer = match &self.memory {
             None => asked.await,
             Some(_) => match timeout(PATIENCE, asked).await {

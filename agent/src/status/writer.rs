@@ -1,4 +1,4 @@
-//! One write in flight per pod; what comes meanwhile waits as one, the latest.
+//! One write in flight per pod, a few of all pods; what comes meanwhile waits as one, the latest.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,10 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use prometheus::{Histogram, Registry, core::Collector};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{Instant, timeout},
+};
 
 use super::diff;
 use crate::{
@@ -21,6 +24,10 @@ use crate::{
     worker::ports::{StatusSink, Written},
 };
 
+/// Writes under way at once: each has a connection, and a burst of pods would open one each.
+const AT_ONCE: usize = 16;
+/// A write that takes longer has a dead connection, and others wait for their turn.
+const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -33,6 +40,7 @@ struct Inner {
     written: mpsc::UnboundedSender<Written>,
     durations: Histogram,
     entries: Mutex<HashMap<String, Entry>>,
+    turns: Semaphore,
 }
 
 struct Entry {
@@ -74,7 +82,8 @@ impl Writer {
              the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.",
             buckets,
         );
-        Writer(Arc::new(Inner { client, written, durations, entries: Mutex::default() }))
+        let turns = Semaphore::new(AT_ONCE);
+        Writer(Arc::new(Inner { client, written, durations, entries: Mutex::default(), turns }))
     }
 
     /// Makes known how long writing takes.
@@ -138,11 +147,7 @@ impl Inner {
     /// Works until nothing is left to do for this pod.
     async fn drive(self: Arc<Self>, uid: String) {
         let mut pause = FIRST_PAUSE;
-        while let Some(work) = self.next(&uid) {
-            let outcome = match &work {
-                Work::Patch { pod, known, wanted } => self.patch(&uid, pod, known, wanted).await,
-                Work::Delete(pod) => self.delete(&uid, pod).await,
-            };
+        while let Some((work, outcome)) = self.one(&uid).await {
             match (outcome, work) {
                 (Outcome::Done(version), Work::Patch { wanted, .. }) => {
                     pause = FIRST_PAUSE;
@@ -168,6 +173,24 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Does the next thing when its turn comes; what that is, is looked at only then.
+    async fn one(&self, uid: &str) -> Option<(Work, Outcome)> {
+        // Never closed.
+        let _turn = self.turns.acquire().await;
+        let work = self.next(uid)?;
+        let done = async {
+            match &work {
+                Work::Patch { pod, known, wanted } => self.patch(uid, pod, known, wanted).await,
+                Work::Delete(pod) => self.delete(uid, pod).await,
+            }
+        };
+        let outcome = timeout(PATIENCE, done).await.unwrap_or_else(|_late| {
+            tracing::warn!(uid, "no answer about a pod's status, trying again");
+            Outcome::Again
+        });
+        Some((work, outcome))
     }
 
     /// Takes the next work, or marks the pod as idle.

@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
-    Message, Reports, Shared, hook, image,
+    Reports, Shared, hook, image,
     ports::{Failure, VolumeFailure},
     resize, start,
 };
@@ -127,8 +127,7 @@ impl Executor {
     fn report(&mut self, work: impl Future<Output = Event> + Send + 'static) {
         let reports = self.reports.clone();
         self.spawn(async move {
-            // The worker may have ended meanwhile; then nobody needs the report.
-            let _gone = reports.send(Message::Event(work.await));
+            reports.send(work.await);
         });
     }
 }
@@ -201,8 +200,7 @@ impl Job {
         }
         if let Some(granted) = made.as_ref().ok().and_then(|sandbox| Allocation::from_labels(&sandbox.labels))
         {
-            // The worker may have ended meanwhile; then nobody needs the report.
-            let _gone = self.reports.send(Event::Granted(granted).into());
+            self.reports.send(Event::Granted(granted));
         }
         Event::SandboxCreated(made.map(|sandbox| sandbox.netns))
     }

@@ -21,7 +21,6 @@ use tokio::{
 use super::{
     Desk, Known, Message, Reports, Shared,
     desk::{Question, Questions},
-    metrics::Metrics,
     pod_worker::PodWorker,
     ports::{ObjectRef, Ports, RuntimeEvent, Sandbox, Written},
     traces::Traces,
@@ -121,7 +120,7 @@ impl Manager {
     pub fn new(settings: Arc<Settings>, ports: Ports) -> Manager {
         let (desk, questions) = Desk::open();
         Manager {
-            shared: Shared { ports, settings, metrics: Metrics::new(), traces: Traces::default() },
+            shared: Shared::new(ports, settings),
             workers: HashMap::new(),
             found: HashMap::new(),
             preempting: BTreeMap::new(),
@@ -514,9 +513,10 @@ impl Manager {
     ) -> (watch::Sender<Desired>, Reports) {
         let uid = desired.uid().to_owned();
         let (desired, wanted) = watch::channel(desired);
-        let (reports, messages) = mpsc::unbounded_channel();
+        let (reports, messages) = Reports::open();
         let channel = (reports.clone(), messages);
-        let worker = PodWorker::new(self.shared.clone(), wanted, sandbox, refused, channel);
+        // Boxed: a future keeps what it is made of once more for each future around it.
+        let worker = Box::new(PodWorker::new(self.shared.clone(), wanted, sandbox, refused, channel));
         let task = self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
             worker.run().await
@@ -567,8 +567,7 @@ impl Manager {
 
     fn object_changed(&self, object: &ObjectRef) {
         for handle in self.workers.values().filter(|handle| handle.refs.contains(object)) {
-            // A worker that has ended needs no news.
-            let _ended = handle.messages.send(Event::ObjectsChanged.into());
+            handle.messages.send(Event::ObjectsChanged);
         }
     }
 
@@ -582,8 +581,7 @@ impl Manager {
 
     fn send(&self, uid: &str, message: Message) {
         if let Some(handle) = self.workers.get(uid) {
-            // A worker that has ended needs no news.
-            let _ended = handle.messages.send(message);
+            handle.messages.send(message);
         }
     }
 

@@ -27,10 +27,10 @@ mod start;
 mod tests;
 pub mod traces;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
+use futures::channel::mpsc;
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::mpsc;
 
 pub use self::desk::{Desk, Known};
 use self::{
@@ -45,9 +45,12 @@ use crate::pod::{
     settings::Settings,
 };
 
-/// What all workers share.
+/// What all workers share. Cheap to clone.
 #[derive(Clone)]
-pub struct Shared {
+pub struct Shared(Arc<Common>);
+
+/// See [`Shared`].
+pub struct Common {
     /// The doors.
     pub ports: Ports,
     /// The node.
@@ -78,10 +81,36 @@ impl From<Event> for Message {
     }
 }
 
-/// Where actions and probes report to.
-pub(crate) type Reports = mpsc::UnboundedSender<Message>;
+/// Where actions and probes report to. Not tokio's channel: that has room for 32 messages from the start, for each pod.
+#[derive(Clone)]
+pub(crate) struct Reports(mpsc::UnboundedSender<Message>);
+
+impl Reports {
+    /// For one pod.
+    fn open() -> (Reports, mpsc::UnboundedReceiver<Message>) {
+        let (reports, messages) = mpsc::unbounded();
+        (Reports(reports), messages)
+    }
+
+    /// A worker that has ended needs no news.
+    pub(crate) fn send(&self, message: impl Into<Message>) {
+        let _ended = self.0.unbounded_send(message.into());
+    }
+}
+
+impl Deref for Shared {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.0
+    }
+}
 
 impl Shared {
+    fn new(ports: Ports, settings: Arc<Settings>) -> Shared {
+        Shared(Arc::new(Common { ports, settings, metrics: Metrics::new(), traces: Traces::default() }))
+    }
+
     /// Tells users something about a pod.
     pub(crate) fn tell(&self, desired: &Desired, warning: bool, reason: &'static str, message: String) {
         let pod = Arc::clone(&desired.pod);

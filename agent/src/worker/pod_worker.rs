@@ -6,12 +6,10 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt as _, channel::mpsc};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Message, Reports, Shared,
@@ -95,7 +93,7 @@ impl PodWorker {
     /// Until the pod is gone from the API and from this node. False: a part of it died, and with it what it would
     /// have reported; only a new look at the machine helps.
     #[tracing::instrument(skip_all, fields(pod = %name(&self.desired.borrow()), uid = %self.desired.borrow().uid()))]
-    pub(super) async fn run(mut self) -> bool {
+    pub(super) async fn run(mut self: Box<Self>) -> bool {
         let first = self.desired.borrow().clone();
         let uid = first.uid().to_owned();
         self.shared.ports.objects.follow(&uid, refs::of_pod(&first));
@@ -131,7 +129,7 @@ impl PodWorker {
                 // The agent ends, the pod does not.
                 changed = self.desired.changed() => if changed.is_err() { return true },
                 reported = self.executor.one_ended() => if !reported { return false },
-                Some(message) = self.messages.recv() => self.receive(message),
+                Some(message) = self.messages.next() => self.receive(message),
                 () = sleep_until(wake_at, now), if wake_at.is_some() => {}
             }
         }
@@ -220,8 +218,7 @@ impl PodWorker {
                 }
                 None => None,
             };
-            // The worker may have ended meanwhile; then nobody needs the report.
-            let _gone = reports.send(Event::Exited { id, exit, message: words }.into());
+            reports.send(Event::Exited { id, exit, message: words });
         });
     }
 

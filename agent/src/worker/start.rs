@@ -6,7 +6,6 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Container;
 
 use super::{
-    Message,
     executor::Job,
     hook,
     ports::{LastWords, MountRequest, ObjectFailure, StartFailure},
@@ -58,7 +57,7 @@ pub(super) async fn start(
         }
         Err(failure) => failed(job, name, request, failure),
     };
-    send(job, event);
+    job.reports.send(event);
 }
 
 async fn start_hook(
@@ -68,13 +67,17 @@ async fn start_hook(
     handler: k8s_openapi::api::core::v1::LifecycleHandler,
 ) {
     let id = instance.id.clone();
-    send(job, Event::ContainerStarted { container: name.into(), instance: Box::new(instance), hook: true });
+    job.reports.send(Event::ContainerStarted {
+        container: name.into(),
+        instance: Box::new(instance),
+        hook: true,
+    });
     let passed = hook::run(job, name, &id, &handler).await.is_ok();
     if !passed {
         let text = "PostStartHook failed".to_owned();
         job.shared.tell_about(&job.desired, name, true, "FailedPostStartHook", text);
     }
-    send(job, Event::HookEnded { container: name.into(), passed });
+    job.reports.send(Event::HookEnded { container: name.into(), passed });
 }
 
 /// A program may be over before its start is reported.
@@ -206,9 +209,4 @@ enum Fetched {
 
 fn tell(job: &Job, container: &str, reason: &'static str, message: String) {
     job.shared.tell_about(&job.desired, container, false, reason, message);
-}
-
-fn send(job: &Job, event: Event) {
-    // The worker may have ended meanwhile; then nobody needs the report.
-    let _gone = job.reports.send(Message::Event(event));
 }
