@@ -8,12 +8,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use futures::{FutureExt as _, Stream, future::BoxFuture, stream};
+use futures::{Stream, stream};
 use orlop_dataplane::{
     Update,
     model::{HostPort, Protocol, ServiceKey},
@@ -22,56 +21,11 @@ use tokio::{sync::watch, time::timeout};
 
 use orlop::{
     pod::{machine::PortMapping, network},
-    worker::{
-        Desk, Known,
-        ports::{Attached, Failure, Network, PodRef, Wishes},
-    },
+    worker::{Desk, Known, ports::Network},
 };
 
 /// How often it is looked even when nothing was heard of.
 const AGAIN: Duration = Duration::from_secs(30);
-
-/// A network that tells when a pod came or went.
-pub(super) struct Watched {
-    /// The network itself.
-    pub(super) network: Arc<dyn Network>,
-    /// Changes with every pod.
-    pub(super) changed: watch::Sender<u64>,
-}
-
-impl Watched {
-    fn bump<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
-        result
-    }
-}
-
-impl Network for Watched {
-    fn attach<'a>(
-        &'a self,
-        pod: &'a PodRef,
-        wishes: &'a Wishes,
-        netns: &'a Path,
-    ) -> BoxFuture<'a, Result<Attached, Failure>> {
-        async move { self.bump(self.network.attach(pod, wishes, netns).await) }.boxed()
-    }
-
-    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        async move { self.bump(self.network.detach(uid).await) }.boxed()
-    }
-
-    fn attached(&self) -> BoxFuture<'_, Vec<(String, Vec<IpAddr>)>> {
-        self.network.attached()
-    }
-
-    fn ready(&self) -> Result<(), Failure> {
-        self.network.ready()
-    }
-
-    fn opens_ports(&self) -> bool {
-        self.network.opens_ports()
-    }
-}
 
 /// Follows them for as long as somebody listens.
 pub(super) fn follow(

@@ -12,6 +12,7 @@ mod address;
 mod cri;
 mod dataplane;
 mod dns;
+mod guarded;
 mod host_ports;
 mod join;
 mod kernel_counts;

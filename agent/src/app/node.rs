@@ -33,11 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    dataplane, dns,
-    host_ports::{self, Watched},
-    network, plugins, policies,
-};
+use super::{dataplane, dns, guarded::Guarded, host_ports, network, plugins};
 use orlop::{
     config::Config,
     cpu::{self, pool::Pool, reconcile::Reconcile},
@@ -227,9 +223,9 @@ pub(super) async fn run(
             plugins.unwrap_or_else(|| Arc::new(own()))
         }
     };
-    let (network, attached) = policies::Guarded::new(network, memory.as_ref(), &config.run_dir);
     let (pods_changed, pods_change) = watch::channel(0);
-    let network: Arc<dyn Network> = Arc::new(Watched { network: Arc::new(network), changed: pods_changed });
+    let (network, attached) = Guarded::new(network, pods_changed, memory.as_ref(), &config.run_dir);
+    let network: Arc<dyn Network> = Arc::new(network);
     let mirrors = Mirrors::default();
     let objects = NodeObjects::new(api_objects.clone().map(|objects| objects as _));
     let settings = Arc::new(settings(&config, &identity, &facts));
