@@ -8,43 +8,72 @@ use k8s_openapi::{
 
 use crate::worker::ports::PodEvent;
 
-const COMPONENT: &str = "kubelet";
+/// Where events about things without a namespace are kept.
+pub(crate) const NAMESPACE: &str = "default";
+/// Whose name the node speaks in.
+pub(crate) const KUBELET: &str = "kubelet";
 /// The API server takes no more.
 const MAX_MESSAGE: usize = 1024;
 
-/// The object to be created.
-pub(super) fn event(event: &PodEvent, node_name: &str, at: Timestamp) -> Event {
-    let pod = &event.pod.metadata;
-    let name = pod.name.clone().unwrap_or_default();
-    let nanos = at.as_nanosecond();
-    let time = seconds(at);
-    Event {
-        metadata: ObjectMeta {
-            name: Some(format!("{name}.{nanos:x}")),
-            namespace: pod.namespace.clone(),
-            annotations: (!event.annotations.is_empty()).then(|| event.annotations.clone()),
-            ..ObjectMeta::default()
-        },
-        involved_object: ObjectReference {
-            kind: Some("Pod".into()),
-            api_version: Some("v1".into()),
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            resource_version: pod.resource_version.clone(),
-            field_path: event.field_path.clone(),
-        },
-        reason: Some(event.reason.into()),
-        message: Some(shortened(&event.message)),
-        type_: Some(if event.warning { "Warning" } else { "Normal" }.into()),
-        source: Some(EventSource { component: Some(COMPONENT.into()), host: Some(node_name.into()) }),
-        reporting_component: Some(COMPONENT.into()),
-        reporting_instance: Some(node_name.into()),
-        first_timestamp: Some(time.clone()),
-        last_timestamp: Some(time),
-        count: Some(1),
-        ..Event::default()
+/// What is said, by whom, when.
+pub(crate) struct Said<'a> {
+    pub(crate) component: &'static str,
+    pub(crate) node: &'a str,
+    pub(crate) warning: bool,
+    pub(crate) reason: &'a str,
+    pub(crate) message: &'a str,
+    /// Events about one object carry it in their names: it has to differ.
+    pub(crate) at: Timestamp,
+}
+
+impl Said<'_> {
+    /// The object to be created.
+    pub(crate) fn about(&self, object: ObjectReference) -> Event {
+        let (component, node) = (Some(self.component.to_owned()), Some(self.node.to_owned()));
+        let name = object.name.as_deref().unwrap_or_default();
+        let time = seconds(self.at);
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{name}.{:x}", self.at.as_nanosecond())),
+                namespace: Some(object.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned())),
+                ..ObjectMeta::default()
+            },
+            involved_object: object,
+            reason: Some(self.reason.to_owned()),
+            message: Some(shortened(self.message)),
+            type_: Some(if self.warning { "Warning" } else { "Normal" }.to_owned()),
+            source: Some(EventSource { component: component.clone(), host: node.clone() }),
+            reporting_component: component,
+            reporting_instance: node,
+            first_timestamp: Some(time.clone()),
+            last_timestamp: Some(time),
+            count: Some(1),
+            ..Event::default()
+        }
     }
+}
+
+/// An object of the core group.
+pub(crate) fn reference(kind: &str, meta: &ObjectMeta) -> ObjectReference {
+    ObjectReference {
+        kind: Some(kind.to_owned()),
+        api_version: Some("v1".to_owned()),
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        field_path: None,
+    }
+}
+
+/// About a pod, or a part of it.
+pub(super) fn event(event: &PodEvent, node: &str, at: Timestamp) -> Event {
+    let PodEvent { pod, field_path, warning, reason, message, annotations } = event;
+    let said = Said { component: KUBELET, node, warning: *warning, reason, message, at };
+    let mut event =
+        said.about(ObjectReference { field_path: field_path.clone(), ..reference("Pod", &pod.metadata) });
+    event.metadata.annotations = (!annotations.is_empty()).then(|| annotations.clone());
+    event
 }
 
 /// Times in events have whole seconds.

@@ -6,7 +6,7 @@
 //!
 //! Order is kept. Nobody waits for an event: when the queue is full the newest is dropped and counted. Not for: logs.
 
-mod build;
+pub(crate) mod build;
 mod correlate;
 pub mod log;
 mod lru;

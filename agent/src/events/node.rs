@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::{FutureExt as _, future::BoxFuture};
 use kube::{Api, Client};
 
-use super::{correlate::Correlator, write};
+use super::{build, correlate::Correlator, write};
 use crate::{images::collect::NodeEvents, node::news, worker::ports::Clock};
 
 /// Writes them.
@@ -27,10 +27,10 @@ impl NodeRecorder {
 impl NodeEvents for NodeRecorder {
     fn tell(&self, warning: bool, reason: &'static str, message: String) -> BoxFuture<'_, ()> {
         async move {
-            let (kind, at) = (if warning { "Warning" } else { "Normal" }, self.clock.now());
-            let event = news::event(&self.node_name, kind, reason, message, 0, at);
+            let at = self.clock.now();
+            let event = news::event(&self.node_name, warning, reason, &message, at);
             let verdict = self.correlator.lock().unwrap_or_else(PoisonError::into_inner).take(event, at);
-            write(&Api::namespaced(self.client.clone(), news::NAMESPACE), verdict).await;
+            write(&Api::namespaced(self.client.clone(), build::NAMESPACE), verdict).await;
         }
         .boxed()
     }

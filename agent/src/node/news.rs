@@ -1,18 +1,13 @@
 //! Events about the node itself, in the kubelet's words. Pure: what is sent, and when, is the caller's business.
 
-use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{Event, EventSource, NodeCondition, ObjectReference},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Event, NodeCondition, ObjectReference};
 
-/// Where events about things without a namespace are kept.
-pub const NAMESPACE: &str = "default";
-const COMPONENT: &str = "kubelet";
+use crate::events::build::{KUBELET, Said};
 
 /// The first thing a kubelet says.
 pub fn starting(node: &str, at: Timestamp) -> Event {
-    event(node, "Normal", "Starting", "Starting kubelet.".to_owned(), 0, at)
+    event(node, false, "Starting", "Starting kubelet.", at)
 }
 
 /// What changed from one report to the next. A node that never was ready is not told to have become not ready.
@@ -24,9 +19,11 @@ pub fn changes(node: &str, before: &[NodeCondition], after: &[NodeCondition], at
     let reasons = moved.filter_map(|condition| reason(&condition.type_, &condition.status));
     reasons
         .enumerate()
-        // Names carry the time: those of one moment must differ.
-        .map(|(i, reason)| {
-            event(node, "Normal", reason, format!("Node {node} status is now: {reason}"), i + 1, at)
+        .map(|(order, reason)| {
+            // Names carry the time: those of one moment must differ.
+            let apart = SignedDuration::from_nanos(i64::try_from(order + 1).unwrap_or_default());
+            let at = at.saturating_add(apart).unwrap_or(at);
+            event(node, false, reason, &format!("Node {node} status is now: {reason}"), at)
         })
         .collect()
 }
@@ -49,34 +46,12 @@ fn reason(kind: &str, status: &str) -> Option<&'static str> {
     })
 }
 
-/// An event about the node. `kind` is `Normal` or `Warning`; `order` tells those of one moment apart.
-pub fn event(node: &str, kind: &str, reason: &str, message: String, order: usize, at: Timestamp) -> Event {
-    let time = Time(Timestamp::from_second(at.as_second()).unwrap_or(at));
-    let nanos = at.as_nanosecond() + i128::try_from(order).unwrap_or_default();
-    Event {
-        metadata: ObjectMeta {
-            name: Some(format!("{node}.{nanos:x}")),
-            namespace: Some(NAMESPACE.to_owned()),
-            ..ObjectMeta::default()
-        },
-        involved_object: ObjectReference {
-            kind: Some("Node".to_owned()),
-            name: Some(node.to_owned()),
-            // A kubelet takes the name for the UID, and `kubectl describe node` looks for that.
-            uid: Some(node.to_owned()),
-            ..ObjectReference::default()
-        },
-        reason: Some(reason.to_owned()),
-        message: Some(message),
-        type_: Some(kind.to_owned()),
-        source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: Some(node.to_owned()) }),
-        reporting_component: Some(COMPONENT.to_owned()),
-        reporting_instance: Some(node.to_owned()),
-        first_timestamp: Some(time.clone()),
-        last_timestamp: Some(time),
-        count: Some(1),
-        ..Event::default()
-    }
+/// An event about the node.
+pub fn event(node: &str, warning: bool, reason: &str, message: &str, at: Timestamp) -> Event {
+    // A kubelet takes the name for the UID, and `kubectl describe node` looks for that.
+    let (kind, name, uid) = (Some("Node".to_owned()), Some(node.to_owned()), Some(node.to_owned()));
+    let object = ObjectReference { kind, name, uid, ..ObjectReference::default() };
+    Said { component: KUBELET, node, warning, reason, message, at }.about(object)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::{
     facts, news,
     report::{self, Facts, Health, Identity},
 };
+use crate::events::build;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(7);
@@ -147,7 +148,7 @@ impl Registration {
 
     /// An event that cannot be written is not missed by anybody.
     async fn tell(&self, events: Vec<Event>) {
-        let api = Api::<Event>::namespaced(self.client.clone(), news::NAMESPACE);
+        let api = Api::<Event>::namespaced(self.client.clone(), build::NAMESPACE);
         for event in events {
             if let Err(error) = api.create(&PostParams::default(), &event).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "node event not written");
