@@ -58,6 +58,11 @@ impl RestartPolicy {
 
 static NO_SPEC: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
 
+/// The spec of a pod; an object without one asks for nothing.
+pub fn spec(pod: &Pod) -> &PodSpec {
+    pod.spec.as_ref().unwrap_or(&NO_SPEC)
+}
+
 impl Desired {
     /// A pod that should run.
     pub fn new(pod: Arc<Pod>) -> Desired {
@@ -66,7 +71,7 @@ impl Desired {
 
     /// The spec; an object without one asks for nothing.
     pub fn spec(&self) -> &PodSpec {
-        self.pod.spec.as_ref().unwrap_or(&NO_SPEC)
+        spec(&self.pod)
     }
 
     /// Which pod this is.

@@ -216,9 +216,8 @@ where
         .boxed()
 }
 
-/// Who wrote which field is half of an object and no business of a node. What was read has room to grow, a list of one
-/// element for three more; a copy has none.
-fn slim<K: kube::Resource + Clone>(mut object: K) -> Arc<K> {
+/// Who wrote which field is half of an object and no business of a node.
+fn slim<K: kube::Resource>(mut object: K) -> Arc<K> {
     object.meta_mut().managed_fields = None;
-    Arc::new(object.clone())
+    Arc::new(object)
 }

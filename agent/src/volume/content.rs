@@ -16,7 +16,10 @@ use super::{
     atomic::{File, Files},
 };
 use crate::{
-    pod::{desired::pod_ref, downward},
+    pod::{
+        desired::{self, pod_ref},
+        downward,
+    },
     worker::ports::{ObjectFailure, TokenRequest},
 };
 
@@ -104,7 +107,7 @@ async fn token(
     source: &ServiceAccountTokenProjection,
     mode: Option<i32>,
 ) -> Result<(File, Timestamp), String> {
-    let spec = pod.spec.clone().unwrap_or_default();
+    let spec = desired::spec(pod);
     let account = spec.service_account_name.clone().filter(|name| !name.is_empty());
     let request = TokenRequest {
         pod: pod_ref(pod),

@@ -42,7 +42,7 @@ use self::{claim::Wanted, content::Payload, layout::Layout, storage::StorageObje
 use crate::{
     csi::Csi,
     pod::{
-        desired::pod_ref,
+        desired::{self, pod_ref},
         machine::{Mount, PodRef},
         observed::{BlockDevice, Volumes},
         settings::Settings,
@@ -135,7 +135,7 @@ impl Disk {
     /// A volume that is the pod's own.
     async fn make_own(&self, pod: &Pod, volume: &Volume) -> Result<(PathBuf, Option<Timestamp>), String> {
         let uid = pod_ref(pod).uid;
-        let spec = pod.spec.clone().unwrap_or_default();
+        let spec = desired::spec(pod);
         let group = spec.security_context.as_ref().and_then(|context| context.fs_group);
         if let Some(host_path) = &volume.host_path {
             let host_path = host_path.clone();
@@ -145,7 +145,7 @@ impl Disk {
         }
         if let Some(empty_dir) = &volume.empty_dir {
             let path = self.layout.volume(&uid, "empty-dir", &volume.name);
-            let medium = empty_dir::Medium::of(&self.settings, &spec, empty_dir)?;
+            let medium = empty_dir::Medium::of(&self.settings, spec, empty_dir)?;
             let made = path.clone();
             blocking(move || {
                 empty_dir::prepare(&made, &medium)?;
@@ -178,7 +178,10 @@ impl PodFiles for Disk {
                 let claimed = Wanted::of(&pod, volume).is_some();
                 volume.image.is_none() && (!claimed || used.contains(&volume.name))
             });
-            let made = join_all(wanted.map(async |volume| (volume, self.make(&pod, volume).await))).await;
+            // Of a list that tells how long it is, nothing is allocated for each future.
+            let wanted: Vec<_> = wanted.collect();
+            let made = wanted.into_iter().map(async |volume| (volume, self.make(&pod, volume).await));
+            let made = join_all(made).await;
             let (mut volumes, mut failures) = (Volumes::default(), Vec::new());
             for (volume, result) in made {
                 match result {
