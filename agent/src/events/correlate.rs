@@ -7,11 +7,12 @@
 //! ```
 //! What is remembered is bounded: the 4096 least long ago. Not for: writing (`super`).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     build::{seconds, shortened},
@@ -36,18 +37,25 @@ pub(super) enum Verdict {
     Drop,
 }
 
+/// What stands for a text: thousands of them are remembered, of hundreds of bytes each.
+type Digest = [u8; 32];
+
+fn digest(text: &str) -> Digest {
+    Sha256::digest(text).into()
+}
+
 /// Remembers what was said.
 #[derive(Debug)]
 pub(super) struct Correlator {
-    similar: Lru<Arc<str>, Similar>,
-    known: Lru<Arc<str>, Known>,
-    buckets: Lru<Arc<str>, Bucket>,
+    similar: Lru<Digest, Similar>,
+    known: Lru<Digest, Known>,
+    buckets: Lru<Digest, Bucket>,
 }
 
 /// Texts that one reason was told with lately.
 #[derive(Debug, Default)]
 struct Similar {
-    messages: Vec<String>,
+    messages: Vec<Digest>,
     last: Timestamp,
 }
 
@@ -95,7 +103,7 @@ impl Correlator {
         let verdict = self.counted(event, key, now);
         let full = || Bucket { credit: REFILL * BURST, at: now };
         // What is dropped has been counted: the next that is told says so.
-        if self.buckets.get_or_insert_with(object.into(), full).take(now) { verdict } else { Verdict::Drop }
+        if self.buckets.get_or_insert_with(digest(&object), full).take(now) { verdict } else { Verdict::Drop }
     }
 
     /// The event itself, or the one that stands for all of its kind; and what it is known by.
@@ -103,14 +111,15 @@ impl Correlator {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let of_kind = [object, &text(&event.type_), &text(&event.reason)].join("\0");
         let message = text(&event.message);
-        let similar = self.similar.get_or_insert_with(of_kind.as_str().into(), Similar::default);
+        let similar = self.similar.get_or_insert_with(digest(&of_kind), Similar::default);
         let quiet = Duration::try_from(now.duration_since(similar.last)).unwrap_or_default();
         if quiet > WINDOW {
             similar.messages.clear();
         }
         similar.last = now;
-        if !similar.messages.contains(&message) {
-            similar.messages.push(message.clone());
+        let told = digest(&message);
+        if !similar.messages.contains(&told) {
+            similar.messages.push(told);
         }
         if similar.messages.len() < SIMILAR {
             let path = text(&event.involved_object.field_path);
@@ -123,7 +132,7 @@ impl Correlator {
 
     fn counted(&mut self, mut event: Event, key: String, now: Timestamp) -> Verdict {
         let name = event.metadata.name.clone().unwrap_or_default();
-        let known = self.known.get_or_insert_with(key.into(), || Known { name, first: now, count: 0 });
+        let known = self.known.get_or_insert_with(digest(&key), || Known { name, first: now, count: 0 });
         known.count = known.count.saturating_add(1);
         if known.count == 1 {
             return Verdict::Create(Box::new(event));

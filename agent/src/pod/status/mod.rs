@@ -170,7 +170,9 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+/// With no room to grow: a status is kept for as long as its pod runs.
+fn some<T>(mut list: Vec<T>) -> Option<Vec<T>> {
+    list.shrink_to_fit();
     (!list.is_empty()).then_some(list)
 }
 
