@@ -6,11 +6,11 @@ use aya_ebpf::{
 };
 use orlop_abi::{
     ADDRESS_NODE_PORTS, Affinity, AffinityKey, BACKEND_CLUSTER, BACKEND_LOCAL, Backend, ConnectionKey, FRONTEND_ANY, FRONTEND_HASH,
-    FRONTEND_LOCAL, FRONTEND_OTHER_PORTS, FRONTEND_RANGES, FRONTEND_SHORTCUT, Frontend, FrontendKey, Ip, MAPPED, RANGE_PODS, Range,
+    FRONTEND_LOCAL, FRONTEND_MASQUERADE, FRONTEND_OTHER_PORTS, FRONTEND_RANGES, FRONTEND_SHORTCUT, Frontend, FrontendKey, Ip, MAPPED, RANGE_NODES, RANGE_PODS, Range, ReceiverKey,
     SCOPE_ADDRESS, SCOPE_NODE, SET_CLUSTER, SET_LOCAL, SlotKey, TABLE, PLACES as PLACES_IN_PART,
 };
 
-use crate::maps::{ADDRESSES, AFFINITIES, BACKENDS, FRONTENDS, PLACES, RANGES, SLOTS};
+use crate::maps::{ADDRESSES, AFFINITIES, BACKENDS, FRONTENDS, PLACES, RANGES, RECEIVERS, SLOTS};
 
 /// A slot is rewritten while it is read at most for a moment: look a second time before giving up.
 const ATTEMPTS: u32 = 2;
@@ -60,10 +60,41 @@ pub fn frontend(ip: &Ip, port: u16, proto: u8, loopback: bool) -> Option<Fronten
     if !(takes_node_ports(ip) || loopback && is_v4(ip) && ip[3].to_ne_bytes()[0] == 127) {
         return other_ports(ip);
     }
+    node_port(ip, port, proto)
+}
+
+#[inline(always)]
+fn node_port(ip: &Ip, port: u16, proto: u8) -> Option<Frontend> {
     let any = [0, 0, if is_v4(ip) { MAPPED } else { 0 }, 0];
     let key = FrontendKey { ip: any, port, proto, scope: SCOPE_NODE };
-    // SAFETY: as above.
+    // SAFETY: as in `frontend`.
     unsafe { FRONTENDS.get(&key) }.copied()
+}
+
+/// What stands behind an address that another node was asked for, if that may send the packet on as it came. Which addresses the
+/// other node has is not known here: what is no service's address is taken for one of them.
+#[inline(always)]
+pub fn frontend_elsewhere(ip: &Ip, port: u16, proto: u8) -> Option<Frontend> {
+    let key = FrontendKey { ip: *ip, port, proto, scope: SCOPE_ADDRESS };
+    // SAFETY: as in `frontend`.
+    let own = unsafe { FRONTENDS.get(&key) }.copied();
+    own.or_else(|| node_port(ip, port, proto)).filter(|frontend| frontend.flags & FRONTEND_MASQUERADE != 0)
+}
+
+/// The id of the endpoint on this node, of this address, that a service has; 0 if it has none.
+#[inline(always)]
+pub fn receiver(ip: &Ip, service: u32) -> u32 {
+    // SAFETY: the value is copied at once.
+    let Some(id) = (unsafe { RECEIVERS.get(&ReceiverKey { ip: *ip, service }) }).copied() else { return 0 };
+    // SAFETY: it is read at once.
+    let backend = unsafe { BACKENDS.get(&id) };
+    if backend.is_some_and(|backend| backend.service == service && backend.ip == *ip) { id } else { 0 }
+}
+
+/// Whether an address is another node's.
+#[inline(always)]
+pub fn is_other_node(ip: &Ip) -> bool {
+    in_range(RANGE_NODES, ip)
 }
 
 /// A cluster IP refuses what its service does not have.

@@ -100,6 +100,7 @@ fn headers(ends: ([u32; 4], [u32; 4]), proto: u8, ttl: u8, transport: usize, len
         kind: Kind::Transport,
         fragment: Fragment::Whole,
         v4: false,
+        carried: false,
         flags: 0,
         ttl,
         beside: [0; 2],
@@ -138,8 +139,8 @@ fn pass_on(ctx: &XdpContext, work: &mut Work) -> u32 {
     let Work { headers, to, now, route, .. } = work;
     // SAFETY: the kernel hands a valid context.
     let device = unsafe { (*ctx.ctx).ingress_ifindex };
-    // Whether the source may send by this device was asked where the connection began.
-    if to.device != device || headers.ttl <= 1 {
+    // Whether the source may send by this device was asked where the connection began. What goes on as it came is the others'.
+    if to.device != device || headers.ttl <= 1 || to.flags & Connection::DIRECT != 0 {
         return PASS;
     }
     if !deliver::way(*now, headers, to, route) {
@@ -148,7 +149,7 @@ fn pass_on(ctx: &XdpContext, work: &mut Work) -> u32 {
         if result != BPF_FIB_LKUP_RET_SUCCESS {
             return PASS;
         }
-        deliver::remember(*now, headers, route);
+        deliver::remember(*now, headers, route, 0);
     }
     let out = route.ifindex;
     if out != device && !is_early(out) {

@@ -9,7 +9,7 @@ use orlop_abi::{
     EVENTS_BYTES, FlowEvent, Affinity, AffinityKey, Backend, Block, Connection, ConnectionKey, Counters, Drop, Flow, FlowKey,
     FragmentKey, Frontend, FrontendKey, Hits, Ip, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_BLOCKS,
     MAX_CONNECTIONS, MAX_DEVICES, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HITS, MAX_IDENTITIES, MAX_PEERS, MAX_PLACES,
-    MAX_RANGES, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_UNTRANSLATED, MAX_VERDICTS, Peer, Places, PolicyState, Ports, Range, RuleKey,
+    MAX_RANGES, MAX_RECEIVERS, MAX_RULES, MAX_SLOTS, MAX_SUBJECTS, MAX_UNTRANSLATED, MAX_VERDICTS, Peer, Places, PolicyState, Ports, Range, ReceiverKey, RuleKey,
     Settings, SlotKey, Subject, Verdict,
 };
 
@@ -23,6 +23,8 @@ pub static SLOTS: HashMap<SlotKey, u32, { MAX_SLOTS as usize }, LAZY> = HashMap:
 pub static PLACES: HashMap<SlotKey, Places, { MAX_PLACES as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static BACKENDS: HashMap<u32, Backend, { MAX_BACKENDS as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub static RECEIVERS: HashMap<ReceiverKey, u32, { MAX_RECEIVERS as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static RANGES: LpmTrie<Range, u32, { MAX_RANGES as usize }, LAZY> = LpmTrie::new();
 #[btf_map]

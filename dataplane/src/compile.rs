@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::model::{Family, HostPort, Node, Policy, Port, Protocol, Service, Slice};
 use crate::select::{Candidate, Policies, Selection, select};
-use crate::tables::{Host, Masquerade, Set, Vip};
+use crate::tables::{Home, Host, Masquerade, Set, Vip};
 
 /// One service port of one family, compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Compiled {
     /// Endpoints that running conversations may keep, whatever policy and readiness say now: those of UDP while they
     /// answer, those of TCP while they exist, where their end is [watched](Self::close).
     pub serving: BTreeSet<SocketAddr>,
+    /// Where endpoints are, if packets may be sent to them as they came.
+    pub homes: BTreeMap<SocketAddr, Home>,
     /// TCP connections are ended when their endpoint is gone.
     pub close: bool,
     /// An endpoint that could be used exists somewhere.
@@ -47,6 +49,8 @@ pub struct Rules {
     pub by_hash: bool,
     /// For whom the source becomes this node.
     pub masquerade: Masquerade,
+    /// Instead of that, packets from outside go to another node as they came.
+    pub direct: bool,
 }
 
 /// Most slots of a list; a service with more endpoints uses the first so many.
@@ -83,6 +87,7 @@ fn other_ports(ip: IpAddr) -> Compiled {
         frontends: [(primary, Rules::default())].into(),
         sets: BTreeMap::new(),
         serving: BTreeSet::new(),
+        homes: BTreeMap::new(),
         close: false,
         any: false,
         ranges: BTreeSet::new(),
@@ -115,11 +120,26 @@ fn compile_port(
         frontends: frontends(service, port, family, !ranges.is_empty(), node),
         sets,
         serving: serving.map(|candidate| candidate.at).collect(),
+        homes: homes(candidates, policies, node),
         close,
         any,
         ranges,
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
     }
+}
+
+/// What every node needs to know where nodes may send packets on as they came: whose endpoint it is. One that no node has is none
+/// to unpack them.
+fn homes(candidates: &[Candidate<'_>], policies: Policies, node: &Node) -> BTreeMap<SocketAddr, Home> {
+    if !policies.externally_accessible || policies.external == Policy::Local {
+        return BTreeMap::new();
+    }
+    let home = |candidate: &Candidate<'_>| match candidate.endpoint.node {
+        None => Home::Unsaid,
+        Some(_) if candidate.is_local(node) => Home::Here,
+        Some(_) => Home::Away,
+    };
+    candidates.iter().map(|candidate| (candidate.at, home(candidate))).collect()
 }
 
 fn vip(port: &Port, host: Host) -> Vip {
@@ -140,6 +160,7 @@ fn frontends(
         shortcut: false,
         guarded: false,
         by_hash: service.by_hash,
+        direct: false,
         masquerade: match (node.settings.masquerade_all, node.settings.pods.is_empty()) {
             (true, _) => Masquerade::Always,
             (false, false) => Masquerade::Outside,
@@ -153,6 +174,10 @@ fn frontends(
         guarded: false,
         by_hash: service.by_hash,
         masquerade: if local { Masquerade::Never } else { Masquerade::Always },
+        // Another node knows this one by the addresses in its status.
+        direct: !local
+            && node.settings.load_balancing.is_direct(port.protocol)
+            && node.primary.iter().any(|ip| family.has(ip)),
     };
     let of = |ips: &[IpAddr], rules: Rules| -> Vec<(Host, Rules)> {
         ips.iter().filter(|ip| family.has(ip)).map(|ip| (Host::Ip(*ip), rules)).collect()
@@ -200,6 +225,7 @@ pub fn host_ports(ports: &[HostPort]) -> Vec<Compiled> {
             frontends: [(primary, Rules::default())].into(),
             sets: [(Set::Cluster, vec![to])].into(),
             serving: BTreeSet::new(),
+            homes: BTreeMap::new(),
             close: false,
             any: true,
             ranges: BTreeSet::new(),

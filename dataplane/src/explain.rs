@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::{Family, Protocol};
-use crate::tables::{Entry, Frontend, Host, Masquerade, ServiceId, Set, Tables, Vip};
+use crate::tables::{Backend, Entry, Frontend, Home, Host, Masquerade, ServiceId, Set, Tables, Vip};
 
 /// A packet that begins a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +102,18 @@ fn decide(tables: &Tables, node: &Entry, packet: &Packet, steps: &mut Vec<String
     if frontend.rules.by_hash {
         steps.push("a packet's source address and port say to which, on every node the same".to_owned());
     }
+    let direct = |at: &SocketAddr| {
+        let away = |to: &Backend| to.at == *at && to.home == Home::Away;
+        frontend.rules.direct && source == Source::Outside && entry.backends.values().any(away)
+    };
+    if frontend.rules.direct {
+        steps.push(
+            "endpoints on other nodes get the packet as it came, and answer the client themselves".to_owned(),
+        );
+    }
     let choices = entry.choices(list).flatten();
-    Verdict::Forward(choices.map(|at| (at, masquerade || at.ip() == packet.source)).collect())
+    let seen = |at: SocketAddr| (at, at.ip() == packet.source || masquerade && !direct(&at));
+    Verdict::Forward(choices.map(seen).collect())
 }
 
 fn lookup<'a>(

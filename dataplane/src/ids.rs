@@ -46,7 +46,7 @@ impl Ids {
     #[must_use]
     pub fn adopt(tables: &Tables) -> Self {
         let mut ids = Self::default();
-        for (service, entry) in &tables.services {
+        for (service, entry) in tables.services.iter().filter(|(id, _)| **id != ServiceId::NODES) {
             ids.services.adopt(service.0);
             ids.by_vip.extend(entry.frontends.keys().map(|vip| (*vip, *service)));
             entry.backends.keys().for_each(|backend| ids.backends.adopt(backend.0));
@@ -75,6 +75,7 @@ impl Ids {
                 cluster: false,
                 local: false,
                 close: compiled.close,
+                home: compiled.homes.get(&at).copied().unwrap_or_default(),
             });
             backend.cluster |= set == Some(Set::Cluster);
             backend.local |= set == Some(Set::Local);

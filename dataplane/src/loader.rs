@@ -21,7 +21,7 @@ use orlop_abi::SCHEMA;
 
 use crate::maps::{
     ADDRESSES, BACKENDS, DEVICES, EVENTS, FIRST_POD, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS,
-    RANGES, ROUTES, SLOTS, UNTRANSLATED, WATCHED, resize,
+    RANGES, RECEIVERS, ROUTES, SLOTS, UNTRANSLATED, WATCHED, resize,
 };
 use crate::sizes::Sizes;
 use crate::sys;
@@ -59,11 +59,12 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 21] = [
     FRONTENDS,
     SLOTS,
     PLACES,
     BACKENDS,
+    RECEIVERS,
     RANGES,
     ADDRESSES,
     DEVICES,

@@ -16,7 +16,7 @@ use orlop_abi as abi;
 
 use crate::policy;
 use crate::sys::batch;
-use crate::tables::{Backend, BackendId, MapOp, ServiceId, Set, Tables, Vip};
+use crate::tables::{Backend, BackendId, Home, MapOp, ServiceId, Set, Tables, Vip};
 
 pub(crate) mod codec;
 mod fake;
@@ -27,7 +27,7 @@ pub mod seen;
 
 use codec::{
     address, backend, backend_of, frontend, frontend_of, own_of, places, places_of, range_key, range_of,
-    set_of, settings, slot_key, vip_key, vip_of, words,
+    receiver_key, set_of, settings, slot_key, vip_key, vip_of, words,
 };
 pub use fake::FakeMaps;
 pub(crate) use policy_maps::NAMES as POLICY_MAPS;
@@ -115,6 +115,7 @@ pub(crate) const FRONTENDS: &str = "FRONTENDS";
 pub(crate) const SLOTS: &str = "SLOTS";
 pub(crate) const PLACES: &str = "PLACES";
 pub(crate) const BACKENDS: &str = "BACKENDS";
+pub(crate) const RECEIVERS: &str = "RECEIVERS";
 pub(crate) const RANGES: &str = "RANGES";
 pub(crate) const ADDRESSES: &str = "ADDRESSES";
 pub(crate) const SETTINGS: &str = "SETTINGS";
@@ -131,6 +132,8 @@ pub struct KernelMaps {
     slots: HashMap<MapData, abi::SlotKey, u32>,
     places: HashMap<MapData, abi::SlotKey, abi::Places>,
     backends: HashMap<MapData, u32, abi::Backend>,
+    /// Those on this node, by address.
+    receivers: HashMap<MapData, abi::ReceiverKey, u32>,
     ranges: LpmTrie<MapData, abi::Range, u32>,
     addresses: HashMap<MapData, abi::Ip, u32>,
     settings: Array<MapData, abi::Settings>,
@@ -151,6 +154,7 @@ impl KernelMaps {
             slots: pinned(pins, SLOTS)?,
             places: pinned(pins, PLACES)?,
             backends: pinned(pins, BACKENDS)?,
+            receivers: pinned(pins, RECEIVERS)?,
             ranges: pinned(pins, RANGES)?,
             addresses: pinned(pins, ADDRESSES)?,
             settings: pinned(pins, SETTINGS)?,
@@ -193,10 +197,17 @@ impl KernelMaps {
     /// How many of these were written in one go: up to the first that the kernel refused. None, where there is no such way.
     fn write_alike(&mut self, ops: &[MapOp]) -> usize {
         match ops.first() {
-            Some(MapOp::PutBackend(..)) => write_batch(&self.backends, ops, |op| match *op {
-                MapOp::PutBackend(service, id, to) => Some((id.0, backend(service, to))),
-                _ => None,
-            }),
+            Some(MapOp::PutBackend(..)) => {
+                let written = write_batch(&self.backends, ops, |op| match *op {
+                    MapOp::PutBackend(service, id, to) => Some((id.0, backend(service, to))),
+                    _ => None,
+                });
+                let refused = ops[..written].iter().position(|op| match *op {
+                    MapOp::PutBackend(service, id, to) => self.receive(id, &backend(service, to)).is_err(),
+                    _ => false,
+                });
+                refused.unwrap_or(written)
+            }
             Some(MapOp::PutSlot(..)) => write_batch(&self.slots, ops, |op| match *op {
                 MapOp::PutSlot(service, slot, id) => Some((slot_key(service, slot), id.0)),
                 _ => None,
@@ -213,8 +224,18 @@ impl KernelMaps {
         }
     }
 
+    /// A backend on this node is found by its address, too. (Of two ports of a pod behind one service, the last.)
+    fn receive(&mut self, id: BackendId, to: &abi::Backend) -> Result<(), AyaError> {
+        receiver_key(to).map_or(Ok(()), |key| self.receivers.insert(key, id.0, 0))
+    }
+
     fn remove_backend(&mut self, id: BackendId) -> Result<(), AyaError> {
         let held = self.backends.get(&id.0, 0);
+        if let Some(key) = held.as_ref().ok().and_then(receiver_key)
+            && self.receivers.get(&key, 0).is_ok_and(|receiver| receiver == id.0)
+        {
+            gone(self.receivers.remove(&key))?;
+        }
         gone(self.backends.remove(&id.0))?;
         self.removed.extend(held.ok().map(|held| Removed { id, backend: backend_of(&held) }));
         Ok(())
@@ -227,7 +248,11 @@ impl KernelMaps {
                 self.addresses.insert(words(ip), if node_ports { abi::ADDRESS_NODE_PORTS } else { 0 }, 0)
             }
             MapOp::PutRange(service, net) => self.ranges.insert(&range_key(service, net), 1, 0),
-            MapOp::PutBackend(service, id, to) => self.backends.insert(id.0, backend(service, to), 0),
+            MapOp::PutBackend(service, id, to) => {
+                let to = backend(service, to);
+                self.backends.insert(id.0, to, 0)?;
+                self.receive(id, &to)
+            }
             MapOp::PutSlot(service, slot, id) => self.slots.insert(slot_key(service, slot), id.0, 0),
             MapOp::PutPlaces(service, part, ref to) => {
                 self.places.insert(slot_key(service, part), places(to), 0)
@@ -262,8 +287,14 @@ impl Maps for KernelMaps {
                 tables.apply(&MapOp::PutRange(service, net));
             }
         }
+        let receivers: BTreeSet<_> =
+            entries(&self.receivers, RECEIVERS)?.into_iter().map(|(key, _)| key).collect();
         for (id, value) in entries(&self.backends, BACKENDS)? {
-            let to = backend_of(&value);
+            let mut to = backend_of(&value);
+            // One that is not found by its address is to be written once more.
+            if receiver_key(&value).is_some_and(|key| !receivers.contains(&key)) {
+                to.home = Home::Unsaid;
+            }
             tables.apply(&MapOp::PutBackend(ServiceId(value.service), BackendId(id), to));
         }
         for (key, id) in entries(&self.slots, SLOTS)? {

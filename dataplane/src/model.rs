@@ -220,6 +220,8 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// `nodePortAddresses`.
     pub node_port_addresses: NodePortAddresses,
+    /// How packets from outside reach endpoints on other nodes.
+    pub load_balancing: LoadBalancing,
     /// `localhostNodePorts`: IPv4 only, as upstream.
     pub loopback_node_ports: bool,
     /// Sockets of pods are left alone, and their packets translated.
@@ -236,11 +238,36 @@ impl Default for Settings {
             pods: Vec::new(),
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::All,
+            load_balancing: LoadBalancing::Snat,
             loopback_node_ports: true,
             host_sockets_only: false,
             node_hints: true,
             // Above the kernel's default of `ip_local_port_range` (32768 to 60999).
             masquerade_ports: (61_000, 65_535),
+        }
+    }
+}
+
+/// How packets from outside reach an endpoint on another node, where the external policy is `Cluster`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LoadBalancing {
+    /// They come from this node, and answers come back to it.
+    #[default]
+    Snat,
+    /// They are sent on as they came, in a packet of this node's; answers go straight to the client.
+    Dsr,
+    /// TCP is sent on as it came, all else comes from this node.
+    Hybrid,
+}
+
+impl LoadBalancing {
+    /// Whether packets of a protocol are sent on as they came.
+    #[must_use]
+    pub fn is_direct(self, protocol: Protocol) -> bool {
+        match self {
+            Self::Snat => false,
+            Self::Dsr => true,
+            Self::Hybrid => protocol == Protocol::Tcp,
         }
     }
 }

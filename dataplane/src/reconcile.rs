@@ -90,6 +90,8 @@ pub enum Update {
         /// Whether balancers may send traffic here.
         eligibility: Eligibility,
     },
+    /// The addresses of the other nodes, as their status says: who may send packets on as they came.
+    Nodes(BTreeSet<IpAddr>),
     /// The host ports of this node's pods: all of them, by pod. A pod's key is never a service's.
     HostPorts(BTreeMap<ServiceKey, Vec<HostPort>>),
     /// NetworkPolicies, and the pods and namespaces they are about.

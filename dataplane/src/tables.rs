@@ -24,6 +24,8 @@ pub struct BackendId(pub u32);
 impl ServiceId {
     /// Not a service: the node's own addresses, and the networks of pods.
     pub const NODE: Self = Self(0);
+    /// Not a service: the addresses of the other nodes.
+    pub const NODES: Self = Self(abi::RANGE_NODES);
 }
 
 /// An address that clients dial.
@@ -123,6 +125,18 @@ impl Frontend {
     }
 }
 
+/// Where an endpoint is, if packets may be sent to it as they came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Home {
+    /// It does not matter, or is not known.
+    #[default]
+    Unsaid,
+    /// On this node.
+    Here,
+    /// On another.
+    Away,
+}
+
 /// Where connections go, and the lists it is in: in none, it only keeps its running conversations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Backend {
@@ -134,6 +148,8 @@ pub struct Backend {
     pub local: bool,
     /// TCP connections to it are ended when it is gone.
     pub close: bool,
+    /// Where it is.
+    pub home: Home,
 }
 
 /// A part of a table of choices. What is beyond the table's end is 0.
@@ -335,7 +351,10 @@ impl Tables {
 
 impl fmt::Display for Tables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.services.values().try_for_each(|entry| write!(f, "{entry}"))
+        self.services.iter().try_for_each(|(id, entry)| match *id {
+            ServiceId::NODES => entry.ranges.iter().try_for_each(|net| writeln!(f, "node {net}")),
+            _ => write!(f, "{entry}"),
+        })
     }
 }
 
@@ -384,6 +403,9 @@ impl Entry {
             Masquerade::Never => {}
             Masquerade::Outside => write!(f, " masquerade-outside")?,
             Masquerade::Always => write!(f, " masquerade")?,
+        }
+        if frontend.rules.direct {
+            write!(f, " direct")?;
         }
         if frontend.rules.by_hash {
             write!(f, " by-hash")?;

@@ -1,6 +1,6 @@
 //! Feeds the dataplane from watches of Services, EndpointSlices and NetworkPolicies.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
@@ -11,7 +11,7 @@ use orlop_model::event::Event;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{dns::Served, service_health, take_over, unserved};
+use super::{dns::Served, other_nodes, service_health, take_over, unserved};
 use super::{kernel_counts::Kernel, service_metrics::Metrics};
 use orlop::{
     config::Config,
@@ -78,6 +78,7 @@ pub(super) async fn run(
         }
         return Ok(());
     }
+    merged.push(other_nodes::watch(client, config).boxed());
     merged.push(super::policies::watch(client, memory.clone()).boxed());
     let feed = async move {
         while let Some(update) = merged.next().await {
@@ -132,6 +133,7 @@ fn settings(config: &Config) -> Settings {
         node_port_addresses: rules.node_ports.clone(),
         loopback_node_ports: rules.at_localhost,
         masquerade_all: rules.masquerade_all,
+        load_balancing: rules.load_balancing,
         host_sockets_only: rules.host_sockets_only,
         ..Settings::default()
     }
@@ -160,14 +162,18 @@ fn node_of(event: &Event<Arc<Node>>) -> Option<Update> {
         Event::Delete(_) => return None,
     };
     let labels = node.metadata.labels.as_ref();
-    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
-    let ips =
-        addresses.into_iter().flatten().filter(|at| at.type_ == "InternalIP" || at.type_ == "ExternalIP");
     Some(Update::Node {
         zone: labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")).cloned(),
-        primary: ips.filter_map(|at| at.address.parse().ok()).collect(),
+        primary: addresses(node).collect(),
         eligibility: eligibility(node),
     })
+}
+
+/// The addresses of a node, as its status says.
+pub(super) fn addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref()).into_iter().flatten();
+    let ips = addresses.filter(|at| at.type_ == "InternalIP" || at.type_ == "ExternalIP");
+    ips.filter_map(|at| at.address.parse().ok())
 }
 
 /// KEP-3836: balancers are told to go elsewhere before the node goes.

@@ -19,6 +19,7 @@ mod kernel_counts;
 mod left_alone;
 mod network;
 mod node;
+mod other_nodes;
 mod plugins;
 mod policies;
 mod service_health;

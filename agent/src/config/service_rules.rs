@@ -1,6 +1,9 @@
 //! What kube-proxy's configuration says about Services, by its names.
 
-use orlop_dataplane::{devices::Named, model::NodePortAddresses};
+use orlop_dataplane::{
+    devices::Named,
+    model::{LoadBalancing, NodePortAddresses},
+};
 use orlop_model::net::IpNet;
 
 use super::{
@@ -18,16 +21,23 @@ pub struct ServiceRules {
     pub at_localhost: bool,
     /// Whether backends see this node as the source of all that goes to a cluster IP.
     pub masquerade_all: bool,
+    /// How packets from outside reach endpoints on other nodes.
+    pub load_balancing: LoadBalancing,
     /// Whether sockets of pods are left alone, and their packets translated.
     pub host_sockets_only: bool,
     /// Devices whose packets are left alone, and those where services are looked for before the stack.
     pub devices: Named,
 }
 
+/// Modes by name.
+const LOAD_BALANCING: [(&str, LoadBalancing); 3] =
+    [("snat", LoadBalancing::Snat), ("dsr", LoadBalancing::Dsr), ("hybrid", LoadBalancing::Hybrid)];
+
 pub(super) fn parse(
     node_ports: Option<String>,
     at_localhost: Option<bool>,
     masquerade_all: Option<bool>,
+    load_balancing: Option<String>,
     sockets: Option<String>,
     skip_devices: Option<String>,
     xdp_devices: Option<String>,
@@ -36,6 +46,7 @@ pub(super) fn parse(
         node_ports: addresses(node_ports.as_deref())?,
         at_localhost: at_localhost.unwrap_or(true),
         masquerade_all: masquerade_all.unwrap_or(false),
+        load_balancing: one_of("load-balancing-mode", load_balancing, &LOAD_BALANCING)?,
         host_sockets_only: one_of("socket-services", sockets, &[("all", false), ("host", true)])?,
         devices: Named {
             skipped: words(skip_devices).into_iter().collect(),
@@ -77,6 +88,14 @@ mod tests {
         super::tests::check,
         {NodePortAddresses, addresses},
     };
+
+    #[test]
+    fn a_mode_of_load_balancing_has_one_of_three_names() {
+        check(
+            "{nodeName: n1, nodeIp: 10.0.0.3, shim: /s, loadBalancingMode: geneve}",
+            expect_test::expect![[r#"--load-balancing-mode "geneve": must be snat or dsr or hybrid"#]],
+        );
+    }
 
     #[test]
     fn networks_of_node_ports_are_read_or_refused() {

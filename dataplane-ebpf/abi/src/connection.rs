@@ -75,6 +75,9 @@ impl Connection {
     pub const ANSWERED: u16 = 1 << 2;
     /// It is netfilter's: its packets are left alone, and its port is not given to another.
     pub const FOREIGN: u16 = 1 << 3;
+    /// Its packets go to the backend's node as they came, each in a packet of this node's; answers pass here no more, so there
+    /// is no entry for them.
+    pub const DIRECT: u16 = 1 << 4;
 }
 
 /// A datagram in fragments.
@@ -141,11 +144,13 @@ pub enum Drop {
     PolicyEgress = 9,
     /// A pod's packet with a source that is not the pod's.
     Source = 10,
+    /// A packet for a service in a packet that no node sent, or that came from a pod.
+    Tunnel = 11,
 }
 
 impl Drop {
     /// All reasons, by index, as metrics name them.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "no-endpoint",
         "no-local-endpoint",
         "source-range",
@@ -157,6 +162,7 @@ impl Drop {
         "policy-ingress",
         "policy-egress",
         "forged-source",
+        "forged-tunnel",
     ];
 }
 

@@ -8,7 +8,9 @@
 //! SLOTS        service, set, slot              ─▶ backend
 //! PLACES       service, set, part              ─▶ backends: where the hash of a packet leads
 //! BACKENDS     backend                         ─▶ address, port, the service it belongs to
-//! RANGES       service, prefix                 ─▶ 1: sources that a load-balancer address lets in (service 0: pods)
+//! RECEIVERS    address, service                ─▶ backend: endpoints of this node that other nodes may send packets to
+//! RANGES       service, prefix                 ─▶ 1: sources that a load-balancer address lets in (service 0: pods; the last
+//!                                                 number: the other nodes)
 //! ADDRESSES    address                         ─▶ this node's; whether it takes node ports
 //! DEVICES      device                          ─▶ whether a pod is behind it, whether it has a queue, whether XDP is there
 //! FIRST_POD    0                               ─▶ the lowest number of a device with a pod behind it; 0: there is none
@@ -48,7 +50,7 @@ pub use connection::{Connection, ConnectionKey, Counters, Drop, FragmentKey, Por
 pub use event::FlowEvent;
 pub use flow::{Affinity, AffinityKey, Flow, FlowKey, Peer};
 pub use policy::{Block, Hits, PolicyState, RuleKey, Subject, Verdict};
-pub use service::{Backend, Frontend, FrontendKey, Places, Range, SlotKey};
+pub use service::{Backend, Frontend, FrontendKey, Places, Range, ReceiverKey, SlotKey};
 pub use settings::Settings;
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`: four words in network byte order. One form for both families
@@ -74,6 +76,8 @@ pub const TABLE: usize = 65_521;
 pub const PLACES: usize = 240;
 /// Most parts of all tables together; a table has 274.
 pub const MAX_PLACES: u32 = MAX_FRONTENDS / 4;
+/// Most endpoints on this node that other nodes may send packets to as they came.
+pub const MAX_RECEIVERS: u32 = 4_096;
 /// Most source ranges of all services together.
 pub const MAX_RANGES: u32 = 65_536;
 /// Most addresses of this node.
@@ -144,6 +148,9 @@ pub const FRONTEND_HASH: u16 = 1 << 6;
 /// It is about the ports of a cluster IP that its service does not have; for programs, which set it.
 pub const FRONTEND_OTHER_PORTS: u16 = 1 << 7;
 
+/// Packets from outside go to a backend on another node as they came, in a packet of this node's.
+pub const FRONTEND_DIRECT: u16 = 1 << 8;
+
 /// The backend is in the set of policy `Cluster`.
 pub const BACKEND_CLUSTER: u16 = 1;
 /// The backend is in the set of policy `Local`.
@@ -151,6 +158,10 @@ pub const BACKEND_LOCAL: u16 = 1 << 1;
 
 /// TCP connections to the backend are ended when it is gone; for user space.
 pub const BACKEND_CLOSE: u16 = 1 << 2;
+/// The backend is on this node, and may be sent packets as they came.
+pub const BACKEND_HERE: u16 = 1 << 3;
+/// The backend is on another node, and may be sent packets as they came.
+pub const BACKEND_AWAY: u16 = 1 << 4;
 
 /// The address takes node ports.
 pub const ADDRESS_NODE_PORTS: u32 = 1;
@@ -164,3 +175,5 @@ pub const DEVICE_EARLY: u32 = 1 << 2;
 
 /// The key of pods in [`Range::service`].
 pub const RANGE_PODS: u32 = 0;
+/// The key of the other nodes in [`Range::service`].
+pub const RANGE_NODES: u32 = u32::MAX;

@@ -70,11 +70,21 @@ pub struct Backend {
     pub service: u32,
 }
 
+/// An endpoint of this node, by what a packet says that another node sent on as it came.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReceiverKey {
+    /// Its address.
+    pub ip: Ip,
+    /// The service it belongs to.
+    pub service: u32,
+}
+
 /// The data of a key of `RANGES`: matched bit by bit, so the service comes first and counts whole.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
-    /// Service id, or [`RANGE_PODS`](crate::RANGE_PODS).
+    /// Service id, [`RANGE_PODS`](crate::RANGE_PODS) or [`RANGE_NODES`](crate::RANGE_NODES).
     pub service: u32,
     /// The network's address; IPv4 prefixes count from bit 96.
     pub ip: Ip,
@@ -89,11 +99,12 @@ const _: () = assert!(size_of::<FrontendKey>() == 20 && align_of::<FrontendKey>(
 const _: () = assert!(size_of::<Frontend>() == 16 && align_of::<Frontend>() == 4);
 const _: () = assert!(size_of::<SlotKey>() == 8 && align_of::<SlotKey>() == 4);
 const _: () = assert!(size_of::<Backend>() == 24 && align_of::<Backend>() == 4);
+const _: () = assert!(size_of::<ReceiverKey>() == 20 && align_of::<ReceiverKey>() == 4);
 const _: () = assert!(size_of::<Range>() == 20 && align_of::<Range>() == 4);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Backend, Frontend, FrontendKey, Places, Range, SlotKey};
+    use super::{Backend, Frontend, FrontendKey, Places, Range, ReceiverKey, SlotKey};
 
     // SAFETY: `repr(C)`, integers only, and the fields add up to the asserted size: no padding.
     unsafe impl aya::Pod for FrontendKey {}
@@ -105,6 +116,8 @@ mod pod {
     unsafe impl aya::Pod for Backend {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Places {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ReceiverKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Range {}
 }

@@ -2,12 +2,12 @@
 
 use aya_ebpf::programs::TcContext;
 use orlop_abi::{
-    Connection, Drop, FRONTEND_LOCAL, FRONTEND_MASQUERADE, FRONTEND_MASQUERADE_OUTSIDE, FRONTEND_SHORTCUT, FlowEvent, Frontend,
+    Backend, Connection, ConnectionKey, Drop, FRONTEND_DIRECT, FRONTEND_LOCAL, FRONTEND_MASQUERADE, FRONTEND_MASQUERADE_OUTSIDE, FRONTEND_SHORTCUT, FlowEvent, Frontend,
     Ip, PROTO_TCP,
 };
 
 use super::{
-    GO_ON, NEXT, SHOT, Side, connection, guard,
+    GO_ON, NEXT, SHOT, Side, connection, direct, guard,
     parse::{ACK, Fragment, Headers, SYN},
     reject,
     work::Work,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Ports that a client's may become where it keeps its address: any but the well-known.
-const CLIENT_PORTS: (u16, u16) = (1024, u16::MAX - 1024);
+pub const CLIENT_PORTS: (u16, u16) = (1024, u16::MAX - 1024);
 
 /// [`GO_ON`] if the packet is to be translated to `work.to`.
 #[inline(never)]
@@ -48,21 +48,16 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
         Err(why) => return refuse(ctx, headers, &frontend, why, side),
     };
     work.now = now();
-    let (new, now) = (&mut work.to, work.now);
-    *new = Connection {
-        source: key.source,
-        destination: backend.ip,
-        source_port: key.source_port,
-        destination_port: backend.port,
-        flags: 0,
-        mtu: 0,
-        backend: id,
-        service: frontend.service,
-        seen: now,
-        made: now,
-        device: if side == Side::In { guard::device(ctx) } else { 0 },
-        way: connection::NOWHERE,
-    };
+    let device = if side == Side::In { guard::device(ctx) } else { 0 };
+    work.to = to_backend(key, id, &backend, work.now, device);
+    let new = &mut work.to;
+    if side == Side::In && source == Source::Outside && direct::may(&frontend, &backend, &key.source, device) {
+        new.flags = Connection::DIRECT;
+        return match connection::remember_one_way(work) {
+            true => begun(work),
+            false => drop(&work.headers, frontend.service, Drop::NoRoom),
+        };
+    }
     let mut ports = CLIENT_PORTS;
     let masquerade = masquerades(&frontend, source) || backend.ip == key.source;
     // What is delivered to the node itself needs no detour back, and a packet of its own address from outside would be
@@ -73,30 +68,61 @@ pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
         ports = (settings.first_port, settings.ports);
     }
     let other = new.source != key.source;
+    enter(work, other, ports)
+}
+
+/// A connection to a backend that sees the client. `now` is the second, `device` where it came in.
+#[inline(always)]
+pub fn to_backend(key: &ConnectionKey, id: u32, backend: &Backend, now: u32, device: u32) -> Connection {
+    Connection {
+        source: key.source,
+        destination: backend.ip,
+        source_port: key.source_port,
+        destination_port: backend.port,
+        flags: 0,
+        mtu: 0,
+        backend: id,
+        service: backend.service,
+        seen: now,
+        made: now,
+        device,
+        way: connection::NOWHERE,
+    }
+}
+
+/// Remembers the connection `work.to`, whose source port becomes another of `ports` if `other` says so, or it must.
+#[inline(always)]
+pub fn enter(work: &mut Work, other: bool, ports: (u16, u16)) -> i32 {
     if let Err(full) = connection::remember(work, other, ports) {
         let why = if full { Drop::NoRoom } else { Drop::NoPort };
-        return drop(&work.headers, frontend.service, why);
+        return drop(&work.headers, work.to.service, why);
     }
+    begun(work)
+}
+
+/// Tells of the connection `work.to`, and counts it.
+#[inline(always)]
+fn begun(work: &Work) -> i32 {
     if work.headers.fragment == Fragment::First {
         connection::remember_ports(&work.headers);
     }
-    let Work { headers, to, .. } = &*work;
+    let Work { headers, to, .. } = work;
     let outcome = Outcome {
         backend: to.destination,
         backend_port: to.destination_port,
-        service: frontend.service,
+        service: to.service,
         verdict: FlowEvent::FORWARDED,
     };
     events::packet(&headers.key, &outcome);
-    count::connection(frontend.service);
-    count::packet(frontend.service, work.headers.length);
+    count::connection(to.service);
+    count::packet(to.service, headers.length);
     GO_ON
 }
 
 /// Who sends, as far as the front end wants to know.
 #[inline(always)]
 fn source(frontend: &Frontend, ip: &Ip) -> Source {
-    let wanted = FRONTEND_SHORTCUT | FRONTEND_MASQUERADE_OUTSIDE;
+    let wanted = FRONTEND_SHORTCUT | FRONTEND_MASQUERADE_OUTSIDE | FRONTEND_DIRECT;
     if frontend.flags & wanted == 0 { Source::Outside } else { choose::source(ip) }
 }
 
@@ -128,7 +154,7 @@ fn refuse(ctx: &TcContext, headers: &Headers, frontend: &Frontend, why: Refusal,
 }
 
 #[inline(always)]
-fn drop(headers: &Headers, service: u32, why: Drop) -> i32 {
+pub fn drop(headers: &Headers, service: u32, why: Drop) -> i32 {
     events::packet(&headers.key, &Outcome::nothing(service, FlowEvent::dropped(why)));
     count::rejected(service);
     count::dropped(why);

@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_prandom_u32, bpf_loop},
 };
-use orlop_abi::{Connection, ConnectionKey, FragmentKey, PROTO_TCP, PROTO_UDP, Ports, Way};
+use orlop_abi::{Connection, ConnectionKey, FragmentKey, Ip, PROTO_TCP, PROTO_UDP, Ports, Way};
 
 use super::{
     parse::{ACK, FIN, Fragment, Headers, RST, SYN},
@@ -26,6 +26,8 @@ pub const NOWHERE: Way = Way { asked: 0, device: 0, hardware: [[0; 6]; 2] };
 /// Seconds after which a silent connection makes room for one with the same addresses and ports.
 const TCP_SECONDS: u32 = 24 * 3600;
 pub const UDP_SECONDS: u32 = 120;
+/// Seconds after which a packet that opens a connection is no repetition of the first, where no answer is seen.
+const OPENING_SECONDS: u32 = 120;
 /// Tries to find a port that is free towards this backend.
 const PORT_TRIES: u32 = 32;
 
@@ -99,12 +101,20 @@ fn serves(connection: &Connection) -> bool {
 /// Either side has closed it, or its backend is gone, or nothing was heard of it for very long.
 #[inline(always)]
 fn dead(proto: u32, connection: &Connection) -> bool {
-    let silence = if proto == u32::from(PROTO_TCP) { TCP_SECONDS } else { UDP_SECONDS };
+    let silence = match connection.flags & Connection::DIRECT {
+        0 if proto == u32::from(PROTO_TCP) => TCP_SECONDS,
+        0 => UDP_SECONDS,
+        _ => OPENING_SECONDS,
+    };
     if connection.flags & Connection::CLOSED != 0 || now().wrapping_sub(connection.seen) > silence {
         return true;
     }
     if connection.flags & Connection::FOREIGN != 0 {
         return false;
+    }
+    // It has no other way here.
+    if connection.flags & Connection::DIRECT != 0 {
+        return !serves(connection);
     }
     let other = other_way(proto, connection);
     // SAFETY: the value is read at once.
@@ -202,6 +212,26 @@ fn takes_over(key: &ConnectionKey, back: &Connection) -> bool {
         && held.source_port == back.source_port
         && held.destination_port == back.destination_port;
     (same || dead(key.proto, held)) && CONNECTIONS.insert(key, back, 0).is_ok()
+}
+
+/// Remembers a connection whose answers do not come by. `false` if there is no room.
+#[inline(always)]
+pub fn remember_one_way(work: &Work) -> bool {
+    CONNECTIONS.insert(&work.headers.key, &work.to, 0).is_ok()
+}
+
+/// Whether a packet is of a connection that goes to this address, in both ways by here.
+#[inline(always)]
+pub fn goes_to(key: &ConnectionKey, ip: &Ip) -> bool {
+    // SAFETY: the value is read at once.
+    unsafe { CONNECTIONS.get(key) }.is_some_and(|connection| leads_to(connection, ip))
+}
+
+/// The same of a connection.
+#[inline(always)]
+pub fn leads_to(connection: &Connection, ip: &Ip) -> bool {
+    let one_way = connection.flags & (Connection::DIRECT | Connection::REPLY) != 0;
+    !one_way && connection.destination == *ip
 }
 
 #[inline(always)]

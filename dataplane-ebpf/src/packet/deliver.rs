@@ -38,7 +38,7 @@ pub fn deliver(ctx: &TcContext, work: &mut Work) -> i32 {
     }
     let hop = is_way(result) && headers.ttl > 1;
     if !known && result == BPF_FIB_LKUP_RET_SUCCESS {
-        remember(*now, headers, route);
+        remember(*now, headers, route, 0);
     }
     if rewrite::translate(ctx, headers, to, hop).is_err() {
         count::dropped(Drop::Rewrite);
@@ -66,16 +66,16 @@ pub fn way(now: u32, headers: &Headers, to: &Connection, route: &mut Route) -> b
     true
 }
 
-/// Keeps the way on with the connection of the packet.
+/// Keeps the way on with the connection of the packet, which grows by so many bytes.
 #[inline(always)]
-pub fn remember(now: u32, headers: &Headers, route: &Route) {
+pub fn remember(now: u32, headers: &Headers, route: &Route, more: u16) {
     let Some(entry) = CONNECTIONS.get_ptr_mut(&headers.key) else { return };
     // SAFETY: after this answer the kernel has filled in the MTU.
     let mtu = unsafe { route.__bindgen_anon_1.mtu_result };
     let (device, hardware) = (route.ifindex, [route.dmac, route.smac]);
     // SAFETY: the map holds the element until the program ends; who reads half of it sends one packet astray.
     unsafe {
-        (*entry).mtu = mtu;
+        (*entry).mtu = mtu.saturating_sub(more);
         (*entry).way = Way { asked: moment(now), device, hardware };
     }
 }
@@ -150,8 +150,9 @@ pub fn look_up(
     result as u32
 }
 
+/// Sends a packet to the next hop.
 #[inline(always)]
-fn send(ctx: &TcContext, result: u32, route: &Route) -> i32 {
+pub fn send(ctx: &TcContext, result: u32, route: &Route) -> i32 {
     if result == BPF_FIB_LKUP_RET_NO_NEIGH {
         // SAFETY: no parameters: the helper asks the routing table itself, and then the neighbour.
         return unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) } as i32;

@@ -22,13 +22,19 @@ pub fn device(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// Whether a pod is behind a device.
+#[inline(always)]
+pub fn is_pods(device: u32) -> bool {
+    // SAFETY: the value is read at once.
+    unsafe { DEVICES.get(&device) }.is_some_and(|flags| *flags & DEVICE_POD != 0)
+}
+
 /// Whether the source may have sent the packet by this device. One that may not is counted.
 #[inline(never)]
 pub fn honest(ctx: &TcContext, work: &mut Work) -> bool {
     let Work { headers, route, .. } = work;
     let device = device(ctx);
-    // SAFETY: the value is read at once.
-    if !unsafe { DEVICES.get(&device) }.is_some_and(|flags| *flags & DEVICE_POD != 0) {
+    if !is_pods(device) {
         return true;
     }
     let result = deliver::find(ctx, headers, &headers.key.destination, &headers.key.source, route);

@@ -7,16 +7,19 @@
 //!             └─▶ begin: front end ─▶ guard ─▶ backend ─▶ policy ─▶ rewrite ─▶ deliver (to the device behind the new address)
 //!                        └─▶ reject
 //! ```
+//! A packet that goes to another node as it came is not rewritten: [`direct`] packs it, and [`landing`] unpacks it there.
 //! What pods send is judged here, with the address it is really for; what is sent to them, where it leaves for them.
 //! A packet that belongs to no service is left alone, as is one in the middle of a TCP connection that we did not see
 //! begin: it may be netfilter's, from before we came.
 
 mod across;
 mod begin;
+mod direct;
 pub mod connection;
 pub mod deliver;
 mod guard;
 pub mod icmp;
+mod landing;
 pub mod parse;
 mod reject;
 pub mod rewrite;
@@ -24,6 +27,7 @@ mod sctp;
 pub mod work;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
+use orlop_abi::Connection;
 use parse::Kind;
 
 use crate::{count, policy};
@@ -69,6 +73,13 @@ fn packet(ctx: &TcContext, side: Side) -> i32 {
     let Some(work) = work::work() else { return NEXT };
     match parse::headers(ctx, &mut work.headers) {
         Kind::Foreign => return NEXT,
+        Kind::Other if side == Side::In => {
+            return match landing::recognise(ctx, work) {
+                NEXT => leave(ctx, work, side, policy::NEVER),
+                GO_ON => land(ctx, work),
+                verdict => verdict,
+            };
+        }
         Kind::Other => return leave(ctx, work, side, policy::NEVER),
         Kind::Icmp => return message(ctx, work, side),
         Kind::Transport => {}
@@ -91,6 +102,26 @@ fn packet(ctx: &TcContext, side: Side) -> i32 {
         }
     }
     if leave(ctx, work, side, policy::TRANSLATED) == SHOT {
+        return SHOT;
+    }
+    if work.to.flags & Connection::DIRECT != 0 {
+        let verdict = direct::send(ctx, work);
+        if verdict != GO_ON {
+            return verdict;
+        }
+    }
+    deliver::deliver(ctx, work)
+}
+
+/// What another node sent on as it came.
+#[inline(always)]
+fn land(ctx: &TcContext, work: &mut work::Work) -> i32 {
+    if !landing::unpack(ctx, work) {
+        return SHOT;
+    }
+    if connection::known(work) && connection::leads_to(&work.to, &work.other.destination) {
+        count::packet(work.to.service, work.headers.length);
+    } else if landing::begin(work) == SHOT {
         return SHOT;
     }
     deliver::deliver(ctx, work)

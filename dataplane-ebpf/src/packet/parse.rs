@@ -47,6 +47,7 @@ pub enum Fragment {
 }
 
 /// A packet as the rest of the program sees it.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Headers {
     /// Where the transport header begins.
@@ -59,6 +60,8 @@ pub struct Headers {
     pub kind: Kind,
     pub fragment: Fragment,
     pub v4: bool,
+    /// Another node sent it on, in a packet of its own.
+    pub carried: bool,
     /// Flags of TCP; 0 for others.
     pub flags: u8,
     /// TTL or hop limit.
@@ -155,20 +158,42 @@ fn fields(ctx: &TcContext, into: &mut Headers) -> Option<()> {
     // SAFETY: the kernel hands a valid context; the fields are readable.
     let (protocol, frame) = unsafe { ((*ctx.skb.skb).protocol as u16, (*ctx.skb.skb).len) };
     match protocol {
-        IPV4 => ipv4(ctx, frame, into)?,
-        IPV6 => ipv6(ctx, frame, into)?,
+        IPV4 => ipv4::<ETHERNET>(ctx, frame, into)?,
+        IPV6 => ipv6::<ETHERNET>(ctx, frame, into)?,
         _ => return None,
     }
     ports(ctx, into)
 }
 
+/// The headers of a packet of the same family that stands behind the first header, if that is of the usual length.
 #[inline(always)]
-fn ipv4(ctx: &TcContext, frame: u32, into: &mut Headers) -> Option<()> {
-    let ip: Ipv4 = at(ctx, ETHERNET)?;
+pub fn inner(ctx: &TcContext, v4: bool, into: &mut Headers) -> Kind {
+    // SAFETY: as in `headers`.
+    match unsafe { read_inner(ctx, v4, into) } {
+        true => into.kind,
+        false => Kind::Foreign,
+    }
+}
+
+#[inline(never)]
+#[target_feature(enable = "allows-misaligned-mem-access")]
+fn read_inner(ctx: &TcContext, v4: bool, into: &mut Headers) -> bool {
+    // SAFETY: the kernel hands a valid context; the field is readable.
+    let frame = unsafe { (*ctx.skb.skb).len };
+    let read = match v4 {
+        true => ipv4::<{ ETHERNET + IPV4_HEADER }>(ctx, frame, into),
+        false => ipv6::<{ ETHERNET + IPV6_HEADER }>(ctx, frame, into),
+    };
+    read.and_then(|()| ports(ctx, into)).is_some()
+}
+
+#[inline(always)]
+fn ipv4<const BASE: usize>(ctx: &TcContext, frame: u32, into: &mut Headers) -> Option<()> {
+    let ip: Ipv4 = at(ctx, BASE)?;
     let header = usize::from(ip.version_length & 0xf) * 4;
     let length = u32::from(u16::from_be(ip.total));
     // A packet of segments to be (GSO) may say 0.
-    let there = frame.wrapping_sub(ETHERNET as u32);
+    let there = frame.wrapping_sub(BASE as u32);
     if ip.version_length >> 4 != 4 || header < IPV4_HEADER || length > there {
         return None;
     }
@@ -189,10 +214,11 @@ fn ipv4(ctx: &TcContext, frame: u32, into: &mut Headers) -> Option<()> {
         kind: kind(ip.proto, PROTO_ICMP),
         fragment,
         v4: true,
+        carried: BASE != ETHERNET,
         flags: 0,
         ttl: ip.ttl,
         beside: [u16::from(ip.proto), ip.checksum],
-        transport: ETHERNET + header,
+        transport: BASE + header,
         length: if length == 0 { there } else { length },
         id: u32::from(ip.id),
     };
@@ -208,14 +234,14 @@ struct Extension {
 }
 
 #[inline(always)]
-fn ipv6(ctx: &TcContext, frame: u32, into: &mut Headers) -> Option<()> {
-    let ip: Ipv6 = at(ctx, ETHERNET)?;
-    let there = frame.wrapping_sub(ETHERNET as u32);
+fn ipv6<const BASE: usize>(ctx: &TcContext, frame: u32, into: &mut Headers) -> Option<()> {
+    let ip: Ipv6 = at(ctx, BASE)?;
+    let there = frame.wrapping_sub(BASE as u32);
     let length = u32::from(u16::from_be(ip.payload)) + IPV6_HEADER as u32;
     if length > there {
         return None;
     }
-    let (mut next, mut at) = (ip.next, ETHERNET + IPV6_HEADER);
+    let (mut next, mut at) = (ip.next, BASE + IPV6_HEADER);
     let (mut fragment, mut id) = (Fragment::Whole, 0);
     for _ in 0..EXTENSIONS {
         match next {
@@ -255,6 +281,7 @@ fn ipv6(ctx: &TcContext, frame: u32, into: &mut Headers) -> Option<()> {
         kind: kind(next, PROTO_ICMPV6),
         fragment,
         v4: false,
+        carried: BASE != ETHERNET,
         flags: 0,
         ttl: ip.hops,
         beside: [u16::from(ip.next), ip.payload],

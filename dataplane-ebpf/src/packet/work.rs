@@ -10,6 +10,8 @@ use super::parse::Headers;
 pub struct Work {
     /// The packet as it came.
     pub headers: Headers,
+    /// One that it carries.
+    pub inner: Headers,
     /// What it becomes.
     pub to: Connection,
     /// The way back: key and value of an entry; or the connection that an ICMP error is about.

@@ -11,7 +11,7 @@ use orlop_dataplane::diff::diff_all;
 use orlop_dataplane::loader::{self, Device, Devices, Side};
 use orlop_dataplane::maps::Maps as _;
 use orlop_dataplane::model::Protocol;
-use orlop_dataplane::tables::{Backend, BackendId, Entry, Frontend, Host, ServiceId, Set, Tables, Vip};
+use orlop_dataplane::tables::{Backend, BackendId, Entry, Frontend, Home, Host, ServiceId, Set, Tables, Vip};
 use serde_json::{Value, json};
 
 use crate::frame::{first, later};
@@ -100,7 +100,11 @@ fn to_itself(at: SocketAddr) -> Tables {
     let entry = Entry {
         frontends: [(vip, Frontend { cluster: 1, ..Frontend::default() })].into(),
         slots: [((Set::Cluster, 0), BackendId(1))].into(),
-        backends: [(BackendId(1), Backend { at, cluster: true, local: false, close: false })].into(),
+        backends: [(
+            BackendId(1),
+            Backend { at, cluster: true, local: false, close: false, home: Home::Unsaid },
+        )]
+        .into(),
         ..Entry::default()
     };
     Tables { services: [(ServiceId(1), entry)].into() }

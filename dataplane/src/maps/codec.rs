@@ -10,7 +10,7 @@ use orlop_abi as abi;
 
 use crate::compile::Rules;
 use crate::model::{Family, Protocol};
-use crate::tables::{Backend, BackendId, Frontend, Host, Masquerade, Own, Places, ServiceId, Set, Vip};
+use crate::tables::{Backend, BackendId, Frontend, Home, Host, Masquerade, Own, Places, ServiceId, Set, Vip};
 
 /// As the programs hold it: what stands in the packet stands in memory.
 pub(crate) fn words(ip: IpAddr) -> abi::Ip {
@@ -150,7 +150,7 @@ pub(super) fn places_of(value: &abi::Places) -> Places {
 
 pub(super) fn frontend(service: ServiceId, to: Frontend) -> abi::Frontend {
     let Frontend { rules, cluster, local, any, affinity_seconds } = to;
-    let Rules { local: policy, shortcut, guarded, by_hash, masquerade } = rules;
+    let Rules { local: policy, shortcut, guarded, by_hash, masquerade, direct } = rules;
     let flag = |on: bool, flag: u16| if on { flag } else { 0 };
     let flags = flag(policy, abi::FRONTEND_LOCAL)
         | flag(shortcut, abi::FRONTEND_SHORTCUT)
@@ -158,7 +158,8 @@ pub(super) fn frontend(service: ServiceId, to: Frontend) -> abi::Frontend {
         | flag(guarded, abi::FRONTEND_RANGES)
         | flag(by_hash, abi::FRONTEND_HASH)
         | flag(masquerade == Masquerade::Always, abi::FRONTEND_MASQUERADE)
-        | flag(masquerade == Masquerade::Outside, abi::FRONTEND_MASQUERADE_OUTSIDE);
+        | flag(masquerade == Masquerade::Outside, abi::FRONTEND_MASQUERADE_OUTSIDE)
+        | flag(direct, abi::FRONTEND_DIRECT);
     abi::Frontend { service: service.0, cluster, local, flags, reserved: 0, affinity_seconds }
 }
 
@@ -169,6 +170,7 @@ pub(super) fn frontend_of(value: &abi::Frontend) -> Frontend {
         shortcut: has(abi::FRONTEND_SHORTCUT),
         guarded: has(abi::FRONTEND_RANGES),
         by_hash: has(abi::FRONTEND_HASH),
+        direct: has(abi::FRONTEND_DIRECT),
         masquerade: match (has(abi::FRONTEND_MASQUERADE), has(abi::FRONTEND_MASQUERADE_OUTSIDE)) {
             (true, _) => Masquerade::Always,
             (false, true) => Masquerade::Outside,
@@ -188,12 +190,23 @@ pub(super) fn backend(service: ServiceId, to: Backend) -> abi::Backend {
     let cluster = if to.cluster { abi::BACKEND_CLUSTER } else { 0 };
     let local = if to.local { abi::BACKEND_LOCAL } else { 0 };
     let close = if to.close { abi::BACKEND_CLOSE } else { 0 };
+    let home = match to.home {
+        Home::Unsaid => 0,
+        Home::Here => abi::BACKEND_HERE,
+        Home::Away => abi::BACKEND_AWAY,
+    };
     abi::Backend {
         ip: words(to.at.ip()),
         port: to.at.port().to_be(),
-        flags: cluster | local | close,
+        flags: cluster | local | close | home,
         service: service.0,
     }
+}
+
+/// What packets that another node sent on as they came are found by, if the backend gets such.
+pub(super) fn receiver_key(value: &abi::Backend) -> Option<abi::ReceiverKey> {
+    (value.flags & abi::BACKEND_HERE != 0)
+        .then_some(abi::ReceiverKey { ip: value.ip, service: value.service })
 }
 
 pub(super) fn backend_of(value: &abi::Backend) -> Backend {
@@ -202,5 +215,10 @@ pub(super) fn backend_of(value: &abi::Backend) -> Backend {
         cluster: value.flags & abi::BACKEND_CLUSTER != 0,
         local: value.flags & abi::BACKEND_LOCAL != 0,
         close: value.flags & abi::BACKEND_CLOSE != 0,
+        home: match value.flags & (abi::BACKEND_HERE | abi::BACKEND_AWAY) {
+            abi::BACKEND_HERE => Home::Here,
+            abi::BACKEND_AWAY => Home::Away,
+            _ => Home::Unsaid,
+        },
     }
 }

@@ -1,7 +1,10 @@
 //! What the loop knows, and its two synchronous steps: `sync` and `repair`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use super::Update;
 use super::claims::Claims;
@@ -24,6 +27,8 @@ use crate::tables::{Entry, MapOp, Own, ServiceId, Tables};
 pub struct State<M> {
     maps: M,
     node: Node,
+    /// The other nodes; `None`: not heard of yet, what is pinned goes on.
+    nodes: Option<Entry>,
     index: Index,
     host_ports: BTreeMap<ServiceKey, Vec<HostPort>>,
     health_checks: BTreeMap<ServiceKey, HealthCheck>,
@@ -54,6 +59,7 @@ impl<M: Maps> State<M> {
         Self {
             maps,
             node,
+            nodes: None,
             index: Index::default(),
             host_ports: BTreeMap::new(),
             health_checks: BTreeMap::new(),
@@ -115,6 +121,7 @@ impl<M: Maps> State<M> {
                 let addresses = std::mem::take(&mut self.node.addresses);
                 self.be(Node { zone, primary, addresses, ..self.node.clone() });
             }
+            Update::Nodes(addresses) => self.nodes = Some(nodes(addresses)),
             Update::HostPorts(ports) => {
                 let keys: BTreeSet<_> = ports.keys().chain(self.host_ports.keys()).cloned().collect();
                 let changed = keys.into_iter().filter(|key| ports.get(key) != self.host_ports.get(key));
@@ -193,6 +200,11 @@ impl<M: Maps> State<M> {
         if let Err(error) = known.write(&mut self.maps, ServiceId::NODE, &own(&self.node)) {
             tracing::warn!(error, "addresses of this node are not in the service maps");
         }
+        if let Some(nodes) = self.nodes.as_ref().filter(|nodes| known.differs(ServiceId::NODES, nodes))
+            && let Err(error) = known.write(&mut self.maps, ServiceId::NODES, nodes)
+        {
+            tracing::warn!(error, "addresses of other nodes are not in the service maps");
+        }
         for (compiled, key) in dirty {
             match known.update(&mut self.maps, &key, compiled) {
                 Ok(()) => drop(self.failures.remove(&key)),
@@ -240,6 +252,10 @@ impl<M: Maps> State<M> {
         let Some(known) = &mut self.known else { return 0 };
         let mut desired = Tables::default();
         desired.services.insert(ServiceId::NODE, own(&self.node));
+        let nodes = self.nodes.as_ref().or(actual.services.get(&ServiceId::NODES));
+        desired
+            .services
+            .extend(nodes.filter(|nodes| !nodes.is_empty()).map(|nodes| (ServiceId::NODES, nodes.clone())));
         let mut keys = BTreeMap::new();
         for (compiled, key) in dirty {
             let (compiled, taken) = known.claims.claim(&key, compiled);
@@ -294,6 +310,11 @@ impl<M: Maps> State<M> {
 }
 
 impl Known {
+    /// Whether something else than this stands in the maps.
+    fn differs(&self, id: ServiceId, desired: &Entry) -> bool {
+        self.tables.services.get(&id).map_or(!desired.is_empty(), |held| held != desired)
+    }
+
     /// Brings the maps in step with one Service: its ports, and those it no longer has.
     fn update(
         &mut self,
@@ -358,6 +379,11 @@ fn own(node: &Node) -> Entry {
         ranges: node.settings.pods.iter().copied().collect(),
         ..Entry::default()
     }
+}
+
+/// The other nodes as they stand in the maps.
+fn nodes(addresses: BTreeSet<IpAddr>) -> Entry {
+    Entry { ranges: addresses.into_iter().map(IpNet::from).collect(), ..Entry::default() }
 }
 
 /// Writes step by step. After a refusal the rest of that service waits: its later writes count on the earlier ones.

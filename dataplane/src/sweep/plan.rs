@@ -52,7 +52,7 @@ pub fn ended(suspects: Vec<Connected>, standing: &BTreeSet<(ServiceId, SocketAdd
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tables::Backend;
+    use crate::tables::{Backend, Home};
 
     fn at(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 42, 0, last], 8080))
@@ -64,7 +64,7 @@ mod tests {
     }
 
     fn removed(last: u8, close: bool) -> Removed {
-        let backend = Backend { at: at(last), cluster: true, local: false, close };
+        let backend = Backend { at: at(last), cluster: true, local: false, close, home: Home::Unsaid };
         Removed { id: BackendId(u32::from(last)), backend }
     }
 

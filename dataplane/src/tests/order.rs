@@ -10,7 +10,7 @@ use crate::diff::diff_all;
 use crate::ids::Ids;
 use crate::maps::{FakeMaps, Maps as _};
 use crate::model::Protocol;
-use crate::tables::{Backend, BackendId, Frontend, Host, MapOp, ServiceId, Set, Tables, Vip};
+use crate::tables::{Backend, BackendId, Frontend, Home, Host, MapOp, ServiceId, Set, Tables, Vip};
 
 fn vip(last: u8) -> Vip {
     Vip { host: Host::Ip(IpAddr::V4(Ipv4Addr::new(10, 96, 0, last))), port: 80, protocol: Protocol::Udp }
@@ -33,6 +33,7 @@ prop_compose! {
             ].into(),
             sets: [(Set::Cluster, slots.iter().map(|last| at(*last)).collect())].into(),
             serving: kept.iter().map(|last| at(*last)).collect(),
+            homes: std::collections::BTreeMap::new(),
             any: !slots.is_empty(),
             ranges: if guarded { ["203.0.113.0/24".parse().unwrap()].into() } else { [].into() },
             affinity_seconds: 0,
@@ -132,7 +133,7 @@ fn drift() -> impl Strategy<Value = MapOp> {
         (service.clone(), 0..12_u32, 0..9_u8).prop_map(|(s, id, last)| MapOp::PutBackend(
             s,
             BackendId(id),
-            Backend { at: at(last), cluster: true, local: false, close: false }
+            Backend { at: at(last), cluster: true, local: false, close: false, home: Home::Unsaid }
         )),
         (service.clone(), 0..9_u16, 0..12_u32).prop_map(|(s, n, id)| MapOp::PutSlot(
             s,

@@ -15,6 +15,7 @@ mod across;
 mod agent;
 mod churn;
 mod connect;
+mod direct;
 mod early;
 #[path = "../../src/tests/fixture.rs"]
 mod fixture;
