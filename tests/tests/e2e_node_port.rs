@@ -163,3 +163,19 @@ fn services_answer_machines_outside() {
     let connections = orlop(&["connections"]);
     assert!(connections.contains(&format!("asked {first}:{}", port("web"))), "{connections}");
 }
+
+#[test]
+#[ignore = "e2e tier"]
+fn nodes_send_on_what_comes_from_outside_as_it_came() {
+    let p = Playground::with(&["--nodes", "2"], &[("ORLOP_LOAD_BALANCING_MODE", "dsr")]);
+    p.apply("{apiVersion: v1, kind: Pod, metadata: {name: web, labels: {app: web}}, spec: {nodeName: node1, containers: [{name: c, image: 'orlop.dev/example/hello:v1', args: [serve], ports: [{containerPort: 8080}]}]}}").text();
+    p.apply(&service("web", "type: NodePort")).text();
+    let nodes = p.get(&["nodes"]);
+    let address = |node: usize| nodes["items"][node - 1]["status"]["addresses"][0]["address"].clone();
+    let (first, second) = (address(1), address(2));
+    let port = p.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]).text();
+    let url = format!("http://{}:{port}/", second.as_str().unwrap());
+    // To the second node, whose program sends it to the first one's pod: that sees who asked, not the second node.
+    let answer = until("an answer", Duration::from_secs(20), || ask(&p, 1, &url));
+    assert_eq!(answer["client"], first, "{answer}");
+}

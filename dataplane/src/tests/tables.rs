@@ -4,8 +4,9 @@ use expect_test::expect;
 
 use super::check;
 use crate::explain::{Packet, Verdict, explain};
-use crate::maps::Maps as _;
-use crate::model::Protocol;
+use crate::maps::{FakeMaps, Maps as _};
+use crate::model::{LoadBalancing, Node, Protocol, Settings};
+use crate::reconcile::{State, Update};
 
 const WEB: &str = "service: {name: web, cluster_ips: [10.96.0.1], ports: [{port: 80}]}";
 
@@ -181,6 +182,68 @@ fn external_policy_local_has_two_lists() {
             10.96.0.7:* refused
         "#]],
     );
+}
+
+#[test]
+fn only_front_ends_for_the_outside_are_direct_and_only_where_the_policy_is_cluster() {
+    let yaml = "
+- service: {name: c, type: NodePort, cluster_ips: [10.96.0.7, 'fd00::7'], external_ips: [198.51.100.7], ports: [{name: t, port: 80, node_port: 30080}, {name: u, port: 80, protocol: UDP, node_port: 30080}]}
+  endpoints:
+  - {ip: 10.0.0.2, node: node-a, ports: {t: 8080, u: 8080}}
+  - {ip: 10.0.0.3, node: node-b, ports: {t: 8080, u: 8080}}
+  - {ip: 10.0.0.4, ports: {t: 8080, u: 8080}}
+- service: {name: l, type: NodePort, cluster_ips: [10.96.0.8], ports: [{port: 80, node_port: 30081}], external_traffic_policy: Local}
+";
+    // Other nodes know this one by an address of IPv4 alone.
+    let settings = Settings { load_balancing: LoadBalancing::Hybrid, ..Settings::default() };
+    let primary = vec!["192.0.2.1".parse().unwrap()];
+    let mut state = State::new(FakeMaps::default(), Node { primary, settings, ..super::node() });
+    state.ingest(Update::Addresses(["192.0.2.1".parse().unwrap()].into()));
+    state.ingest(Update::Nodes(["192.0.2.2".parse().unwrap()].into()));
+    super::set(&mut state, yaml);
+    expect![[r#"
+        address 192.0.2.1 takes node ports
+        10.96.0.7:80/TCP slots=3 10.0.0.2:8080 10.0.0.3:8080 10.0.0.4:8080
+        198.51.100.7:80/TCP slots=3 masquerade direct 10.0.0.2:8080 10.0.0.3:8080 10.0.0.4:8080
+        node:30080/TCP slots=3 masquerade direct 10.0.0.2:8080 10.0.0.3:8080 10.0.0.4:8080
+        [fd00::7]:80/TCP slots=0
+        [node]:30080/TCP slots=0 masquerade
+        10.96.0.7:80/UDP slots=3 10.0.0.2:8080 10.0.0.3:8080 10.0.0.4:8080
+        198.51.100.7:80/UDP slots=3 masquerade 10.0.0.2:8080 10.0.0.3:8080 10.0.0.4:8080
+        node:30080/UDP slots=3 masquerade 10.0.0.2:8080 10.0.0.3:8080 10.0.0.4:8080
+        [fd00::7]:80/UDP slots=0
+        [node]:30080/UDP slots=0 masquerade
+        10.96.0.7:* refused
+        [fd00::7]:* refused
+        10.96.0.8:80/TCP slots=0
+        node:30081/TCP slots=0 local inside
+        10.96.0.8:* refused
+        node 192.0.2.2/32
+    "#]]
+    .assert_eq(&super::shown(&state));
+    let tables = state.maps().dump().unwrap();
+    let sees = |source: &str, to: &str, protocol| {
+        let (source, destination) = (source.parse().unwrap(), to.parse().unwrap());
+        match explain(&tables, &Packet { source, destination, protocol }).verdict {
+            Verdict::Forward(backends) => {
+                backends.into_iter().map(|(_, masqueraded)| masqueraded).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (outside, node) = ("203.0.113.7", "192.0.2.1");
+    assert_eq!(sees(outside, "192.0.2.1:30080", Protocol::Tcp), [true, false, true]);
+    assert_eq!(sees(outside, "198.51.100.7:80", Protocol::Tcp), [true, false, true]);
+    assert_eq!(sees(outside, "192.0.2.1:30080", Protocol::Udp), [true; 3]);
+    assert_eq!(sees(node, "192.0.2.1:30080", Protocol::Tcp), [true; 3]);
+    assert_eq!(sees(outside, "10.96.0.7:80", Protocol::Tcp), [false; 3]);
+    // It is known until another list is heard of, also by the next agent.
+    let mut state = State::new(state.into_maps(), super::node());
+    super::set(&mut state, yaml);
+    assert!(super::shown(&state).contains("node 192.0.2.2/32"));
+    state.ingest(Update::Nodes([].into()));
+    state.sync();
+    assert!(!super::shown(&state).contains("node 192.0.2.2/32"));
 }
 
 #[test]

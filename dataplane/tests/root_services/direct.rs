@@ -27,7 +27,7 @@ use orlop_dataplane::policy::{Change, ingest};
 use orlop_dataplane::reconcile::State;
 use orlop_model::event::Event;
 
-use crate::frame::{first, later, wrap};
+use crate::frame::{first, later, pseudo_of, sum, wrap};
 use crate::frame_read::{ends, unwrap};
 use crate::room::{Room, isolated, sh};
 use crate::script::set;
@@ -61,6 +61,8 @@ const POD: [&str; 2] = ["10.42.2.10", "2001:db8:42:2::10"];
 const NEXT: i32 = -1;
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
+/// Of XDP.
+const PASS: i32 = 2;
 
 /// A node, and where its pins and its cgroup are.
 struct Orlop {
@@ -453,6 +455,114 @@ fn only_nodes_may_send_what_is_unpacked() {
         assert_eq!(run(up, &frame).action, SHOT);
         assert_eq!(dropped()["source-range"], before + 1);
         enter(&own);
+    });
+}
+
+const TWO: &str = "
+- service: {name: two, type: NodePort, cluster_ips: [10.96.0.17, '2001:db8:43::17'], ports: [{name: http, port: 80, node_port: 30087}]}
+  endpoints:
+  - {ip: 10.42.2.10, node: node-b, ports: {http: 8080}}
+  - {ip: 10.42.2.11, node: node-b, ports: {http: 8080}}
+  - {ip: '2001:db8:42:2::10', node: node-b, ports: {http: 8080}}
+  - {ip: '2001:db8:42:2::11', node: node-b, ports: {http: 8080}}
+";
+
+/// A router's word to the first node that a packet from there to the client was too big.
+fn too_big(router: &str, node: SocketAddr, client: SocketAddr) -> Vec<u8> {
+    let (from, to): (IpAddr, IpAddr) = (router.parse().unwrap(), node.ip());
+    let quoted = &first(Protocol::Tcp, node, client)[14..][..if from.is_ipv4() { 28 } else { 48 }];
+    let (next, kind) = if from.is_ipv4() { (1, [3, 4]) } else { (58, [2, 0]) };
+    let mut icmp = [&kind[..], &[0, 0, 0, 0, 5, 0x78], quoted].concat();
+    let pseudo = if from.is_ipv4() { Vec::new() } else { pseudo_of(next, from, to, icmp.len()) };
+    let checksum = (!sum(&[&pseudo[..], &icmp].concat())).to_be_bytes();
+    icmp[2..4].copy_from_slice(&checksum);
+    wrap(next, from, to, &icmp)
+}
+
+#[test]
+#[ignore = "root tier"]
+fn the_first_node_knows_one_side_of_a_connection() {
+    isolated("direct::the_first_node_knows_one_side_of_a_connection", |room| {
+        let mut street = build(&room, LoadBalancing::Dsr);
+        let up = device("up0").index;
+        street.a.devices.set(&[]);
+        street.a.devices.set(&[Device { early: true, ..device("up0") }]);
+        let cases = [
+            (["192.0.2.7", "192.0.2.10"], "192.0.2.99", ["10.42.2.10", "10.42.2.11"]),
+            (
+                ["2001:db8:1::7", "2001:db8:1::10"],
+                "2001:db8:1::99",
+                ["2001:db8:42:2::10", "2001:db8:42:2::11"],
+            ),
+        ];
+        for (both, router, endpoints) in cases {
+            set(&mut street.a.state, TWO);
+            let [client, node] = both.map(|ip| ip.parse::<IpAddr>().unwrap());
+            let endpoints = ips(&endpoints);
+            let asked = SocketAddr::new(node, 30_087);
+            let run = |side, frame: &[u8]| street.a.devices.test_run_at(side, up, frame, 1).unwrap();
+            // Where a packet goes, which is itself but for a hop.
+            let goes = |frame: &[u8]| {
+                let result = run(Side::In, frame);
+                assert_eq!(result.action, REDIRECT);
+                let (from, to, next, inner) = unwrap(&result.frame);
+                assert_eq!((from, next), (node, if node.is_ipv4() { 4 } else { 41 }));
+                let mut unpacked = [&frame[..14], inner].concat();
+                assert_eq!(ends(Protocol::Tcp, &unpacked), ends(Protocol::Tcp, frame));
+                let hops = if node.is_ipv4() { 14 + 8 } else { 14 + 7 };
+                assert_eq!(unpacked[hops], frame[hops] - 1);
+                if node.is_ipv4() {
+                    unwrap(&unpacked);
+                    unpacked[14 + 10..14 + 12].copy_from_slice(&frame[14 + 10..14 + 12]);
+                }
+                unpacked[hops] += 1;
+                assert_eq!(unpacked, frame);
+                to
+            };
+            let from = |port| SocketAddr::new(client, port);
+            let opening = first(Protocol::Tcp, from(5000), asked);
+            let chosen = goes(&opening);
+            assert!(endpoints.contains(&chosen));
+            // It may have to be said again.
+            assert!((0..20).all(|_| goes(&opening) == chosen));
+            let known = later(Protocol::Tcp, from(5000), asked);
+            assert_eq!(goes(&known), chosen);
+            // Before the stack, it is none of ours.
+            let early = run(Side::Early, &known);
+            assert_eq!((early.action, early.frame), (PASS, known.clone()));
+            // What a router says about an answer, which it saw go by, the pod hears about its own.
+            let result = run(Side::In, &too_big(router, asked, from(5000)));
+            assert_eq!(result.action, REDIRECT);
+            let (source, to, _, icmp) = unwrap(&result.frame);
+            assert_eq!((source, to), (router.parse().unwrap(), chosen));
+            let quoted = first(Protocol::Tcp, SocketAddr::new(chosen, 8080), from(5000));
+            let header = if node.is_ipv4() { 20 } else { 40 };
+            // Addresses and ports; the checksum of the header inside is put right.
+            assert_eq!(icmp[8 + header..][..4], quoted[14 + header..][..4]);
+            let addresses = if node.is_ipv4() { 12..20 } else { 8..40 };
+            assert_eq!(icmp[8..][addresses.clone()], quoted[14..][addresses]);
+            let pseudo = if node.is_ipv4() { Vec::new() } else { pseudo_of(58, source, to, icmp.len()) };
+            assert_eq!(sum(&[&pseudo[..], icmp].concat()), 0xffff);
+            // Once the client has closed, its port may mean another connection.
+            let mut closing = known.clone();
+            let flags = 14 + header + 13;
+            closing[flags] |= 1;
+            let anew: BTreeSet<_> = (0..40)
+                .map(|_| {
+                    run(Side::In, &closing);
+                    goes(&opening)
+                })
+                .collect();
+            assert_eq!(anew, endpoints);
+            // An endpoint that gets no new connections keeps those it has.
+            let chosen = goes(&opening);
+            let gone = TWO.lines().filter(|line| !line.contains(&chosen.to_string())).collect::<Vec<_>>();
+            set(&mut street.a.state, &gone.join("\n"));
+            let run = |side, frame: &[u8]| street.a.devices.test_run_at(side, up, frame, 1).unwrap();
+            let to = |frame: &[u8]| unwrap(&run(Side::In, frame).frame).1;
+            assert_eq!(to(&known), chosen);
+            assert_ne!(to(&opening), chosen);
+        }
     });
 }
 
