@@ -417,7 +417,8 @@ flags! {
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     masquerade_all: bool, "ORLOP_MASQUERADE_ALL";
     /// How packets from outside reach endpoints on other nodes: `snat` (they come from this node), `dsr` (as they came, IP in IP,
-    /// and answers go straight to the client), or `hybrid` (so with TCP only). The same on all nodes [default: snat].
+    /// and answers go straight to the client), or `hybrid` (so with TCP only); `accept` is `snat` on a node that takes what others
+    /// send in this way. The same on all nodes [default: snat].
     load_balancing_mode: String, "ORLOP_LOAD_BALANCING_MODE";
     /// Serve no Services and hold pods to no NetworkPolicies: another program does (modes standalone and node) [default: false].
     #[arg(num_args = 0..=1, default_missing_value = "true")]

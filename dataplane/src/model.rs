@@ -254,6 +254,8 @@ pub enum LoadBalancing {
     /// They come from this node, and answers come back to it.
     #[default]
     Snat,
+    /// The same; but packets that other nodes send on as they came are taken, while a cluster changes to that.
+    Accept,
     /// They are sent on as they came, in a packet of this node's; answers go straight to the client.
     Dsr,
     /// TCP is sent on as it came, all else comes from this node.
@@ -265,7 +267,7 @@ impl LoadBalancing {
     #[must_use]
     pub fn is_direct(self, protocol: Protocol) -> bool {
         match self {
-            Self::Snat => false,
+            Self::Snat | Self::Accept => false,
             Self::Dsr => true,
             Self::Hybrid => protocol == Protocol::Tcp,
         }

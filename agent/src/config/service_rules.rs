@@ -30,8 +30,12 @@ pub struct ServiceRules {
 }
 
 /// Modes by name.
-const LOAD_BALANCING: [(&str, LoadBalancing); 3] =
-    [("snat", LoadBalancing::Snat), ("dsr", LoadBalancing::Dsr), ("hybrid", LoadBalancing::Hybrid)];
+const LOAD_BALANCING: [(&str, LoadBalancing); 4] = [
+    ("snat", LoadBalancing::Snat),
+    ("accept", LoadBalancing::Accept),
+    ("dsr", LoadBalancing::Dsr),
+    ("hybrid", LoadBalancing::Hybrid),
+];
 
 pub(super) fn parse(
     node_ports: Option<String>,
@@ -90,10 +94,12 @@ mod tests {
     };
 
     #[test]
-    fn a_mode_of_load_balancing_has_one_of_three_names() {
+    fn a_mode_of_load_balancing_has_one_of_four_names() {
         check(
             "{nodeName: n1, nodeIp: 10.0.0.3, shim: /s, loadBalancingMode: geneve}",
-            expect_test::expect![[r#"--load-balancing-mode "geneve": must be snat or dsr or hybrid"#]],
+            expect_test::expect![[
+                r#"--load-balancing-mode "geneve": must be snat or accept or dsr or hybrid"#
+            ]],
         );
     }
 

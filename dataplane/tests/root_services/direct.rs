@@ -643,10 +643,10 @@ fn connections_outlast_agents_and_changes_of_the_mode() {
         street.b.state.repair();
         assert!(street.b.state.status().repaired > 0);
         assert_eq!(dial("client", "192.0.2.10:30080").unwrap(), "pod 192.0.2.7");
-        // Another agent, which has not heard of the other nodes yet: what was known goes on.
+        // Another agent, which has not heard of the other nodes yet, nor sends on anything as it came: what was known goes on.
         let (bpffs, cgroup) = (street.b.bpffs.clone(), street.cgroup.0.clone());
         let (maps, devices) = at("b", move || load(&bpffs, &cgroup, &["up0", "pod0"]));
-        let settings = Settings { load_balancing: LoadBalancing::Dsr, ..Settings::default() };
+        let settings = Settings { load_balancing: LoadBalancing::Accept, ..Settings::default() };
         let own = ["192.0.2.11", "2001:db8:1::11"].map(|ip| ip.parse().unwrap());
         let node_b = Node { name: "node-b".to_owned(), primary: own.to_vec(), settings, ..Node::default() };
         let mut state = State::new(maps, node_b);
