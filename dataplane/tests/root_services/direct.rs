@@ -9,8 +9,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use orlop_dataplane::policy::model::{Key, Pod};
 use orlop_dataplane::policy::{Change, ingest};
 use orlop_dataplane::reconcile::State;
 use orlop_model::event::Event;
+use rustix::net::{self, AddressFamily, SendFlags, SocketType, ipproto};
 
 use crate::frame::{first, later, pseudo_of, sum, wrap};
 use crate::frame_read::{ends, unwrap};
@@ -42,6 +43,10 @@ const SERVICES: &str = "
   endpoints:
   - {ip: 10.42.2.10, node: node-b, ports: {dns: 5353}}
   - {ip: '2001:db8:42:2::10', node: node-b, ports: {dns: 5353}}
+- service: {name: shut, type: NodePort, cluster_ips: [10.96.0.54, '2001:db8:43::54'], ports: [{name: shut, protocol: UDP, port: 53, node_port: 30054}]}
+  endpoints:
+  - {ip: 10.42.2.10, node: node-b, ports: {shut: 5354}}
+  - {ip: '2001:db8:42:2::10', node: node-b, ports: {shut: 5354}}
 - service: {name: host, type: NodePort, cluster_ips: [10.96.0.16], ports: [{name: http, port: 80, node_port: 30086}]}
   endpoints:
   - {ip: 192.0.2.11, node: node-b, ports: {http: 8080}}
@@ -220,6 +225,9 @@ fn the_backend_sees_the_client_and_answers_it_itself() {
             for length in [1, 100, 1000] {
                 assert_eq!(ask(&socket, length).unwrap(), format!("pod {client} {length}"));
             }
+            // An error of the pod's comes from whom was asked, too.
+            let refused = ask(&udp_client("client", &format!("{node}:30054")), 1).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         }
         for front_end in ["198.51.100.10:80", "198.51.100.11:80"] {
             assert_eq!(seen("client", front_end), "pod 192.0.2.7", "{front_end}");
@@ -455,6 +463,64 @@ fn only_nodes_may_send_what_is_unpacked() {
         assert_eq!(run(up, &frame).action, SHOT);
         assert_eq!(dropped()["source-range"], before + 1);
         enter(&own);
+    });
+}
+
+/// Sends a packet inside one of a place's own.
+fn send_packed(place: &str, outer: [IpAddr; 2], inner: Vec<u8>) {
+    let [from, to] = outer.map(|ip| SocketAddr::new(ip, 0));
+    let send = move || {
+        let (family, protocol) = match from {
+            SocketAddr::V4(_) => (AddressFamily::INET, ipproto::IPIP),
+            SocketAddr::V6(_) => (AddressFamily::INET6, ipproto::IPV6),
+        };
+        let socket = net::socket(family, SocketType::RAW, Some(protocol)).unwrap();
+        net::bind(&socket, &from).unwrap();
+        net::sendto(&socket, &inner[14..], SendFlags::empty(), &to).unwrap();
+    };
+    if place == "node-a" { send() } else { at(place, send) }
+}
+
+#[test]
+#[ignore = "root tier"]
+fn a_forgery_does_not_arrive() {
+    isolated("direct::a_forgery_does_not_arrive", |room| {
+        let mut street = build(&room, LoadBalancing::Dsr);
+        // Another pod of the second node; it and the stranger say that they are the first node.
+        sh("ip netns add evil && ip -n evil link set lo up
+            ip link add pod1 netns b type veth peer name eth0 netns evil
+            ip -n b link set pod1 up && ip -n evil link set eth0 up
+            ip -n b address add 10.42.3.1/24 dev pod1 && ip -n b address add 2001:db8:42:3::1/64 dev pod1 nodad
+            ip -n evil address add 10.42.3.10/24 dev eth0 && ip -n evil address add 2001:db8:42:3::10/64 dev eth0 nodad
+            ip -n evil route add default via 10.42.3.1 && ip -n evil route add default via 2001:db8:42:3::1
+            ip -n evil address add 192.0.2.10/32 dev lo && ip -n evil address add 2001:db8:1::10/128 dev lo nodad
+            ip -n stranger route add 10.42.2.0/24 via 192.0.2.11 && ip -n stranger route add 2001:db8:42:2::/64 via 2001:db8:1::11");
+        let mut devices = street.b.devices;
+        street.b.devices = at("b", move || {
+            devices.set(&[device("up0"), device("pod0"), Device { pod: true, ..device("pod1") }]);
+            devices
+        });
+        let dropped = || drops(&loader::pins(&street.b.bpffs)).unwrap()["forged-tunnel"];
+        for (number, client) in CLIENT.into_iter().enumerate() {
+            let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+            let (node, pod) = (ip(MASK[number]), ip(POD[number]));
+            let client = SocketAddr::new(ip(client), 4444);
+            let socket = at("client", move || UdpSocket::bind(client).unwrap());
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let inner = first(Protocol::Udp, client, SocketAddr::new(node, 30_053));
+            let answered = |place: &str, from: IpAddr| {
+                send_packed(place, [from, pod], inner.clone());
+                socket.recv(&mut [0; 64]).is_ok()
+            };
+            let (stranger, evil) = (["192.0.2.12", "2001:db8:1::12"], ["10.42.3.10", "2001:db8:42:3::10"]);
+            let before = dropped();
+            assert!(!answered("stranger", ip(stranger[number])));
+            assert!(!answered("evil", ip(evil[number])));
+            assert!(!answered("evil", node));
+            assert_eq!(dropped(), before + 3);
+            // The node itself would have been heard.
+            assert!(answered("node-a", node));
+        }
     });
 }
 
