@@ -392,9 +392,11 @@ flags! {
     /// Whether pods may swap: `NoSwap`, or `LimitedSwap` (Burstable pods, on cgroup v2) [default: NoSwap].
     memory_swap_behavior: String, "ORLOP_MEMORY_SWAP_BEHAVIOR";
     /// Out of memory ends one process instead of the container, on cgroup v2 [default: false].
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
     single_process_oom_kill: bool, "ORLOP_SINGLE_PROCESS_OOM_KILL";
     /// Memory is guaranteed and throttled by requests and limits, on cgroup v2: upstream's alpha feature MemoryQoS
     /// [default: false].
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
     memory_qos: bool, "ORLOP_MEMORY_QOS";
     /// Resource limits of containers, as in `nofile=1024:524288,core=0` [default: those this program is started with].
     default_ulimits: String, "ORLOP_DEFAULT_ULIMITS";
@@ -518,6 +520,7 @@ flags! {
     dns_ttl: u32, "ORLOP_DNS_TTL";
     /// Answer the DNS questions of this node's pods and processes here instead of at the cluster's DNS server (mode
     /// node) [default: false].
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
     node_local_dns: bool, "ORLOP_NODE_LOCAL_DNS";
     /// Once Services are served here, remove the rules that kube-proxy left (iptables, nftables, IPVS); connections under way
     /// go on (modes node and dataplane) [default: false].

@@ -22,9 +22,11 @@ use orlop_shim::protocol::{self, Request, Response};
 use tokio::sync::mpsc;
 
 use crate::{
+    ProfileError,
     api::{
         Container, ContainerState, ExecOutput, ExecRequest, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec,
     },
+    apparmor,
     bundle::{self, Layout},
     cgroup::{Hierarchies, Stats},
     ends::Ends,
@@ -140,6 +142,24 @@ impl Runtime {
         let uids = records::directories(&runtime.0.layout.pods());
         futures::future::join_all(uids.iter().map(|uid| runtime.find(uid))).await;
         Ok((runtime, receiver))
+    }
+
+    /// Has the kernel confine containers that do not say by what, where it can.
+    ///
+    /// # Errors
+    /// When the profile cannot be loaded: containers are then confined by none, unless they ask for it.
+    pub async fn load_default_profile(&self) -> Result<(), ProfileError> {
+        let run_dir = self.0.layout.run_dir.clone();
+        blocking(move || apparmor::bring(&run_dir)).await
+    }
+
+    /// Takes away what [`Runtime::load_default_profile`] brought.
+    ///
+    /// # Errors
+    /// When it cannot be taken away: a container is still confined by it, say.
+    pub async fn unload_default_profile(&self) -> Result<(), ProfileError> {
+        let run_dir = self.0.layout.run_dir.clone();
+        blocking(move || apparmor::take_away(&run_dir)).await
     }
 
     async fn find(&self, uid: &str) {

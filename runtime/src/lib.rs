@@ -51,7 +51,7 @@ pub use api::{
     Mount, PodRef, Propagation, Resources, RuntimeConfig, RuntimeEvent, Sandbox, SandboxSpec, Seccomp, User,
     UserRequest,
 };
-pub use apparmor::AppArmorError;
+pub use apparmor::{AppArmorError, ProfileError};
 pub use bundle::container_id;
 pub use client::{Layers, Runtime};
 pub use details::{Counted, Counters, Depth, PodCounters, Processes};

@@ -104,7 +104,7 @@ fn install(m: &mut Machine) {
     m.run(&script).text();
 }
 
-/// Pods run, on limits of cgroup v2, and reach services and names at an address that the node has lent itself.
+/// Pods run, on limits of cgroup v2 and confined by AppArmor, and reach services and names at an address that the node has lent itself.
 fn without_a_network(m: &mut Machine) {
     m.wait_for(READY, LONG, |said| said == "True");
     assert_eq!(m.run(ADDRESS).text(), "10.42.0.1");
@@ -112,6 +112,10 @@ fn without_a_network(m: &mut Machine) {
     m.wait_for(CONTAINERS, LONG, |said| said.matches("0true").count() == 2);
     let limits = m.run("cd /sys/fs/cgroup/orlop/kubepods/pod*/*/ && cat memory.max memory.oom.group cpu.max");
     assert_eq!(limits.text(), "50331648\n1\n25000 100000\n");
+    let confined = m.run("kubectl exec keeper -- cat /proc/1/attr/current /proc/self/attr/current");
+    assert_eq!(confined.text(), "orlop-default (enforce)\norlop-default (enforce)\n");
+    let forbidden = m.run("kubectl exec keeper -- cat /proc/kcore");
+    assert!(!forbidden.ok && forbidden.stdout.contains("Permission denied"), "{forbidden:?}");
     let lookup = "kubectl exec keeper -- nslookup kubernetes.default.svc.cluster.local";
     let said = m.wait_for(lookup, LONG, |said| said.contains("Name:"));
     assert!(said.contains("10.43.0.1"), "{said}");

@@ -8,7 +8,7 @@ export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 root=$work/root
 
 debootstrap --variant=minbase \
-  --include=systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,linux-image-cloud-amd64 "$suite" "$root" "$mirror"
+  --include=systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,apparmor,linux-image-cloud-amd64 "$suite" "$root" "$mirror"
 rm -rf "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
 cp "$root"/boot/vmlinuz-* "$out/kernel"
 cp "$root"/boot/initrd.img-* "$out/initrd"

@@ -39,6 +39,7 @@ pub(crate) async fn cri(config: Config, stop: CancellationToken) -> Result<Endin
     let images = Images::open(config.state_dir.join("images")).context("open the image store")?;
     let (runtime, events) =
         Runtime::open(node::runtime_config(&config)?).await.context("open the container runtime")?;
+    node::load_default_profile(&runtime).await;
     let (pod_cidrs, wanted) = watch::channel(None);
     let network: Arc<dyn ports::Network> = match plugins::open(&config, None).context("CNI")? {
         Some(plugins) => Arc::new(plugins),

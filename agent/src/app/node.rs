@@ -133,6 +133,7 @@ pub(super) async fn run(
     let images = Images::open(config.state_dir.join("images")).context("open the image store")?;
     let (runtime, mut runtime_events) =
         Runtime::open(runtime_config(&config)?).await.context("open the container runtime")?;
+    load_default_profile(&runtime).await;
     let user_namespaces = runtime.user_namespaces().await;
     if let Err(error) = &user_namespaces {
         tracing::warn!(error = orlop::wire::chain(error), "pods cannot have users of their own here");
@@ -429,6 +430,16 @@ pub(super) async fn run(
         memory.write();
     }
     ended
+}
+
+/// A node without it is still a node.
+pub(super) async fn load_default_profile(runtime: &Runtime) {
+    if let Err(error) = runtime.load_default_profile().await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "containers are confined by no AppArmor profile"
+        );
+    }
 }
 
 pub(super) fn runtime_config(config: &Config) -> Result<RuntimeConfig> {

@@ -88,6 +88,8 @@ async fn pods_and_network(dirs: &DirArgs) -> Vec<String> {
                 failures
                     .extend(removed.err().map(|error| format!("pod {name}: {}", orlop::wire::chain(&error))));
             }
+            let unloaded = runtime.unload_default_profile().await;
+            failures.extend(unloaded.err().map(|error| format!("AppArmor: {}", orlop::wire::chain(&error))));
         }
         Err(error) => failures.push(format!("container runtime: {}", orlop::wire::chain(&error))),
     }

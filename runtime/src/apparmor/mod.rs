@@ -1,12 +1,17 @@
-//! `[p]` Which AppArmor profile a process of a container is confined by.
+//! Which AppArmor profile a process of a container is confined by.
 //!
-//! Profiles are loaded into the kernel by whoever runs the machine; here they are only chosen by name, and one that is not
-//! there is an error before anything is started. Not for: asking the kernel (`host`), and the change of profile, which is
-//! one of the last steps before exec (`orlop_shim::process`).
+//! But for the default one ([`load`]), profiles are loaded into the kernel by whoever runs the machine. They are chosen by
+//! name, and one that is not there is an error before anything is started. Not for: asking the kernel (`host`), and the
+//! change of profile, which is one of the last steps before exec (`orlop_shim::process`).
+
+mod load;
+
+pub use load::ProfileError;
+pub(crate) use load::{bring, take_away};
 
 use crate::api::AppArmor;
 
-/// The profile that containers get where the machine has it loaded.
+/// The profile that containers get where the kernel has it.
 pub(crate) const DEFAULT: &str = "orlop-default";
 
 /// A profile that containers cannot be confined by.
@@ -26,10 +31,7 @@ pub(crate) fn choose(
     privileged: bool,
     loaded: Option<&str>,
 ) -> Result<String, AppArmorError> {
-    let is_loaded = |name: &str| {
-        let names = loaded.iter().flat_map(|list| list.lines()).filter_map(|line| line.rsplit_once(" ("));
-        names.into_iter().any(|(known, _)| known == name)
-    };
+    let is_loaded = |name: &str| is_loaded(loaded, name);
     let wanted = match asked {
         AppArmor::Unconfined => return Ok(String::new()),
         AppArmor::Usual if privileged || !is_loaded(DEFAULT) => return Ok(String::new()),
@@ -41,6 +43,12 @@ pub(crate) fn choose(
         Some(_) if is_loaded(wanted) => Ok(wanted.to_owned()),
         Some(_) => Err(AppArmorError::NotLoaded(wanted.to_owned())),
     }
+}
+
+/// Whether a profile is in the kernel's list.
+fn is_loaded(loaded: Option<&str>, name: &str) -> bool {
+    let mut names = loaded.iter().flat_map(|list| list.lines()).filter_map(|line| line.rsplit_once(" ("));
+    names.any(|(known, _)| known == name)
 }
 
 #[cfg(test)]
