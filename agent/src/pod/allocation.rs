@@ -38,7 +38,7 @@ pub struct Granted {
 
 /// Processor and memory of all containers of a pod, by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Allocation(Vec<(String, Granted)>);
+pub struct Allocation(Box<[(String, Granted)]>);
 
 impl Granted {
     /// What a spec asks for.

@@ -112,7 +112,8 @@ struct Handle {
     /// The API asks for something else.
     asks: bool,
     messages: Reports,
-    refs: BTreeSet<ObjectRef>,
+    /// No set: a set of one has room for eleven.
+    refs: Box<[ObjectRef]>,
 }
 
 impl Manager {
@@ -305,7 +306,7 @@ impl Manager {
     fn apply(&mut self, pod: Arc<Pod>) {
         let Some(uid) = uid(&pod).map(str::to_owned) else { return };
         if let Some(handle) = self.workers.get_mut(&uid) {
-            handle.refs = refs::of_pod(&Desired::new(Arc::clone(&pod)));
+            handle.refs = refs::of_pod(&Desired::new(Arc::clone(&pod))).into_iter().collect();
             let news = handle.wanted.metadata.resource_version != pod.metadata.resource_version
                 || pod.metadata.resource_version.is_none();
             if news {
@@ -395,7 +396,7 @@ impl Manager {
             self.shared.traces.begin(Trace::begin(&desired, seen, now));
         }
         let (desired, messages) = self.start(desired, sandbox, refused, Duration::ZERO);
-        let refs = refs::of_pod(&desired.borrow());
+        let refs = refs::of_pod(&desired.borrow()).into_iter().collect();
         let asks = granted.differs(&wanted);
         self.workers.insert(uid, Handle { desired, wanted, granted, asks, messages, refs });
     }
