@@ -338,6 +338,32 @@ async fn the_kernel_tells_the_ends_that_a_lost_shim_did_not_see() {
     node.finish(&["u1"]).await;
 }
 
+/// When a machine goes down everybody gets SIGTERM, and then is waited for: a shim ends as soon as nothing of its pod runs.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "root tier"]
+async fn a_shim_that_is_terminated_ends_with_its_last_container() {
+    let mut node = Node::new().await;
+    node.runtime.create_sandbox(&node.sandbox("u1")).await.unwrap();
+    let spec = node.shell("a", "echo up; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo bye; exit 42");
+    let container = node.runtime.start_container("u1", &spec).await.unwrap();
+    node.wait_for_log(&spec, "up").await;
+    let shim = recorded(&node.pod_dir("u1").join("pid"));
+    signal(&shim, "-TERM");
+    // It has heard, and serves on.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    node.runtime.exec("u1", &container.id, request(&["touch", "/tmp/go"])).await.unwrap();
+    assert_eq!(node.exit(&container).await.code, 42);
+    let over =
+        async || fs::read_to_string(format!("/proc/{shim}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    until("the shim has ended", over).await;
+    assert!(node.log(&spec).contains("bye"), "{}", node.log(&spec));
+    node.reopen().await;
+    let pod = node.runtime.pods().await.pop().unwrap();
+    let ContainerState::Exited(exit) = &pod.containers[0].state else { panic!("{pod:?}") };
+    assert_eq!((pod.shim_alive, exit.code, exit.signal), (false, 42, None));
+    node.finish(&["u1"]).await;
+}
+
 /// Shim and client die together: what ended meanwhile nobody has seen, what still runs is killed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "root tier"]

@@ -48,7 +48,7 @@ shutdownGracePeriodCriticalPods: 5s
 ";
 
 const UNIT: &str = include_str!("../../examples/orlop.service");
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(240);
 
 /// Which container each pod has, and how often it was started again.
 const CONTAINERS: &str = "kubectl get pods -o jsonpath='{range .items[*]}{.metadata.name} \
@@ -57,6 +57,7 @@ const CONTAINERS: &str = "kubectl get pods -o jsonpath='{range .items[*]}{.metad
 const ADDRESS: &str = "kubectl get node -o jsonpath='{.items[0].status.addresses[0].address}'";
 const READY: &str =
     "kubectl get node -o jsonpath='{.items[0].status.conditions[?(@.type==\"Ready\")].status}'";
+const API: &str = "kubectl exec keeper -- nc -w 10 10.43.0.1 443 && echo reached";
 const RENEWED: &str =
     "date -u +%F; kubectl get lease -n kube-node-lease -o jsonpath='{.items[0].spec.renewTime}'";
 
@@ -119,7 +120,7 @@ fn without_a_network(m: &mut Machine) {
     let lookup = "kubectl exec keeper -- nslookup kubernetes.default.svc.cluster.local";
     let said = m.wait_for(lookup, LONG, |said| said.contains("Name:"));
     assert!(said.contains("10.43.0.1"), "{said}");
-    m.run("kubectl exec keeper -- nc -w 10 10.43.0.1 443").text();
+    m.wait_for(API, LONG, |said| said.contains("reached"));
 }
 
 /// The network comes late: the same process goes on with its address, and no pod notices.
@@ -134,7 +135,8 @@ fn an_address_comes(m: &mut Machine) {
     assert_eq!(m.run(process).text(), agent);
     assert_eq!(m.run(CONTAINERS).text(), before);
     assert!(!m.run("ip address show lo").text().contains("10.42.0.1"), "it was given back");
-    m.run("kubectl exec keeper -- nc -w 10 10.43.0.1 443").text();
+    // Where the API is now is told to the service maps once they are open again.
+    m.wait_for(API, LONG, |said| said.contains("reached"));
 }
 
 /// A day forward, two back: nothing is started again, and the node's lease goes on by the new clock.

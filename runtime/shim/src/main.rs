@@ -88,7 +88,7 @@ fn prepare(share_pid: bool) -> Result<Prepared> {
     }
     let null = File::options().read(true).write(true).open("/dev/null")?;
     (0..3).try_for_each(|fd| sys::dup_to(null.as_fd(), fd))?;
-    let signals = sys::child_signals()?;
+    let signals = sys::signals()?;
     sys::umask(0o077);
     let init = share_pid.then(init::start).transpose()?;
     drop(fs::remove_file("s"));

@@ -97,6 +97,8 @@ struct Server {
     unwritten: Vec<Action>,
     buffer: Vec<u8>,
     done: bool,
+    /// The machine goes down: every process of it has got SIGTERM.
+    terminated: bool,
 }
 
 /// Milliseconds after which a record that found no room is tried again.
@@ -123,8 +125,9 @@ pub fn run(config: Config, listener: UnixListener, signals: OwnedFd) -> Result<(
         unwritten: Vec::new(),
         buffer: vec![0; 16 << 10],
         done: false,
+        terminated: false,
     };
-    while !server.done {
+    while !(server.done || server.terminated && server.has_nothing_left()) {
         for token in server.wait()? {
             server.ready(token);
         }
@@ -136,6 +139,16 @@ pub fn run(config: Config, listener: UnixListener, signals: OwnedFd) -> Result<(
 }
 
 impl Server {
+    /// No container and nothing of one: who waits for us to end waits for nothing.
+    fn has_nothing_left(&self) -> bool {
+        let mut outputs = self.live.values().flat_map(|live| live.logs.open());
+        self.table.idle()
+            && self.creations.is_empty()
+            && self.execs.is_empty()
+            && self.unwritten.is_empty()
+            && outputs.next().is_none()
+    }
+
     fn wait(&self) -> Result<Vec<Token>> {
         let mut fds = Vec::new();
         let mut tokens = Vec::new();
@@ -184,7 +197,11 @@ impl Server {
 
     fn ready(&mut self, token: Token) {
         match token {
-            Token::Signals => while matches!(sys::read(&self.signals, &mut self.buffer), Ok(Some(1..))) {},
+            Token::Signals => {
+                while let Ok(Some(n @ 1..)) = sys::read(&self.signals, &mut self.buffer) {
+                    self.terminated |= sys::terminated(&self.buffer[..n]);
+                }
+            }
             Token::Listener => self.accept(),
             Token::Client(key) => self.read_client(key),
             Token::Output(id, which) => {

@@ -214,21 +214,32 @@ pub fn kill(pid: u32, signal: i32) -> Result<()> {
     }
 }
 
-/// Blocks SIGCHLD and gives a descriptor that becomes readable instead; ignores what would end a keeper.
-pub fn child_signals() -> Result<OwnedFd> {
-    for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+/// Blocks SIGCHLD and SIGTERM and gives a descriptor that becomes readable instead ([`terminated`]); ignores what else would
+/// end a keeper.
+pub fn signals() -> Result<OwnedFd> {
+    for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT] {
         // SAFETY: ignoring needs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     // SAFETY: all zero is a valid (empty) set.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is ours.
-    check(unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) })?;
+    for signal in [libc::SIGCHLD, libc::SIGTERM] {
+        // SAFETY: the set is ours.
+        check(unsafe { libc::sigaddset(&raw mut set, signal) })?;
+    }
     // SAFETY: the set is ours, the old one is not wanted.
     check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })?;
     // SAFETY: the set is ours.
     let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     check(fd).map(own)
+}
+
+/// Whether SIGTERM is among the `struct signalfd_siginfo` that were read from [`signals`].
+#[must_use]
+pub fn terminated(read: &[u8]) -> bool {
+    let term = u32::try_from(libc::SIGTERM).unwrap_or_default().to_ne_bytes();
+    // The number of the signal comes first.
+    read.chunks_exact(size_of::<libc::signalfd_siginfo>()).any(|info| info.starts_with(&term))
 }
 
 /// A new session; orphans of our children become ours.
