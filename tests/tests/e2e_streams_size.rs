@@ -244,6 +244,20 @@ said.write_channel(4, '{"Width": 77, "Height": 33}')
 said.run_forever(timeout=20)
 assert said.read_stdout().strip() == "33 77"
 
+# A container that is asked.
+core.create_namespaced_pod("default", {"metadata": {"name": "asked"}, "spec": {"restartPolicy": "Never", "containers": [{
+    "name": "c", "image": "orlop.dev/example/busybox:v1", "stdin": True,
+    "command": ["sh", "-c", "while read a; do echo out $a; echo err $a >&2; [ $a = bye ] && exit 0; done"]}]}})
+while core.read_namespaced_pod("asked", "default").status.phase != "Running":
+    time.sleep(0.1)
+said = stream(core.connect_get_namespaced_pod_attach, "asked", "default",
+              stdin=True, stdout=True, stderr=True, tty=False, _preload_content=False)
+said.write_stdin("word\n")
+assert said.readline_stdout(timeout=20) == "out word" and said.readline_stderr(timeout=20) == "err word"
+said.write_stdin("bye\n")
+said.run_forever(timeout=20)
+assert not said.is_open() and said.read_stdout() == "out bye\n"
+
 # A connection.
 forward = portforward(core.connect_get_namespaced_pod_portforward, "p", "default", ports=sys.argv[2])
 sock = forward.socket(int(sys.argv[2]))
