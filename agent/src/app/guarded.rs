@@ -33,8 +33,9 @@ use orlop::{
     worker::ports::{Attached, Failure, Network, PodRef, Wishes},
 };
 
-/// How long a pod waits where policies are known, by memory at the latest: they will come.
-const LONG_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a pod waits where policies are known, by memory at the latest, or the control plane is this process: they will
+/// come, on a slow machine after a while.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Updates waiting for the dataplane.
 const QUEUE: usize = 64;
@@ -58,7 +59,8 @@ impl Guarded {
         memory: Option<&Memory>,
         run_dir: &Path,
     ) -> (Self, BoxStream<'static, Update>) {
-        let known = memory.is_some_and(|memory| memory.has_list(Kind::NetworkPolicy));
+        // What lives and dies with its control plane remembers nothing of it.
+        let known = memory.is_none_or(|memory| memory.has_list(Kind::NetworkPolicy));
         let patience = if known { LONG_PATIENCE } else { PATIENCE };
         let (updates, heard) = mpsc::channel(QUEUE);
         let heard = stream::unfold(heard, async |mut heard| Some((heard.recv().await?, heard)));

@@ -410,6 +410,8 @@ pub(super) async fn run(
                 dataplane::run(&config, client, also, memory.clone(), of_pods, stop.clone()).await
             }
             None => {
+                // Nobody enforces policies: pods shall not wait for them.
+                drop(of_pods);
                 stop.cancelled().await;
                 Ok(())
             }
