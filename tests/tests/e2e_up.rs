@@ -1,12 +1,24 @@
 //! The first command a new user types.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{process::Command, time::Instant};
+use std::{path::PathBuf, process::Command, time::Instant};
 
 use orlop_tests::{
     leaks,
     playground::{given, run},
 };
+
+/// A test that fails leaves no node behind: without its directory nobody would find it any more.
+struct Down(PathBuf);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        if self.0.exists() {
+            let down = Command::new(given("ORLOP_XTASK")).args(["down", "--dir"]).arg(&self.0).output();
+            eprintln!("--- down: {down:?}");
+        }
+    }
+}
 
 #[test]
 #[ignore = "e2e tier"]
@@ -14,6 +26,7 @@ fn up_shows_the_example_and_down_leaves_nothing() {
     let before = machine();
     let temp = tempfile::Builder::new().prefix("orlop-e2e-").tempdir().unwrap();
     let dir = temp.path().join("playground");
+    let _down = Down(dir.clone());
     let up = |extra: &[&str]| {
         run(Command::new(given("ORLOP_XTASK"))
             .args(["up", "--dir"])
