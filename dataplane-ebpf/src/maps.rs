@@ -61,6 +61,8 @@ pub static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub static UNTRANSLATED: HashMap<u64, u32, { MAX_UNTRANSLATED as usize }, LAZY> = HashMap::new();
 #[btf_map]
+pub static CALLERS: Array<u64, 1> = Array::new();
+#[btf_map]
 pub static SUBJECTS: HashMap<Ip, Subject, { MAX_SUBJECTS as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static IDENTITIES: HashMap<Ip, u32, { MAX_IDENTITIES as usize }, LAZY> = HashMap::new();

@@ -20,8 +20,8 @@ use aya::{Ebpf, EbpfLoader};
 use orlop_abi::SCHEMA;
 
 use crate::maps::{
-    ADDRESSES, BACKENDS, DEVICES, EVENTS, FIRST_POD, FRONTENDS, KernelMaps, MapError, PLACES, POLICY_MAPS,
-    RANGES, RECEIVERS, ROUTES, SLOTS, UNTRANSLATED, WATCHED, resize,
+    ADDRESSES, BACKENDS, CALLERS, DEVICES, EVENTS, FIRST_POD, FRONTENDS, KernelMaps, MapError, PLACES,
+    POLICY_MAPS, RANGES, RECEIVERS, ROUTES, SLOTS, UNTRANSLATED, WATCHED, resize, tell_callers,
 };
 use crate::sizes::Sizes;
 use crate::sys;
@@ -59,7 +59,7 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 21] = [
+pub const MAPS: [&str; 22] = [
     FRONTENDS,
     SLOTS,
     PLACES,
@@ -81,6 +81,7 @@ pub const MAPS: [&str; 21] = [
     WATCHED,
     "SETTINGS",
     UNTRANSLATED,
+    CALLERS,
 ];
 /// The programs at network devices, each with the prefix of its links' pins: an interface index follows.
 const DEVICE_PROGRAMS: [(&str, &str); 2] = [("packet_in", "link_in_"), ("packet_out", "link_out_")];
@@ -173,6 +174,34 @@ pub struct Loaded {
     pub devices: Devices,
 }
 
+/// Whose sockets are translated. Directories of the cgroup2 hierarchy.
+#[derive(Clone, Debug)]
+pub struct Callers {
+    /// The node's own, with its pods: all processes below it.
+    pub cgroup: PathBuf,
+    /// The root of the hierarchy, if processes in the node's network namespace are served wherever they are, as kube-proxy's rules serve
+    /// them. Others that are not below `cgroup` belong to somebody else.
+    pub machine: Option<PathBuf>,
+}
+
+impl Callers {
+    /// Only those.
+    #[must_use]
+    pub fn below(cgroup: &Path) -> Self {
+        Self { cgroup: cgroup.to_owned(), machine: None }
+    }
+
+    /// Where programs are attached.
+    fn top(&self) -> &Path {
+        self.machine.as_deref().unwrap_or(&self.cgroup)
+    }
+
+    /// What they are to ask about a caller: the id of a cgroup, or 0.
+    fn asked(&self) -> Result<u64, LoadError> {
+        self.machine.as_ref().map_or(Ok(0), |_| Cgroup::open(&self.cgroup).map(|cgroup| cgroup.id))
+    }
+}
+
 /// Brings programs and maps into the kernel, or takes over what is there, and hands out the maps.
 ///
 /// # Errors
@@ -186,14 +215,14 @@ pub fn open(bpffs: &Path, cgroup: &Path) -> Result<KernelMaps, LoadError> {
 /// # Errors
 /// Names the step. What was there before goes on working.
 pub fn load_all(bpffs: &Path, cgroup: &Path) -> Result<Loaded, LoadError> {
-    load_sized(bpffs, cgroup, &Sizes::default())
+    load_sized(bpffs, &Callers::below(cgroup), &Sizes::default())
 }
 
-/// As [`load_all`], with maps of these sizes: what stands in maps of others is carried over.
+/// As [`load_all`], for these callers and with maps of these sizes: what stands in maps of others is carried over.
 ///
 /// # Errors
 /// Names the step. What was there before goes on working.
-pub fn load_sized(bpffs: &Path, cgroup: &Path, sizes: &Sizes) -> Result<Loaded, LoadError> {
+pub fn load_sized(bpffs: &Path, callers: &Callers, sizes: &Sizes) -> Result<Loaded, LoadError> {
     if !has_object() {
         return Err(LoadError::Stub);
     }
@@ -205,7 +234,7 @@ pub fn load_sized(bpffs: &Path, cgroup: &Path, sizes: &Sizes) -> Result<Loaded, 
     let at_pins = |source| LoadError::Pins { path: pins.clone(), source };
     bpffs::ensure(bpffs).map_err(at_pins)?;
     fs::create_dir_all(&pins).map_err(at_pins)?;
-    let target = Cgroup::open(cgroup)?;
+    let (target, asked) = (Cgroup::open(callers.top())?, callers.asked()?);
 
     let mut loader = EbpfLoader::new();
     for map in MAPS.into_iter().chain(POLICY_MAPS) {
@@ -218,10 +247,11 @@ pub fn load_sized(bpffs: &Path, cgroup: &Path, sizes: &Sizes) -> Result<Loaded, 
     let mut object = loader.load(OBJECT).map_err(|error| LoadError::Load(error.into()))?;
     carried.put_down(&pins)?;
     let maps = KernelMaps::open(&pins)?;
+    tell_callers(&pins, asked)?;
     for program in PROGRAMS {
         let (loaded, fd) = load(&mut object, program)?;
         attach(loaded, fd.as_fd(), &pins.join(format!("{LINK}{program}")), &Target::Cgroup(&target))
-            .map_err(|source| LoadError::Attach { program, cgroup: cgroup.to_owned(), source })?;
+            .map_err(|source| LoadError::Attach { program, cgroup: callers.top().to_owned(), source })?;
     }
     uninstall::other_versions(bpffs, &pins);
     uninstall::other_links(&pins);

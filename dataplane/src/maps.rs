@@ -123,6 +123,7 @@ pub(crate) const DEVICES: &str = "DEVICES";
 pub(crate) const FIRST_POD: &str = "FIRST_POD";
 pub(crate) const ROUTES: &str = "ROUTES";
 pub(crate) const UNTRANSLATED: &str = "UNTRANSLATED";
+pub(crate) const CALLERS: &str = "CALLERS";
 pub(crate) const EVENTS: &str = "EVENTS";
 pub(crate) const WATCHED: &str = "WATCHED";
 
@@ -401,6 +402,12 @@ impl Routes {
 pub(crate) fn tell_first_pod(pins: &Path, index: u32) -> Result<(), MapError> {
     let mut map: Array<MapData, u32> = pinned(pins, FIRST_POD)?;
     map.set(0, index, 0).map_err(|source| refused("tell the programs where pods begin".to_owned(), source))
+}
+
+/// The cgroup whose processes' sockets are translated, by its id; 0: all that programs see.
+pub(crate) fn tell_callers(pins: &Path, cgroup: u64) -> Result<(), MapError> {
+    let mut map: Array<MapData, u64> = pinned(pins, CALLERS)?;
+    map.set(0, cgroup, 0).map_err(|source| refused("tell the programs whom they serve".to_owned(), source))
 }
 
 /// The devices that they know about.

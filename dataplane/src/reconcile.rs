@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::devices::{self, Named, Seen};
 use crate::health::Eligibility;
 use crate::kube_proxy;
-use crate::loader::{self, Devices, LoadError};
+use crate::loader::{self, Callers, Devices, LoadError};
 use crate::maps::{Maps, Removed, Routes};
 use crate::measure::{Step, Synced};
 use crate::model::{HostPort, Node, ServiceKey, Settings};
@@ -54,8 +54,8 @@ const BURST: usize = 1024;
 pub struct DataplaneConfig {
     /// Directory for pins; a bpffs is mounted there if it is on none.
     pub bpffs: PathBuf,
-    /// The cgroup2 directory whose processes see services.
-    pub cgroup: PathBuf,
+    /// Whose sockets are translated.
+    pub callers: Callers,
     /// Name of this node, as endpoints call it.
     pub node_name: String,
     /// Addresses of the node, as its status will say: until the Node is heard of.
@@ -136,10 +136,10 @@ pub async fn run(
     let (seen, devices) = watch::channel(None);
     let watching = tokio::spawn(devices::follow(cfg.named.clone(), seen));
     let (removed, gone) = mpsc::unbounded_channel();
-    let sweeping = tokio::spawn(sweep::follow(cfg.bpffs.clone(), cfg.cgroup.clone(), gone));
+    let sweeping = tokio::spawn(sweep::follow(cfg.bpffs.clone(), cfg.callers.cgroup.clone(), gone));
     // A thread of its own: a big sync is many system calls in a row.
     let ended = tokio::task::spawn_blocking(move || {
-        let loaded = loader::load_sized(&cfg.bpffs, &cfg.cgroup, &cfg.sizes)?;
+        let loaded = loader::load_sized(&cfg.bpffs, &cfg.callers, &cfg.sizes)?;
         let place = Place {
             devices,
             programs: loaded.devices,

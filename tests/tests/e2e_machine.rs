@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use orlop_tests::{machine::Machine, playground::given};
 
-/// One whose limits are looked at, one that keeps a book, and one that needs time to end.
+/// One that keeps a book, whose limits are looked at and which answers, and one that needs time to end.
 const PODS: &str = "
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -15,15 +15,24 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: keeper}
+metadata: {name: keeper, labels: {app: keeper}}
 spec:
   volumes: [{name: book, persistentVolumeClaim: {claimName: book}}]
   containers:
   - name: c
     image: orlop.dev/example/busybox:v1
-    command: [sh, -c, 'echo began >> /book/entries; sync; sleep 1000000']
+    command: [sh, -c, 'echo began >> /book/entries; sync; echo here > /tmp/index.html; httpd -p 8080 -h /tmp; sleep 1000000']
     resources: {limits: {cpu: 250m, memory: 48Mi}}
     volumeMounts: [{name: book, mountPath: /book}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: keeper}
+spec:
+  type: NodePort
+  clusterIP: 10.43.0.80
+  selector: {app: keeper}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
 ---
 apiVersion: v1
 kind: Pod
@@ -74,6 +83,7 @@ fn a_machine_with_systemd() {
     m.boot();
     install(&mut m);
     without_a_network(&mut m);
+    whoever_asks_on_the_machine(&mut m);
     an_address_comes(&mut m);
     the_clock_jumps(&mut m);
     m.cut_power();
@@ -121,6 +131,22 @@ fn without_a_network(m: &mut Machine) {
     let said = m.wait_for(lookup, LONG, |said| said.contains("Name:"));
     assert!(said.contains("10.43.0.1"), "{said}");
     m.wait_for(API, LONG, |said| said.contains("reached"));
+}
+
+/// A login on the machine reaches services, which its programs at sockets do alone here (this kernel has none at devices). In a
+/// network namespace of somebody else's the same address means something else.
+fn whoever_asks_on_the_machine(m: &mut Machine) {
+    for at in ["127.0.0.1/30080", "10.42.0.1/30080", "10.43.0.80/80"] {
+        let ask = format!("exec 3<>/dev/tcp/{at} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3");
+        let said = m.wait_for(&format!("bash -c \"{ask}\""), LONG, |said| said.contains("here"));
+        assert!(said.contains("200 OK"), "{said}");
+    }
+    let other =
+        "ip netns add other && ip -n other link set lo up && ip -n other address add 10.43.0.80/32 dev lo";
+    m.run(other).text();
+    let said = m.run("ip netns exec other bash -c '</dev/tcp/10.43.0.80/80'").stdout;
+    m.run("ip netns delete other").text();
+    assert!(said.contains("Connection refused"), "nobody listens there, and nobody else is asked: {said}");
 }
 
 /// The network comes late: the same process goes on with its address, and no pod notices.

@@ -1,12 +1,12 @@
 //! Feeds the dataplane from watches of Services, EndpointSlices and NetworkPolicies.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, runtime::watcher};
-use orlop_dataplane::{DataplaneConfig, Update, health::Eligibility, model::Settings};
+use orlop_dataplane::{DataplaneConfig, Update, health::Eligibility, loader::Callers, model::Settings};
 use orlop_model::event::Event;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -96,7 +96,7 @@ pub(super) async fn run(
     let (measured, synced) = mpsc::unbounded_channel();
     let dataplane = DataplaneConfig {
         bpffs: config.bpffs.clone(),
-        cgroup: cgroup2_dir(&config.cgroup_root)?,
+        callers: callers(config)?,
         node_name: config.node_name.to_string(),
         primary: config.node_ips.clone(),
         settings: settings(config),
@@ -185,6 +185,20 @@ fn eligibility(node: &Node) -> Eligibility {
         true => Eligibility::Leaving,
         false => Eligibility::Eligible,
     }
+}
+
+/// Pods, and where the node is the machine itself, and no box on it, all processes in the machine's network namespace.
+fn callers(config: &Config) -> Result<Callers> {
+    let cgroup = cgroup2_dir(&config.cgroup_root)?;
+    let machine = is_machines_network().then(cgroup2_mount).transpose()?;
+    tracing::info!(cgroup = %cgroup.display(), machine = machine.is_some(), "translating sockets");
+    Ok(Callers { cgroup, machine })
+}
+
+/// Whether the network namespace of this process is that of the machine's first.
+fn is_machines_network() -> bool {
+    let of = |process| std::fs::metadata(format!("/proc/{process}/ns/net")).map(|at| (at.dev(), at.ino()));
+    matches!((of("self"), of("1")), (Ok(own), Ok(first)) if own == first)
 }
 
 /// The cgroup of the pods of a kubelet that runs here, by the names its two drivers give it.

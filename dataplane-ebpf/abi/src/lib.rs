@@ -26,6 +26,7 @@
 //! WATCHED      0                            ─▶ until which second somebody listens to it
 //! SETTINGS     0                               ─▶ what holds for every service
 //! UNTRANSLATED network namespace               ─▶ 1: its sockets are left alone, its packets are translated
+//! CALLERS      0                               ─▶ the cgroup whose processes' sockets are translated, wherever the programs are; 0: all
 //!
 //! SUBJECTS     address of a local pod          ─▶ its sets of rules
 //! IDENTITIES   address of a pod                ─▶ its identity, if any rule speaks of it

@@ -1,6 +1,10 @@
 //! What the calls that name an address share: who dials, which service, which backend, and how to say no.
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_set_retval, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_set_retval, generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie}},
+    programs::SockAddrContext,
+};
 use orlop_abi::{Backend, ConnectionKey, Drop, FRONTEND_RANGES, FlowEvent, Frontend, Ip, Settings};
 
 use super::{REFUSE, address::Address};
@@ -8,7 +12,7 @@ use crate::{
     choose::{self, Refusal, is_v4},
     count,
     events::{self, Outcome},
-    maps::{UNTRANSLATED, settings},
+    maps::{CALLERS, UNTRANSLATED, settings},
 };
 
 const ECONNREFUSED: i32 = 111;
@@ -21,7 +25,8 @@ pub struct Caller {
     host: bool,
     /// It counts as inside the cluster.
     inside: bool,
-    /// Its sockets are left alone: a mesh or a virtual machine wants to see what it asked for. Its packets are translated.
+    /// Its sockets are left alone: a mesh or a virtual machine wants to see what it asked for, and its packets are translated; or
+    /// it is none of this node's.
     untranslated: bool,
 }
 
@@ -34,7 +39,7 @@ impl Caller {
         if let Some(settings) = settings() {
             host = settings.host_netns == netns;
             inside = host || settings.flags & Settings::PODS_KNOWN != 0;
-            untranslated = !host && is_untranslated(settings, netns);
+            untranslated = !host && (is_untranslated(settings, netns) || is_stranger());
         }
         Self { netns, host, inside, untranslated }
     }
@@ -75,6 +80,31 @@ fn is_untranslated(settings: &Settings, netns: u64) -> bool {
     // SAFETY: only whether it is there counts.
     settings.flags & Settings::HOST_SOCKETS_ONLY != 0
         || settings.flags & Settings::SOME_UNTRANSLATED != 0 && unsafe { UNTRANSLATED.get(&netns) }.is_some()
+}
+
+/// How deep below the root of all cgroups the node's may be.
+const DEEPEST: i32 = 16;
+
+/// Whether the caller, in another network namespace than the node's, is no pod of the node's, either: programs at the root of the
+/// hierarchy also see what other runtimes run, whole clusters among it, in which the same addresses mean something else.
+#[inline(always)]
+fn is_stranger() -> bool {
+    // SAFETY: user space writes it whole, before it attaches programs there.
+    let cgroup = CALLERS.get(0).map_or(0, |cgroup| *cgroup);
+    cgroup != 0 && !is_below(cgroup)
+}
+
+#[inline(always)]
+fn is_below(cgroup: u64) -> bool {
+    for level in 1..DEEPEST {
+        // SAFETY: no addresses.
+        match unsafe { bpf_get_current_ancestor_cgroup_id(level) } {
+            0 => return false,
+            id if id == cgroup => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Tells of a call that got a backend.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use orlop_dataplane::health::Eligibility;
+use orlop_dataplane::loader::Callers;
 use orlop_dataplane::model::Settings;
 use orlop_dataplane::{DataplaneConfig, Status, Update, run};
 use tokio::sync::{mpsc, watch};
@@ -34,7 +35,7 @@ impl Dataplane {
         let pods: IpNet = PODS.parse().unwrap();
         let config = DataplaneConfig {
             bpffs: bpffs.to_owned(),
-            cgroup: cgroup.to_owned(),
+            callers: Callers::below(cgroup),
             node_name: "node-a".to_owned(),
             primary: Vec::new(),
             settings: Settings { pods: vec![pods], ..Settings::default() },

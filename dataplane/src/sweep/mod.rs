@@ -90,7 +90,7 @@ pub(crate) async fn follow(
     }
 }
 
-/// Ends the sockets below `cgroup` whose backend no longer stands in the maps; TCP only of those `removed`. Says how many.
+/// Ends the sockets below `cgroup`, and in this network namespace, whose backend no longer stands in the maps; TCP only of those `removed`. Says how many.
 ///
 /// # Errors
 /// When maps, processes or sockets cannot be read, or the kernel ends no sockets. What could be ended was.
@@ -113,7 +113,7 @@ pub fn sweep(bpffs: &Path, cgroup: &Path, removed: &BTreeSet<Removed>) -> Result
     if wanted.is_empty() {
         return Ok(0);
     }
-    let places = namespaces::below(cgroup)
+    let places = namespaces::below_and_own(cgroup)
         .map_err(|source| SweepError::Processes { cgroup: cgroup.to_owned(), source })?;
     // A thread of its own: it cannot come back from where it went.
     let thread = std::thread::Builder::new().name("sweep".to_owned());

@@ -1,4 +1,4 @@
-//! The network namespaces of the processes that the socket programs see: those below their cgroup.
+//! The network namespaces of the processes whose sockets the programs translate: those below a cgroup.
 //!
 //! Threads count one by one, as each may have a namespace of its own. In a container this needs the host's process ids.
 
@@ -13,9 +13,23 @@ use std::path::Path;
 /// # Errors
 /// When the cgroup itself cannot be read.
 pub(crate) fn below(cgroup: &Path) -> io::Result<Vec<File>> {
-    let mut found = BTreeMap::new();
     let mut processes = Vec::new();
     walk(cgroup, &mut processes)?;
+    Ok(of(&processes))
+}
+
+/// The same, and this process's own: where that is the machine's, processes of any cgroup are served in it.
+///
+/// # Errors
+/// As [`below`].
+pub(crate) fn below_and_own(cgroup: &Path) -> io::Result<Vec<File>> {
+    let mut processes = vec![std::process::id()];
+    walk(cgroup, &mut processes)?;
+    Ok(of(&processes))
+}
+
+fn of(processes: &[u32]) -> Vec<File> {
+    let mut found = BTreeMap::new();
     for process in processes {
         let tasks = fs::read_dir(format!("/proc/{process}/task"));
         for task in tasks.into_iter().flatten().flatten() {
@@ -29,7 +43,7 @@ pub(crate) fn below(cgroup: &Path) -> io::Result<Vec<File>> {
             }
         }
     }
-    Ok(found.into_values().collect())
+    found.into_values().collect()
 }
 
 fn walk(cgroup: &Path, processes: &mut Vec<u32>) -> io::Result<()> {

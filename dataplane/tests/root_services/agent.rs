@@ -2,7 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::path::Path;
 
+use orlop_dataplane::loader::Callers;
 use orlop_dataplane::{DataplaneConfig, Status, run};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +32,7 @@ pub(crate) fn is_one() -> bool {
 pub(crate) fn live() {
     let cfg = DataplaneConfig {
         bpffs: env::var_os(BPFFS).unwrap().into(),
-        cgroup: env::var_os(CGROUP).unwrap().into(),
+        callers: Callers::below(Path::new(&env::var_os(CGROUP).unwrap())),
         node_name: "node-a".to_owned(),
         primary: Vec::new(),
         settings: Default::default(),

@@ -71,7 +71,7 @@ fn maps_of_another_size_have_the_same_services_from_their_first_moment() {
         };
         let before = maps.map(sorted);
         let sizes = Sizes { services: 2_000, endpoints: 8_000, connections: 1_000 };
-        let loaded = loader::load_sized(&room.bpffs, &room.cgroup, &sizes).unwrap();
+        let loaded = loader::load_sized(&room.bpffs, &loader::Callers::below(&room.cgroup), &sizes).unwrap();
         for (map, size) in sizes.of_maps() {
             let shown = bpftool(&format!("map show pinned {}", pins(&room.bpffs).join(map).display()));
             assert_eq!(shown["max_entries"], size, "{map}");

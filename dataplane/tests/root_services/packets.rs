@@ -54,7 +54,13 @@ pub(crate) fn install(room: &Room) -> (State<KernelMaps>, Devices) {
 
 /// Programs and maps, with nothing in them.
 pub(crate) fn load(room: &Room) -> (KernelMaps, Devices) {
-    let loader::Loaded { maps, mut devices } = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
+    load_for(room, &loader::Callers::below(&room.cgroup))
+}
+
+/// The same for these callers.
+pub(crate) fn load_for(room: &Room, callers: &loader::Callers) -> (KernelMaps, Devices) {
+    let loaded = loader::load_sized(&room.bpffs, callers, &Default::default()).unwrap();
+    let loader::Loaded { maps, mut devices } = loaded;
     town::attach(&mut devices, &["br0", "pod0"]);
     (maps, devices)
 }

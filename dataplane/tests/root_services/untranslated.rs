@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
+use orlop_dataplane::loader::Callers;
 use orlop_dataplane::model::Settings;
 use orlop_dataplane::{Sockets, Update, netns};
 
@@ -73,6 +74,29 @@ fn the_devices_translate_what_every_pod_sends() {
         room.enter();
         assert_eq!(connected(Some("pod")), WEB);
         assert!(is_backend(&connected(None)), "the node's own sockets are translated");
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn the_node_is_served_in_every_cgroup_and_strangers_in_none() {
+    isolated("untranslated::the_node_is_served_in_every_cgroup_and_strangers_in_none", |room| {
+        town::build();
+        let pods = room.cgroup.join("pods");
+        let inner = pods.join("container");
+        fs::create_dir_all(&inner).unwrap();
+        let callers = Callers { cgroup: pods.clone(), machine: Some(room.cgroup.clone()) };
+        let (maps, _devices) = packets::load_for(&room, &callers);
+        let _state = packets::write(maps, Settings::default());
+        packets::serve();
+        room.enter();
+        assert!(is_backend(&connected(None)), "the node's own, outside of its pods' cgroup");
+        assert_eq!(connected(Some("pod")), WEB, "another runtime's");
+        fs::write(inner.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        assert!(is_backend(&connected(Some("pod"))), "a pod");
+        assert!(is_backend(&connected(None)), "a pod in the node's network");
+        room.enter();
+        [inner, pods].iter().for_each(|dir| fs::remove_dir(dir).unwrap());
     });
 }
 
