@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::kube_proxy::ipvs;
 use crate::loader::Device;
-use crate::netlink::{NETLINK_ROUTE, Netlink};
+use crate::netlink::{NETLINK_ROUTE, Netlink, xfrm};
 
 /// Pods come in bursts; one listing serves them all.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -104,6 +104,7 @@ async fn watch(named: &Named, seen: &watch::Sender<Option<Seen>>) -> Result<(), 
     let (connection, _handle, mut events) =
         rtnetlink::new_multicast_connection(&groups).map_err(WatchError::Open)?;
     let connection = tokio::spawn(connection);
+    let policies = xfrm::Changes::follow();
     let result = loop {
         match list(named) {
             Ok(fresh) => {
@@ -117,6 +118,7 @@ async fn watch(named: &Named, seen: &watch::Sender<Option<Seen>>) -> Result<(), 
         }
         tokio::select! {
             event = events.next() => if event.is_none() { break Ok(()) },
+            () = policies.next() => {}
             () = seen.closed() => break Ok(()),
         }
         tokio::time::sleep(PAUSE).await;
@@ -137,10 +139,11 @@ struct Link {
 /// Answered by the kernel at once.
 fn list(named: &Named) -> io::Result<Seen> {
     let mut netlink = Netlink::open(NETLINK_ROUTE)?;
-    let mut queued = BTreeSet::new();
+    let encrypted = xfrm::has_policies()?;
+    let mut queued = Queued::default();
     netlink.list(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()), |answer| {
         if let RouteNetlinkMessage::NewQueueDiscipline(queue) = answer {
-            queued.extend(self::queued(&queue));
+            queued.add(&queue);
         }
     })?;
     let mut links = BTreeMap::new();
@@ -166,12 +169,13 @@ fn list(named: &Named) -> io::Result<Seen> {
     let all = of_device.iter().flat_map(|(index, ips)| ips.iter().map(move |ip| (index, ip)));
     let addresses = all.filter(|(index, ip)| counts(index, ip) && usable(ip)).map(|(_, ip)| *ip).collect();
     let devices = links.into_values().filter_map(|link| link.device);
-    let devices = devices.filter(|device| !named.skipped.contains(&device.name)).collect();
+    let devices = devices.filter(|device| !named.skipped.contains(&device.name));
+    let devices = devices.map(|device| Device { stack: device.stack || encrypted, ..device }).collect();
     Ok(Seen { devices, addresses })
 }
 
 /// An Ethernet device that stands by itself: what belongs to a bridge or a bond hands its packets to that.
-fn device(link: &LinkMessage, queued: &BTreeSet<u32>, named: &Named) -> Option<Device> {
+fn device(link: &LinkMessage, queued: &Queued, named: &Named) -> Option<Device> {
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
     if link.header.link_layer_type != LinkLayerType::Ether || enslaved || is_of_services(link) {
         return None;
@@ -183,14 +187,34 @@ fn device(link: &LinkMessage, queued: &BTreeSet<u32>, named: &Named) -> Option<D
     let index = link.header.index;
     let name = name(link)?.to_owned();
     let early = named.early.contains(&name);
-    Some(Device { index, name, pod, queued: queued.contains(&index), early })
+    let stack = if pod { &queued.any } else { &queued.coming }.contains(&index);
+    Some(Device { index, name, pod, stack, early })
 }
 
-/// The device that a queue is at, unless it is the one that is none.
-fn queued(queue: &TcMessage) -> Option<u32> {
-    let none = |attribute: &TcAttribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "noqueue");
-    let device = u32::try_from(queue.header.index).ok()?;
-    (!queue.attributes.iter().any(none)).then_some(device)
+/// Devices with a queue.
+#[derive(Default)]
+struct Queued {
+    /// For what goes out, or what comes in.
+    any: BTreeSet<u32>,
+    /// For what comes in: whatever stands there looks at it after our programs.
+    coming: BTreeSet<u32>,
+}
+
+impl Queued {
+    fn add(&mut self, queue: &TcMessage) {
+        let Ok(device) = u32::try_from(queue.header.index) else { return };
+        let kind = queue.attributes.iter().find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) => Some(kind.as_str()),
+            _ => None,
+        });
+        // The one that is none.
+        if kind != Some("noqueue") {
+            self.any.insert(device);
+        }
+        if matches!(kind, Some("ingress" | "clsact")) {
+            self.coming.insert(device);
+        }
+    }
 }
 
 fn name(link: &LinkMessage) -> Option<&str> {

@@ -12,6 +12,8 @@ use netlink_packet_core::{
 pub(crate) use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
 
+pub(crate) mod xfrm;
+
 /// A socket to one part of the kernel, in the network namespace that its thread was in when it was opened.
 pub(crate) struct Netlink {
     socket: Socket,

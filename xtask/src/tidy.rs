@@ -65,7 +65,7 @@ const DOORS: &[Door] = &[
     Door {
         library: "netlink_packet_core",
         crates: &["orlop-cni", "orlop-dataplane"],
-        files: &["cni/src/netlink", "dataplane/src/netlink.rs"],
+        files: &["cni/src/netlink", "dataplane/src/netlink"],
     },
     Door {
         library: "netlink_packet_route",
@@ -86,7 +86,7 @@ const DOORS: &[Door] = &[
     Door {
         library: "netlink_sys",
         crates: &["orlop-cni", "orlop-dataplane"],
-        files: &["cni/src/netlink", "dataplane/src/netlink.rs"],
+        files: &["cni/src/netlink", "dataplane/src/netlink"],
     },
     Door {
         library: "hickory_proto",

@@ -12,7 +12,7 @@
 //! RANGES       service, prefix                 ─▶ 1: sources that a load-balancer address lets in (service 0: pods; the last
 //!                                                 number: the other nodes)
 //! ADDRESSES    address                         ─▶ this node's; whether it takes node ports
-//! DEVICES      device                          ─▶ whether a pod is behind it, whether it has a queue, whether XDP is there
+//! DEVICES      device                          ─▶ whether a pod is behind it, whether its packets need the stack, whether XDP is there
 //! FIRST_POD    0                               ─▶ the lowest number of a device with a pod behind it; 0: there is none
 //! ROUTES       0                               ─▶ how often routes and neighbours have changed
 //! AFFINITIES   client, service                 ─▶ the backend it stays with (least recently used)
@@ -169,8 +169,8 @@ pub const ADDRESS_NODE_PORTS: u32 = 1;
 
 /// A pod is behind the device.
 pub const DEVICE_POD: u32 = 1;
-/// Its packets stand in a queue of the node's.
-pub const DEVICE_QUEUED: u32 = 1 << 1;
+/// Its packets must pass through the node's stack: there is a queue for them, or the kernel has IPsec policies.
+pub const DEVICE_STACK: u32 = 1 << 1;
 /// Packets can be sent to it before the stack (XDP).
 pub const DEVICE_EARLY: u32 = 1 << 2;
 

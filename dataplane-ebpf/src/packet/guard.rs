@@ -4,7 +4,7 @@
 //! The answer is remembered with the connection: asked is once per direction, and again when packets come by another device.
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS},
+    bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED,
     programs::TcContext,
 };
 use orlop_abi::{DEVICE_POD, Drop};
@@ -32,21 +32,19 @@ pub fn is_pods(device: u32) -> bool {
 /// Whether the source may have sent the packet by this device. One that may not is counted.
 #[inline(never)]
 pub fn honest(ctx: &TcContext, work: &mut Work) -> bool {
-    let Work { headers, route, .. } = work;
-    let device = device(ctx);
-    if !is_pods(device) {
-        return true;
-    }
-    let result = deliver::find(ctx, headers, &headers.key.destination, &headers.key.source, route);
-    let answered = matches!(
-        result,
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED
-    );
-    let honest = answered && route.ifindex == device;
+    let honest = !is_pods(device(ctx)) || at_home(ctx, work);
     if !honest {
         count::dropped(Drop::Source);
     }
     honest
+}
+
+/// Whether a packet came in where packets for its source go out.
+#[inline(never)]
+pub fn at_home(ctx: &TcContext, work: &mut Work) -> bool {
+    let Work { headers, route, .. } = work;
+    let result = deliver::find(ctx, headers, &headers.key.destination, &headers.key.source, route);
+    (deliver::is_way(result) || result == BPF_FIB_LKUP_RET_FRAG_NEEDED) && route.ifindex == device(ctx)
 }
 
 /// The same for a packet of a known connection, `work.to`.

@@ -17,7 +17,7 @@ mod begin;
 mod direct;
 pub mod connection;
 pub mod deliver;
-mod guard;
+pub mod guard;
 pub mod icmp;
 mod landing;
 pub mod parse;

@@ -1,6 +1,6 @@
 //! Flows of pods that a policy selects: who began, who the peer is, and what was decided.
 
-use aya_ebpf::{bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use orlop_abi::{Connection, ConnectionKey, Ip, PROTO_TCP, Subject, Verdict};
 
 use super::{DEPARTURE, rules};
@@ -10,7 +10,7 @@ use crate::{
     maps::{ADDRESSES, CONNECTIONS, POLICY, VERDICTS},
     packet::{
         connection::UDP_SECONDS,
-        deliver,
+        guard,
         parse::{ACK, SYN},
         work::Work,
     },
@@ -64,8 +64,9 @@ pub fn denied_by(ctx: &TcContext, work: &mut Work, subject: Subject, way: u32) -
             return decide(work, set, generation, true);
         }
     }
-    // What is for the node itself may go, also the answers to its processes, which no rule was asked about.
-    if way == DEPARTURE && (is_own(&work.verdict.peer) || !at_home(ctx, work)) {
+    // What is for the node itself may go, also the answers to its processes, which no rule was asked about. A stranger that uses a pod's
+    // name begins no flow of the pod's, or it could let itself in by one.
+    if way == DEPARTURE && (is_own(&work.verdict.peer) || !guard::at_home(ctx, work)) {
         return 0;
     }
     let ingress = match tcp && !begins {
@@ -122,15 +123,4 @@ fn unmask(work: &mut Work) {
 fn is_own(ip: &Ip) -> bool {
     // SAFETY: only whether it is there counts.
     unsafe { ADDRESSES.get(ip) }.is_some()
-}
-
-/// Whether a packet comes in where packets for its source go out. A stranger that uses a pod's name begins no flow of the pod's, or
-/// it could let itself in by one.
-#[inline(never)]
-fn at_home(ctx: &TcContext, work: &mut Work) -> bool {
-    let Work { headers, route, .. } = work;
-    let result = deliver::find(ctx, headers, &headers.key.destination, &headers.key.source, route);
-    // SAFETY: the kernel hands a valid context; the field is readable.
-    let here = unsafe { (*ctx.skb.skb).ifindex };
-    (deliver::is_way(result) || result == BPF_FIB_LKUP_RET_FRAG_NEEDED) && route.ifindex == here
 }

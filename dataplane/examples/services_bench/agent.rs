@@ -19,7 +19,7 @@ use crate::services::{NODE, PODS, cluster, lists};
 /// As in the agent.
 const QUEUE: usize = 256;
 /// Devices of a node in a town, each with a program for either direction.
-const LINKS: usize = 6;
+const LINKS: usize = 8;
 
 /// A running dataplane, and the way to feed it.
 pub(crate) struct Dataplane {

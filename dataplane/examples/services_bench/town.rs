@@ -36,6 +36,8 @@ pub(crate) enum Way {
     Pod,
     /// From pod to cluster IP.
     Cluster,
+    /// From a pod of another node to a pod, past all services.
+    Remote,
     /// From outside to node port.
     Node,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Town {
     pub(crate) kind: Kind,
     pub(crate) client: Worker,
     pub(crate) outside: Worker,
+    pub(crate) remote: Worker,
     pub(crate) server: Worker,
     node: Option<Worker>,
     services: u32,
@@ -60,16 +63,21 @@ impl Town {
         let name = kind.name();
         let endpoints = ENDPOINTS.map(|ip| format!("{ip}")).join(" ");
         sh(&format!(
-            "for n in outside node client server; do ip netns add {name}-$n; ip -n {name}-$n link set lo up; done
+            "for n in outside remote node client server; do ip netns add {name}-$n; ip -n {name}-$n link set lo up; done
             connect() {{ # namespace, the node's device
                 ip -n {name}-node link add $2 type veth peer name eth0 netns {name}-$1
                 ip -n {name}-node link set $2 up; ip -n {name}-$1 link set eth0 up
             }}
             nsenter --net=/run/netns/{name}-node sysctl -qw net.ipv4.ip_forward=1
-            connect outside up0; connect client pod0; connect server pod1
+            connect outside up0; connect remote up1; connect client pod0; connect server pod1
             ip -n {name}-node address add {NODE}/24 dev up0
             ip -n {name}-outside address add 192.0.2.7/24 dev eth0
             ip -n {name}-outside route add default via {NODE}
+            ip -n {name}-node address add 198.51.100.10/24 dev up1
+            ip -n {name}-remote address add 198.51.100.7/24 dev eth0
+            ip -n {name}-remote address add 10.42.2.11/32 dev lo
+            ip -n {name}-remote route add default via 198.51.100.10 src 10.42.2.11
+            ip -n {name}-node route add 10.42.2.0/24 via 198.51.100.7
             pod() {{ # namespace, the node's device, addresses
                 ns=$1; dev=$2; shift 2
                 ip -n {name}-node address add 10.42.1.1/32 dev $dev
@@ -93,6 +101,7 @@ impl Town {
             kind,
             client: Worker::start(&format!("{name}-client"), &["client"], inside),
             outside: Worker::start(&format!("{name}-outside"), &["client"], None),
+            remote: Worker::start(&format!("{name}-remote"), &["client"], None),
             server: Worker::start(&format!("{name}-server"), &["server"], None),
             node,
             services: 0,
@@ -123,13 +132,17 @@ impl Town {
 
     /// Where a service is dialled on this way, and by whom.
     pub(crate) fn way(&mut self, way: Way, what: Dialled) -> (&mut Worker, String) {
-        let direct = self.kind == Kind::Direct || way == Way::Pod;
+        let direct = self.kind == Kind::Direct || matches!(way, Way::Pod | Way::Remote);
         let ends = match way {
             _ if direct => what.endpoints(),
             Way::Node => vec![what.at_node()],
-            Way::Cluster | Way::Pod => vec![what.at_cluster(self.services)],
+            _ => vec![what.at_cluster(self.services)],
         };
-        let who = if way == Way::Node { &mut self.outside } else { &mut self.client };
+        let who = match way {
+            Way::Node => &mut self.outside,
+            Way::Remote => &mut self.remote,
+            Way::Pod | Way::Cluster => &mut self.client,
+        };
         (who, ends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
     }
 

@@ -19,7 +19,9 @@ pub(crate) fn measure(towns: &mut [Town]) -> Value {
     for (order, what) in
         [("requests", Dialled::Echo), ("stream", Dialled::Sink), ("datagrams", Dialled::Datagrams)]
     {
-        for (name, way) in [("pod", Way::Pod), ("cluster", Way::Cluster), ("node", Way::Node)] {
+        for (name, way) in
+            [("pod", Way::Pod), ("remote", Way::Remote), ("cluster", Way::Cluster), ("node", Way::Node)]
+        {
             let rounds = rounds(towns, ROUNDS, |town| {
                 let (client, to) = town.way(way, what);
                 client.ask(&format!("{order} {MILLISECONDS} {to}"))

@@ -29,8 +29,9 @@ pub struct Device {
     pub name: String,
     /// It leads to a pod: what comes in has the pod's address as its source, or is a forgery.
     pub pod: bool,
-    /// Its packets stand in a queue, or are led elsewhere as they come in: somebody limits their rate.
-    pub queued: bool,
+    /// Its packets must pass through the stack: a pod's that stand in a queue or are led elsewhere as they come in (somebody limits their
+    /// rate), on other devices those that somebody looks at as they come in; all where the kernel has IPsec policies.
+    pub stack: bool,
     /// Known connections are to be sent on before the stack.
     pub early: bool,
 }
@@ -143,7 +144,7 @@ impl Devices {
         let known = self.known.entry(device.index).or_default();
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let flags = flag(device.pod, abi::DEVICE_POD)
-            | flag(device.queued, abi::DEVICE_QUEUED)
+            | flag(device.stack, abi::DEVICE_STACK)
             | flag(known.native, abi::DEVICE_EARLY);
         if known.told != Some(flags) {
             let told = maps::tell_device(&self.pins, device.index, Some(flags));

@@ -9,7 +9,7 @@ use orlop_dataplane::loader;
 use orlop_dataplane::maps::seen::drops;
 
 use crate::room::{isolated, sh};
-use crate::town::{self, ask, at, udp_client, udp_server};
+use crate::town::{self, ask, at, udp_client, udp_client_from, udp_server};
 
 const POD: [&str; 2] = ["10.42.1.10:5353", "[2001:db8:42:1::10]:5353"];
 const ASKED: u64 = 100;
@@ -67,6 +67,50 @@ fn pods_of_a_node_reach_each_other_past_its_stack() {
         // A link that is no pod's any more, as far as its name says.
         sh("ip link set peer0 alias somebody");
         soon(|| sent_while_asked("peer", POD[0]) >= ASKED);
+    });
+}
+
+/// Packets that the node's stack sent on in the course of so many questions and answers.
+fn forwarded_while_asked(from: &str, to: &str) -> u64 {
+    let count = |name: &str| {
+        let said = sh("nstat -asz IpForwDatagrams Ip6OutForwDatagrams");
+        let line = said.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let forwarded = || count("IpForwDatagrams") + count("Ip6OutForwDatagrams");
+    let socket = udp_client_from("other", from, to);
+    assert!((0..5).any(|_| ask(&socket, 1).is_ok()), "{from} does not reach {to}");
+    let before = forwarded();
+    (1..=ASKED).for_each(|length| drop(ask(&socket, usize::try_from(length).unwrap()).unwrap()));
+    forwarded() - before
+}
+
+#[test]
+#[ignore = "root tier"]
+fn pods_of_two_nodes_reach_each_other_past_the_stack() {
+    isolated("across::pods_of_two_nodes_reach_each_other_past_the_stack", |room| {
+        town::build();
+        sh("ip link set pod0 alias pod:a");
+        POD.iter().for_each(|pod| udp_server("pod", pod));
+        let _agent = room.agent("[]");
+        let ends = [["10.42.2.10:0", "192.0.2.11:0"], ["[2001:db8:42:2::10]:0", "[2001:db8:1::11]:0"]];
+        for ([pod, node], to) in ends.into_iter().zip(POD) {
+            soon(|| forwarded_while_asked(pod, to) < FEW);
+            assert!(forwarded_while_asked(node, to) >= 2 * ASKED, "what comes from no pod, and goes to none");
+        }
+        // Whoever polices what comes in from other nodes sees it.
+        sh("tc qdisc add dev br0 clsact");
+        soon(|| forwarded_while_asked("10.42.2.10:0", POD[0]) >= ASKED);
+        sh("tc qdisc delete dev br0 clsact");
+        soon(|| forwarded_while_asked("10.42.2.10:0", POD[0]) < FEW);
+        // What is to be encrypted, or must have been, is looked at by the stack.
+        let policy = "dir fwd src 10.42.2.0/24 dst 10.42.1.0/24";
+        sh(&format!("ip xfrm policy add {policy} action allow"));
+        soon(|| forwarded_while_asked("10.42.2.10:0", POD[0]) >= 2 * ASKED);
+        sh(&format!("ip xfrm policy update {policy} action block"));
+        assert!(ask(&udp_client_from("other", "10.42.2.10:0", POD[0]), 1).is_err());
+        sh(&format!("ip xfrm policy delete {policy}"));
+        soon(|| forwarded_while_asked("10.42.2.10:0", POD[0]) < FEW);
     });
 }
 

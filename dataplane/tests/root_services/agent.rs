@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use orlop_dataplane::loader::Callers;
+use orlop_dataplane::model::Settings;
 use orlop_dataplane::{DataplaneConfig, Status, run};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use crate::room::Room;
 /// What it prints when the services stand in the maps and the programs at the devices.
 pub(crate) const READY: &str = "dataplane is in step";
 
+const PODS: [&str; 2] = ["10.42.0.0/16", "2001:db8:42::/56"];
 const SERVICES: &str = "ORLOP_TEST_SERVICES";
 const BPFFS: &str = "ORLOP_TEST_BPFFS";
 const CGROUP: &str = "ORLOP_TEST_AGENT_CGROUP";
@@ -35,7 +37,7 @@ pub(crate) fn live() {
         callers: Callers::below(Path::new(&env::var_os(CGROUP).unwrap())),
         node_name: "node-a".to_owned(),
         primary: Vec::new(),
-        settings: Default::default(),
+        settings: Settings { pods: PODS.map(|net| net.parse().unwrap()).to_vec(), ..Settings::default() },
         named: Default::default(),
         measured: None,
         sizes: Default::default(),

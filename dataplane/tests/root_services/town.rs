@@ -68,7 +68,7 @@ pub(crate) fn attach(devices: &mut Devices, names: &[&str]) {
             index: index(name),
             name: (*name).to_owned(),
             pod: *name != "br0",
-            queued: false,
+            stack: false,
             early: false,
         })
         .collect();
@@ -160,10 +160,14 @@ pub(crate) fn first_line(stream: &mut TcpStream) -> io::Result<String> {
 
 /// A connected UDP socket of a place, which asks and waits for the answer.
 pub(crate) fn udp_client(place: &str, to: &str) -> UdpSocket {
-    let to: SocketAddr = to.parse().unwrap();
+    udp_client_from(place, if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" }, to)
+}
+
+/// The same from an address.
+pub(crate) fn udp_client_from(place: &str, from: &str, to: &str) -> UdpSocket {
+    let [from, to]: [SocketAddr; 2] = [from, to].map(|end| end.parse().unwrap());
     at(place, move || {
-        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(any).unwrap();
+        let socket = UdpSocket::bind(from).unwrap();
         socket.connect(to).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         socket

@@ -87,6 +87,7 @@ fn traffic(measured: &Value) -> Option<Vec<Row>> {
     };
     let way = match measured["way"].as_str()? {
         "pod" => "pod → pod",
+        "remote" => "another node's pod → pod",
         "cluster" => "pod → ClusterIP",
         _ => "outside → NodePort",
     };
