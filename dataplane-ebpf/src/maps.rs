@@ -31,6 +31,8 @@ pub static RANGES: LpmTrie<Range, u32, { MAX_RANGES as usize }, LAZY> = LpmTrie:
 pub static ADDRESSES: HashMap<Ip, u32, { MAX_ADDRESSES as usize }, LAZY> = HashMap::new();
 #[btf_map]
 pub static DEVICES: HashMap<u32, u32, { MAX_DEVICES as usize }, LAZY> = HashMap::new();
+#[btf_map]
+pub static PORTS: HashMap<u32, u32, { MAX_DEVICES as usize }, LAZY> = HashMap::new();
 /// The node's own devices were there before any pod's: nearly always a comparison tells them from these.
 #[btf_map]
 pub static FIRST_POD: Array<u32, 1> = Array::new();

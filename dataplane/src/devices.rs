@@ -12,7 +12,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::tc::{TcAttribute, TcMessage};
 use orlop_model::names::POD_LINK_ALIAS;
 use rtnetlink::MulticastGroup;
@@ -174,10 +176,10 @@ fn list(named: &Named) -> io::Result<Seen> {
     Ok(Seen { devices, addresses })
 }
 
-/// An Ethernet device that stands by itself: what belongs to a bridge or a bond hands its packets to that.
+/// An Ethernet device that stands by itself, or is the port of a bridge. (What belongs to a bond hands its packets to that.)
 fn device(link: &LinkMessage, queued: &Queued, named: &Named) -> Option<Device> {
-    let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
-    if link.header.link_layer_type != LinkLayerType::Ether || enslaved || is_of_services(link) {
+    let port_of = port_of(link).ok()?;
+    if link.header.link_layer_type != LinkLayerType::Ether || is_of_services(link) {
         return None;
     }
     let pod = link.attributes.iter().any(|attribute| match attribute {
@@ -186,9 +188,27 @@ fn device(link: &LinkMessage, queued: &Queued, named: &Named) -> Option<Device> 
     });
     let index = link.header.index;
     let name = name(link)?.to_owned();
-    let early = named.early.contains(&name);
+    let early = named.early.contains(&name) && port_of.is_none();
     let stack = if pod { &queued.any } else { &queued.coming }.contains(&index);
-    Some(Device { index, name, pod, stack, early })
+    Some(Device { index, name, pod: pod && port_of.is_none(), stack, early, port_of })
+}
+
+/// It belongs to another device, which is no bridge.
+struct Enslaved;
+
+/// The bridge that a device is a port of, if it belongs to any device.
+fn port_of(link: &LinkMessage) -> Result<Option<u32>, Enslaved> {
+    let master = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    });
+    let Some(master) = master else { return Ok(None) };
+    let of_bridge = |info: &LinkInfo| matches!(info, LinkInfo::PortKind(InfoPortKind::Bridge));
+    let bridged = link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().any(of_bridge),
+        _ => false,
+    });
+    if bridged { Ok(Some(master)) } else { Err(Enslaved) }
 }
 
 /// Devices with a queue.

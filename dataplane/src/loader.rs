@@ -21,7 +21,7 @@ use orlop_abi::SCHEMA;
 
 use crate::maps::{
     ADDRESSES, BACKENDS, CALLERS, DEVICES, EVENTS, FIRST_POD, FRONTENDS, KernelMaps, MapError, PLACES,
-    POLICY_MAPS, RANGES, RECEIVERS, ROUTES, SLOTS, UNTRANSLATED, WATCHED, resize, tell_callers,
+    POLICY_MAPS, PORTS, RANGES, RECEIVERS, ROUTES, SLOTS, UNTRANSLATED, WATCHED, resize, tell_callers,
 };
 use crate::sizes::Sizes;
 use crate::sys;
@@ -59,7 +59,7 @@ pub const PROGRAMS: [&str; 9] = [
     "getpeername6",
 ];
 /// The maps of services, by the names they are pinned under.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 23] = [
     FRONTENDS,
     SLOTS,
     PLACES,
@@ -68,6 +68,7 @@ pub const MAPS: [&str; 22] = [
     RANGES,
     ADDRESSES,
     DEVICES,
+    PORTS,
     FIRST_POD,
     ROUTES,
     "AFFINITIES",
@@ -85,6 +86,8 @@ pub const MAPS: [&str; 22] = [
 ];
 /// The programs at network devices, each with the prefix of its links' pins: an interface index follows.
 const DEVICE_PROGRAMS: [(&str, &str); 2] = [("packet_in", "link_in_"), ("packet_out", "link_out_")];
+/// Those at ports of bridges, in the same places.
+const PORT_PROGRAMS: [(&str, &str); 2] = [("port_in", "link_in_"), ("port_out", "link_out_")];
 /// The program before the stack, where the driver runs it, and where the kernel does in its place.
 const EARLY: &str = "early";
 const EARLY_LINKS: [(&str, XdpMode); 2] =
@@ -257,7 +260,7 @@ pub fn load_sized(bpffs: &Path, callers: &Callers, sizes: &Sizes) -> Result<Load
     uninstall::other_links(&pins);
     // Verifiers of such kernels also count the stack in another way, and refuse them.
     let have_tcx = version(&release).is_none_or(|version| version >= TCX);
-    for (program, _) in DEVICE_PROGRAMS.into_iter().filter(|_| have_tcx) {
+    for (program, _) in DEVICE_PROGRAMS.into_iter().chain(PORT_PROGRAMS).filter(|_| have_tcx) {
         load(&mut object, program)?;
     }
     Ok(Loaded { maps, devices: Devices::new(object, pins, have_tcx) })

@@ -120,6 +120,7 @@ pub(crate) const RANGES: &str = "RANGES";
 pub(crate) const ADDRESSES: &str = "ADDRESSES";
 pub(crate) const SETTINGS: &str = "SETTINGS";
 pub(crate) const DEVICES: &str = "DEVICES";
+pub(crate) const PORTS: &str = "PORTS";
 pub(crate) const FIRST_POD: &str = "FIRST_POD";
 pub(crate) const ROUTES: &str = "ROUTES";
 pub(crate) const UNTRANSLATED: &str = "UNTRANSLATED";
@@ -372,9 +373,18 @@ impl fmt::Debug for KernelMaps {
 
 /// What the programs know about a device of the node (`DEVICE_…` bits), or that there is no such device.
 pub(crate) fn tell_device(pins: &Path, index: u32, flags: Option<u32>) -> Result<(), MapError> {
-    let mut map: HashMap<MapData, u32, u32> = pinned(pins, DEVICES)?;
-    let done = match flags {
-        Some(flags) => map.insert(index, flags, 0),
+    tell(pins, DEVICES, index, flags)
+}
+
+/// Which bridge a device is a port of; `None` if of none.
+pub(crate) fn tell_port(pins: &Path, index: u32, bridge: Option<u32>) -> Result<(), MapError> {
+    tell(pins, PORTS, index, bridge)
+}
+
+fn tell(pins: &Path, map: &str, index: u32, value: Option<u32>) -> Result<(), MapError> {
+    let mut map: HashMap<MapData, u32, u32> = pinned(pins, map)?;
+    let done = match value {
+        Some(value) => map.insert(index, value, 0),
         None => gone(map.remove(&index)),
     };
     done.map_err(|source| refused(format!("tell the programs about device {index}"), source))
@@ -410,10 +420,14 @@ pub(crate) fn tell_callers(pins: &Path, cgroup: u64) -> Result<(), MapError> {
     map.set(0, cgroup, 0).map_err(|source| refused("tell the programs whom they serve".to_owned(), source))
 }
 
-/// The devices that they know about.
-pub(crate) fn told_devices(pins: &Path) -> Result<Vec<u32>, MapError> {
-    let map: HashMap<MapData, u32, u32> = pinned(pins, DEVICES)?;
-    Ok(entries(&map, DEVICES)?.into_iter().map(|(index, _)| index).collect())
+/// The devices that they know about, ports of bridges among them.
+pub(crate) fn told_devices(pins: &Path) -> Result<BTreeSet<u32>, MapError> {
+    let mut told = BTreeSet::new();
+    for name in [DEVICES, PORTS] {
+        let map: HashMap<MapData, u32, u32> = pinned(pins, name)?;
+        told.extend(entries(&map, name)?.into_iter().map(|(index, _)| index));
+    }
+    Ok(told)
 }
 
 fn pinned<M: TryFrom<Map, Error = AyaError>>(pins: &Path, name: &str) -> Result<M, MapError> {

@@ -140,12 +140,16 @@ pub async fn run(
     // A thread of its own: a big sync is many system calls in a row.
     let ended = tokio::task::spawn_blocking(move || {
         let loaded = loader::load_sized(&cfg.bpffs, &cfg.callers, &cfg.sizes)?;
+        let (mut programs, beside) = (loaded.devices, Beside::new(&loaded.maps, &cfg));
+        if beside.is_some() {
+            programs.hold(true);
+        }
         let place = Place {
             devices,
-            programs: loaded.devices,
+            programs,
             named: cfg.named.clone(),
             removed,
-            beside: Beside::new(&loaded.maps, &cfg),
+            beside,
             measured: cfg.measured.clone(),
         };
         let mut routes = Routes::open(&loader::pins(&cfg.bpffs)).map_err(LoadError::from)?;
@@ -175,7 +179,7 @@ pub(crate) struct Place {
     measured: Option<mpsc::UnboundedSender<Synced>>,
 }
 
-/// A first start, perhaps beside a kube-proxy: connections of netfilter's keep their ports.
+/// A first start, perhaps beside a kube-proxy: connections of netfilter's keep their ports, and their way through the stack.
 struct Beside {
     bpffs: PathBuf,
 }
@@ -296,11 +300,12 @@ pub(crate) async fn follow<M: Maps>(
                 }
             }
         }
-        // Those that began since the start, too.
-        if let Some(place) = place.as_mut().filter(|_| state.status().synced)
+        // Those that began until the programs were in their places, too.
+        if let Some(place) = place.as_mut().filter(|_| state.status().synced && state.status().placed)
             && let Some(beside) = place.beside.take()
         {
             beside.reserve();
+            place.programs.hold(false);
         }
         let removed = state.maps_mut().take_removed();
         if let Some(place) = place.as_ref().filter(|_| sweep || !removed.is_empty()) {

@@ -195,10 +195,15 @@ fn callers(config: &Config) -> Result<Callers> {
     Ok(Callers { cgroup, machine })
 }
 
+/// The inode of the machine's first namespace of process ids (`PROC_PID_INIT_INO`). In any other, process 1 says nothing of the machine.
+const FIRST_PROCESS_IDS: u64 = 0xEFFF_FFFC;
+
 /// Whether the network namespace of this process is that of the machine's first.
 fn is_machines_network() -> bool {
-    let of = |process| std::fs::metadata(format!("/proc/{process}/ns/net")).map(|at| (at.dev(), at.ino()));
-    matches!((of("self"), of("1")), (Ok(own), Ok(first)) if own == first)
+    let of = |path: &str| std::fs::metadata(path).map(|at| (at.dev(), at.ino()));
+    let sees_first = of("/proc/self/ns/pid").is_ok_and(|(_, ids)| ids == FIRST_PROCESS_IDS);
+    sees_first
+        && matches!((of("/proc/self/ns/net"), of("/proc/1/ns/net")), (Ok(own), Ok(first)) if own == first)
 }
 
 /// The cgroup of the pods of a kubelet that runs here, by the names its two drivers give it.

@@ -13,6 +13,7 @@
 //!                                                 number: the other nodes)
 //! ADDRESSES    address                         ─▶ this node's; whether it takes node ports
 //! DEVICES      device                          ─▶ whether a pod is behind it, whether its packets need the stack, whether XDP is there
+//! PORTS        device                          ─▶ the bridge that it is a port of
 //! FIRST_POD    0                               ─▶ the lowest number of a device with a pod behind it; 0: there is none
 //! ROUTES       0                               ─▶ how often routes and neighbours have changed
 //! AFFINITIES   client, service                 ─▶ the backend it stays with (least recently used)

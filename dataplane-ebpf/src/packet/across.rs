@@ -24,7 +24,8 @@ pub fn across(ctx: &TcContext, work: &mut Work) -> i32 {
     let from = guard::device(ctx);
     // SAFETY: user space writes it whole.
     let first = FIRST_POD.get(0).map_or(0, |first| *first);
-    if first == 0 {
+    // What netfilter has translated on its way there it must see on its way back.
+    if first == 0 || work.foreign != 0 {
         return NEXT;
     }
     let sent_here = from >= first && guard::is_pods(from);

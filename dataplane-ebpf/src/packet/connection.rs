@@ -34,6 +34,7 @@ const PORT_TRIES: u32 = 32;
 /// Finds out what a packet of a known connection becomes. `false` if there is none, or it is over, and this a new beginning.
 #[inline(never)]
 pub fn known(work: &mut Work) -> bool {
+    work.foreign = 0;
     let headers = &mut work.headers;
     if headers.fragment == Fragment::Later && !recall_ports(headers) {
         return false;
@@ -59,6 +60,7 @@ pub fn known(work: &mut Work) -> bool {
         unsafe { (*entry).flags |= Connection::CLOSED };
     }
     if work.to.flags & Connection::FOREIGN != 0 {
+        work.foreign = 1;
         return false;
     }
     if headers.fragment == Fragment::First {
@@ -218,6 +220,13 @@ fn takes_over(key: &ConnectionKey, back: &Connection) -> bool {
 #[inline(always)]
 pub fn remember_one_way(work: &Work) -> bool {
     CONNECTIONS.insert(&work.headers.key, &work.to, 0).is_ok()
+}
+
+/// Whether a packet is of any connection.
+#[inline(always)]
+pub fn is_known(key: &ConnectionKey) -> bool {
+    // SAFETY: only whether it is there counts.
+    unsafe { CONNECTIONS.get(key) }.is_some()
 }
 
 /// Whether a packet is of a connection that goes to this address, in both ways by here.

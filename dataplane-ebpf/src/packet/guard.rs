@@ -42,9 +42,9 @@ pub fn honest(ctx: &TcContext, work: &mut Work) -> bool {
 /// Whether a packet came in where packets for its source go out.
 #[inline(never)]
 pub fn at_home(ctx: &TcContext, work: &mut Work) -> bool {
-    let Work { headers, route, .. } = work;
+    let Work { headers, route, here, .. } = work;
     let result = deliver::find(ctx, headers, &headers.key.destination, &headers.key.source, route);
-    (deliver::is_way(result) || result == BPF_FIB_LKUP_RET_FRAG_NEEDED) && route.ifindex == device(ctx)
+    (deliver::is_way(result) || result == BPF_FIB_LKUP_RET_FRAG_NEEDED) && route.ifindex == *here
 }
 
 /// The same for a packet of a known connection, `work.to`.

@@ -21,6 +21,7 @@ pub mod guard;
 pub mod icmp;
 mod landing;
 pub mod parse;
+pub mod port;
 mod reject;
 pub mod rewrite;
 mod sctp;
@@ -60,10 +61,15 @@ pub fn packet_in(ctx: TcContext) -> i32 {
 /// As above, for what the node itself sends; and for what comes to pods.
 #[classifier]
 pub fn packet_out(ctx: TcContext) -> i32 {
-    // SAFETY: the kernel hands a valid context; the field is readable.
-    let came_in = unsafe { (*ctx.skb.skb).ingress_ifindex } != 0;
     // What came in somewhere was translated there. What did not is the node's own, whom no policy keeps from its pods.
-    if came_in { policy::arrival(&ctx) } else { packet(&ctx, Side::Out) }
+    if came_in(&ctx) { policy::arrival(&ctx) } else { packet(&ctx, Side::Out) }
+}
+
+/// Whether a packet on its way out came in by some device.
+#[inline(always)]
+fn came_in(ctx: &TcContext) -> bool {
+    // SAFETY: the kernel hands a valid context; the field is readable.
+    unsafe { (*ctx.skb.skb).ingress_ifindex != 0 }
 }
 
 /// Each step is a function of its own, which the verifier walks through for itself: what the steps before found out lies in
@@ -71,6 +77,7 @@ pub fn packet_out(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn packet(ctx: &TcContext, side: Side) -> i32 {
     let Some(work) = work::work() else { return NEXT };
+    work.here = guard::device(ctx);
     match parse::headers(ctx, &mut work.headers) {
         Kind::Foreign => return NEXT,
         Kind::Other if side == Side::In => {

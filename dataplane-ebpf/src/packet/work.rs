@@ -17,6 +17,10 @@ pub struct Work {
     /// The way back: key and value of an entry; or the connection that an ICMP error is about.
     pub other: ConnectionKey,
     pub back: Connection,
+    /// The device that packets for its source would go out by, if it came from there: of a bridge's port, the bridge.
+    pub here: u32,
+    /// It is of a connection that netfilter translates.
+    pub foreign: u32,
     /// The second that it is, of a packet of a service.
     pub now: u32,
     /// The way on.

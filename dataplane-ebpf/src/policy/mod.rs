@@ -43,7 +43,7 @@ const NEIGHBOURS: core::ops::RangeInclusive<u8> = 133..=137;
 
 /// Whether any policy selects a pod of this node.
 #[inline(always)]
-fn needed() -> bool {
+pub fn needed() -> bool {
     // SAFETY: user space writes it whole; a torn read concerns one packet.
     POLICY.get(0).is_some_and(|state| state.subjects != 0)
 }

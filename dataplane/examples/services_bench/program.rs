@@ -68,7 +68,14 @@ fn uplink(devices: &mut Devices) -> u32 {
         ip route add 10.96.0.0/16 via 192.0.2.1 && ip route add fd00::/64 via 2001:db8:1::1");
     let shown: Value = serde_json::from_str(&sh("ip -j link show up0")).unwrap();
     let index = shown[0]["ifindex"].as_u64().unwrap().try_into().unwrap();
-    devices.set(&[Device { index, name: "up0".to_owned(), pod: false, stack: false, early: true }]);
+    devices.set(&[Device {
+        index,
+        name: "up0".to_owned(),
+        pod: false,
+        stack: false,
+        early: true,
+        port_of: None,
+    }]);
     index
 }
 

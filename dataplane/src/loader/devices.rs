@@ -16,7 +16,7 @@ use aya::programs::{LinkOrder, Program, TestRun as _, TestRunOptions};
 
 use orlop_abi as abi;
 
-use super::{DEVICE_PROGRAMS, EARLY, EARLY_LINKS, Target, uninstall};
+use super::{DEVICE_PROGRAMS, EARLY, EARLY_LINKS, PORT_PROGRAMS, Target, uninstall};
 use crate::maps;
 use crate::reconcile::chain;
 
@@ -34,6 +34,8 @@ pub struct Device {
     pub stack: bool,
     /// Known connections are to be sent on before the stack.
     pub early: bool,
+    /// The bridge that it is a port of: packets between pods behind that pass no other device of the node.
+    pub port_of: Option<u32>,
 }
 
 /// Programs that are loaded, and the devices they are at.
@@ -45,6 +47,10 @@ pub struct Devices {
     /// By index.
     known: BTreeMap<u32, Known>,
     adopted: bool,
+    /// Pods' packets are not to pass by netfilter yet, which may translate some of them.
+    held: bool,
+    /// The lowest index of a pod's device; 0: there is none.
+    first_pod: u32,
 }
 
 /// A device that was heard of.
@@ -52,6 +58,8 @@ pub struct Devices {
 struct Known {
     /// What the programs were told about it; `None`: nothing yet.
     told: Option<u32>,
+    /// The bridge that it is a port of, as they were told.
+    port_of: Option<u32>,
     /// Why it has no programs: it is not asked again.
     refused: Option<String>,
     /// Its programs were brought there, or refused.
@@ -107,19 +115,18 @@ fn context(side: Side, device: u32, length: usize) -> Result<Vec<u8>, TestRunErr
 
 impl Devices {
     pub(super) fn new(object: Ebpf, pins: PathBuf, have_tcx: bool) -> Self {
-        Self { object, pins, have_tcx, known: BTreeMap::new(), adopted: false }
+        Self { object, pins, have_tcx, known: BTreeMap::new(), adopted: false, held: false, first_pod: 0 }
     }
 
     /// Makes these the devices that have our programs. Their names are of the calling thread's network namespace.
     pub fn set(&mut self, devices: &[Device]) {
         let first = devices.iter().filter(|device| device.pod).map(|device| device.index).min();
-        if let Err(error) = maps::tell_first_pod(&self.pins, first.unwrap_or(0)) {
-            tracing::warn!(error = chain(&error), "pods' packets go through the node's stack");
-        }
+        self.first_pod = first.unwrap_or(0);
+        self.tell_first_pod();
         for device in devices {
             // First what the programs have to know, then the programs.
             self.tell(device);
-            if self.known.get(&device.index).is_none_or(|known| !known.tried) {
+            if self.tell_port(device) || self.known.get(&device.index).is_none_or(|known| !known.tried) {
                 self.place(device);
                 self.tell(device);
             }
@@ -130,6 +137,19 @@ impl Devices {
         if self.known.len() < before || !self.adopted {
             self.adopted = true;
             self.forget_gone();
+        }
+    }
+
+    /// Whether packets between pods are to go through the node's stack, all of them.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+        self.tell_first_pod();
+    }
+
+    fn tell_first_pod(&self) {
+        let first = if self.held { 0 } else { self.first_pod };
+        if let Err(error) = maps::tell_first_pod(&self.pins, first) {
+            tracing::warn!(error = chain(&error), "pods' packets go through the node's stack");
         }
     }
 
@@ -154,6 +174,19 @@ impl Devices {
         }
     }
 
+    /// Tells the programs which bridge a device is a port of. `true` if that has changed: then others are to be there.
+    fn tell_port(&mut self, device: &Device) -> bool {
+        let known = self.known.entry(device.index).or_default();
+        if known.port_of == device.port_of {
+            return false;
+        }
+        match maps::tell_port(&self.pins, device.index, device.port_of) {
+            Ok(()) => known.port_of = device.port_of,
+            Err(error) => tracing::warn!(error = chain(&error), "device {}", device.name),
+        }
+        true
+    }
+
     /// Brings the programs to a device.
     fn place(&mut self, device: &Device) {
         if !self.have_tcx {
@@ -162,7 +195,8 @@ impl Devices {
             known.tried = true;
             return;
         }
-        let attached = DEVICE_PROGRAMS.iter().try_for_each(|(program, prefix)| {
+        let programs = if device.port_of.is_some() { PORT_PROGRAMS } else { DEVICE_PROGRAMS };
+        let attached = programs.iter().try_for_each(|(program, prefix)| {
             let attached = self.attach(program, prefix, device);
             attached.map_err(|error| format!("attach {program} at {}: {}", device.name, chain(&*error)))
         });
@@ -276,9 +310,10 @@ impl Devices {
     /// Unpins the links of devices that are no more. (The kernel took them out of force with the device.)
     fn forget_gone(&self) {
         let stale = maps::told_devices(&self.pins).map(|told| {
-            told.into_iter()
-                .filter(|index| !self.known.contains_key(index))
-                .try_for_each(|index| maps::tell_device(&self.pins, index, None))
+            told.into_iter().filter(|index| !self.known.contains_key(index)).try_for_each(|index| {
+                maps::tell_device(&self.pins, index, None)?;
+                maps::tell_port(&self.pins, index, None)
+            })
         });
         if let Err(error) = stale.and_then(|result| result) {
             tracing::warn!(error = chain(&error), "forget devices that are gone");

@@ -93,7 +93,7 @@ impl Drop for Cgroup {
 fn device(name: &str) -> Device {
     let shown: serde_json::Value = serde_json::from_str(&sh(&format!("ip -j link show {name}"))).unwrap();
     let index = shown[0]["ifindex"].as_u64().unwrap().try_into().unwrap();
-    Device { index, name: name.to_owned(), pod: name == "pod0", stack: false, early: false }
+    Device { index, name: name.to_owned(), pod: name == "pod0", stack: false, early: false, port_of: None }
 }
 
 /// In the network namespace of the calling thread.

@@ -97,7 +97,7 @@ fn build(room: &Room) -> Street {
 fn device(name: &str, early: bool) -> Device {
     let shown: serde_json::Value = serde_json::from_str(&sh(&format!("ip -j link show {name}"))).unwrap();
     let index = shown[0]["ifindex"].as_u64().unwrap().try_into().unwrap();
-    Device { index, name: name.to_owned(), pod: false, stack: false, early }
+    Device { index, name: name.to_owned(), pod: false, stack: false, early, port_of: None }
 }
 
 fn start(room: &Room, early: bool) -> (State<KernelMaps>, Devices) {

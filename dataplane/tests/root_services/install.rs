@@ -244,7 +244,8 @@ fn the_verifiers_work_is_what_it_was() {
         let begun = std::time::Instant::now();
         let mut loaded = loader::load_all(&room.bpffs, &room.cgroup).unwrap();
         // The one before the stack is loaded where a device is to have it.
-        let device = Device { index: 1, name: "lo".to_owned(), pod: false, stack: false, early: true };
+        let device =
+            Device { index: 1, name: "lo".to_owned(), pod: false, stack: false, early: true, port_of: None };
         loaded.devices.set(&[device]);
         let counts = loaded.devices.verified();
         let report: String = counts.iter().map(|(name, count)| format!("{name} {count}\n")).collect();

@@ -53,9 +53,10 @@ impl Place {
             ..Node::default()
         };
         let mut state = State::new(maps, node);
-        let addresses: BTreeSet<IpAddr> = ["192.0.2.10", "10.42.1.1", "2001:db8:1::10", "2001:db8:42:1::1"]
-            .map(|ip| ip.parse().unwrap())
-            .into();
+        let addresses: BTreeSet<IpAddr> =
+            ["192.0.2.10", "10.42.1.1", "10.42.5.1", "2001:db8:1::10", "2001:db8:42:1::1"]
+                .map(|ip| ip.parse().unwrap())
+                .into();
         state.ingest(Update::Addresses(addresses));
         set(&mut state, SERVICES);
         let namespaces = ["shop", "tools"].map(|name| {
@@ -225,6 +226,64 @@ fn established_connections_are_judged_again() {
             assert!(Instant::now() < end, "it did not come back to life");
         }
         assert!(echoes(&mut own));
+    });
+}
+
+#[test]
+#[ignore = "root tier"]
+fn pods_behind_a_bridge_are_kept_from_each_other() {
+    isolated("policies::pods_behind_a_bridge_are_kept_from_each_other", |room| {
+        let mut place = Place::new(&room);
+        town::build_bridge();
+        let (left, right) = ("10.42.5.11", "10.42.5.12:8080");
+        tcp_server("left", &format!("{left}:8080"));
+        tcp_server("right", right);
+        for (app, ip) in [("left", left), ("right", "10.42.5.12")] {
+            let (key, pod) = pod("shop", app, "node-a", ["2001:db8::1", ip]);
+            let pod = pod.map(|pod| Pod { ips: [ip.parse().unwrap()].into(), ..pod });
+            place.state.ingest(Update::Policy(Change::Pod(Event::Apply((key, pod)))));
+        }
+        let devices = ["br0", "pod0", "peer0", "cni0"];
+        town::attach_all(&mut place.devices, &devices, &["left0", "right0"]);
+        let mut lasting = echo("left", right);
+        assert!(echoes(&mut lasting));
+
+        place.policies(&["{podSelector: {matchLabels: {app: right}}}"]);
+        assert!(!echoes(&mut lasting));
+        ["left", "client", "peer"].iter().for_each(|place| shut(place, right));
+        open_from_node(right);
+        open("right", "10.42.5.11:8080");
+
+        let of = |app: &str| format!("[{{podSelector: {{matchLabels: {{app: {app}}}}}}}]");
+        let from_left =
+            format!("{{podSelector: {{matchLabels: {{app: right}}}}, ingress: [{{from: {}}}]}}", of("left"));
+        place.policies(&[&from_left]);
+        open("left", right);
+        shut("peer", right);
+
+        // What a pod may send: to a neighbour, and to a service, which is judged by the pod behind it.
+        let to = |app| {
+            format!(
+                "{{podSelector: {{matchLabels: {{app: left}}}}, policyTypes: [Egress], egress: [{{to: {}}}]}}",
+                of(app)
+            )
+        };
+        place.policies(&[&to("web")]);
+        shut("left", right);
+        open("left", WEB);
+        open("left", "10.96.0.10:80");
+        place.policies(&[&to("right")]);
+        open("left", right);
+        shut("left", WEB);
+        shut("left", "10.96.0.10:80");
+
+        // Taken from the bridge, the link stands by itself.
+        sh("ip link set left0 nomaster && ip address add 10.42.5.1/32 dev left0 && ip route add 10.42.5.11 dev left0
+            sysctl -qw net.ipv4.conf.left0.proxy_arp=1");
+        town::attach_all(&mut place.devices, &[&devices[..], &["left0"]].concat(), &["right0"]);
+        shut("left", WEB);
+        place.policies(&[&to("web")]);
+        open("left", WEB);
     });
 }
 

@@ -60,18 +60,37 @@ pub(crate) fn build_peer() {
             ip -n peer route add default via 10.42.3.1 && ip -n peer route add default via 2001:db8:42:3::1");
 }
 
+/// Two pods of the node that another plugin has put behind a bridge: `left` (10.42.5.11) and `right` (10.42.5.12).
+pub(crate) fn build_bridge() {
+    sh("ip link add cni0 type bridge forward_delay 0 && ip link set cni0 up
+        ip address add 10.42.5.1/24 dev cni0
+        for pod in left:11 right:12; do
+            name=${pod%:*}
+            ip netns add $name && ip -n $name link set lo up
+            ip link add ${name}0 type veth peer name eth0 netns $name
+            ip -n $name link set eth0 up && ip link set ${name}0 master cni0 up
+            ip -n $name address add 10.42.5.${pod#*:}/24 dev eth0
+            ip -n $name route add default via 10.42.5.1
+        done");
+}
+
 /// Puts the programs at the node's devices.
 pub(crate) fn attach(devices: &mut Devices, names: &[&str]) {
-    let all: Vec<_> = names
-        .iter()
-        .map(|name| Device {
-            index: index(name),
-            name: (*name).to_owned(),
-            pod: *name != "br0",
-            stack: false,
-            early: false,
-        })
-        .collect();
+    attach_all(devices, names, &[]);
+}
+
+/// The same, and at these ports of `cni0`.
+pub(crate) fn attach_all(devices: &mut Devices, names: &[&str], ports: &[&str]) {
+    let device = |name: &&str| Device {
+        index: index(name),
+        name: (*name).to_owned(),
+        pod: !name.ends_with("br0") && *name != "cni0",
+        stack: false,
+        early: false,
+        port_of: None,
+    };
+    let mut all: Vec<_> = names.iter().map(device).collect();
+    all.extend(ports.iter().map(|name| Device { pod: false, port_of: Some(index("cni0")), ..device(name) }));
     devices.set(&all);
     assert_eq!(devices.refused(), [""; 0]);
 }

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use orlop_dataplane::kube_proxy::{clean_up, reserve, uninstall};
+use orlop_dataplane::loader::{Loaded, load_all};
 use orlop_dataplane::model::Settings;
 
 use crate::lines::Traffic;
@@ -48,12 +49,15 @@ fn take_over(room: &Room, kind: &str, left: &[&str]) {
     assert!(ask(&datagrams, 1).unwrap().starts_with("pod "));
     thread::sleep(Duration::from_millis(100));
 
-    let (maps, _devices) = packets::load(room);
     // As the loop does at a first start.
+    let Loaded { maps, mut devices } = load_all(&room.bpffs, &room.cgroup).unwrap();
+    devices.hold(true);
     let reserves = || reserve(&room.bpffs).unwrap();
     reserves();
+    town::attach(&mut devices, &["br0", "pod0"]);
     let _state = packets::write(maps, Settings::default());
     println!("{} ports of netfilter's connections", reserves());
+    devices.hold(false);
     thread::sleep(Duration::from_millis(200));
     assert!(ask(&datagrams, 2).unwrap().starts_with("pod "));
 
