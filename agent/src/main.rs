@@ -1,5 +1,5 @@
-//! The multi-call entry: the CNI plugin by the name it is called by, `orlop create` before any thread exists, everything
-//! else through the arguments.
+//! The multi-call entry: the CNI plugin by the name it is called by, `orlop create` before any thread exists, what becomes a
+//! program of the host, everything else through the arguments.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
@@ -14,6 +14,7 @@ use orlop::{
     config::Config,
     telemetry, wire,
 };
+use orlop_dataplane::kube_proxy;
 
 fn main() -> ExitCode {
     // The creator forks by raw clone3 and then allocates in the child: it must run with one thread (docs/runtime.md).
@@ -23,9 +24,13 @@ fn main() -> ExitCode {
     if Path::new(&called).file_name().is_some_and(|name| name == orlop_cni::plugin::NAME) {
         return orlop_cni::plugin::main();
     }
-    if words.next().is_some_and(|word| word == "create") {
+    let role = words.next().unwrap_or_default();
+    if role == "create" {
         let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
         orlop_runtime::create::create_main(&words);
+    }
+    if role == kube_proxy::ON_HOST {
+        return kube_proxy::on_host(words);
     }
     match run(Cli::from_words().command) {
         Ok(()) => ExitCode::SUCCESS,

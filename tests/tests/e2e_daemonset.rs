@@ -123,11 +123,8 @@ fn path<'a>(p: &Playground, args: &[&'a str], field: &'a str) -> String {
     p.kubectl(&[&["get", "-o", &field], args].concat()).text()
 }
 
-#[test]
-#[ignore = "e2e tier"]
-fn the_manifest_serves_a_node_that_serves_no_services_itself() {
-    let p = Playground::with(&[], &[("ORLOP_DISABLE_KUBE_PROXY", "true")]);
-    let bpffs = Bpffs::mount(&p.dir.join("bpffs"));
+/// Loads the image that has nothing in it but the program.
+fn load_own_image(p: &Playground) {
     let (images, program) = (p.dir.join("own-image"), given("ORLOP_BIN").join("orlop"));
     let xtask = |args: &[&str]| {
         let mut command = Command::new(given("ORLOP_XTASK"));
@@ -136,6 +133,14 @@ fn the_manifest_serves_a_node_that_serves_no_services_itself() {
     };
     run(xtask(&["own", "--program"]).arg(program).arg("--out").arg(&images)).text();
     run(xtask(&["load", "--dir"]).arg(&p.dir).arg(images.join("orlop.tar"))).text();
+}
+
+#[test]
+#[ignore = "e2e tier"]
+fn the_manifest_serves_a_node_that_serves_no_services_itself() {
+    let p = Playground::with(&[], &[("ORLOP_DISABLE_KUBE_PROXY", "true")]);
+    let bpffs = Bpffs::mount(&p.dir.join("bpffs"));
+    load_own_image(&p);
     p.apply(HELLO).text();
     p.apply(
         "{apiVersion: v1, kind: Pod, metadata: {name: client}, spec: {terminationGracePeriodSeconds: 0, containers: [\
@@ -242,4 +247,126 @@ fn remove(p: &Playground, mut pod: Value, bpffs: &Bpffs) {
         phase == "Succeeded"
     });
     assert_eq!(bpffs.pins(), Vec::<String>::new());
+}
+
+/// What kube-proxy leaves, and what others have in the same tables, as `dataplane` tests it against the kernel.
+const RULES: &str = include_str!("../../dataplane/tests/root_services/take_over/rules.sh");
+const KINDS: [&str; 3] = ["iptables-legacy", "iptables-nft", "nft"];
+
+/// Process 1 is the test's own, and may be asked for its files, which the machine's need not allow.
+fn in_a_process_tree_of_its_own(name: &str, test: impl FnOnce()) {
+    const INSIDE: &str = "ORLOP_TEST_OWN_TREE";
+    if std::env::var_os(INSIDE).is_some() {
+        return test();
+    }
+    // A shell to be process 1: it collects whom others left.
+    let inside = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--"])
+        .args(["sh", "-c", "\"$@\"; exit $?", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("unshare (util-linux)");
+    let said =
+        [&inside.stdout, &inside.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat();
+    assert!(inside.status.success() && said.contains("1 passed"), "{}\n{said}", inside.status);
+}
+
+/// Whether the node's network has kube-proxy's rules of a kind, and others'.
+fn rules(p: &Playground, kind: &str) -> (bool, bool) {
+    let (list, proxys, others) = match kind {
+        "nft" => ("nft list tables".to_owned(), "kube-proxy", "table ip mine"),
+        kind => (format!("{kind}-save; ip6${{0#ip}}-save"), "KUBE-SVC-", "-A INPUT -j KUBE-FIREWALL"),
+    };
+    let listed = run(p.beside(1, "sh").args(["-c", &list, kind])).text();
+    (listed.contains(proxys), listed.contains(others))
+}
+
+#[test]
+#[ignore = "e2e tier"]
+fn what_kube_proxy_left_is_removed_by_the_programs_of_the_host() {
+    const NAME: &str = "what_kube_proxy_left_is_removed_by_the_programs_of_the_host";
+    in_a_process_tree_of_its_own(NAME, || {
+        let p = Playground::with(&[], &[("ORLOP_DISABLE_KUBE_PROXY", "true")]);
+        let bpffs = Bpffs::mount(&p.dir.join("bpffs"));
+        load_own_image(&p);
+        p.apply(
+            "{apiVersion: v1, kind: Pod, metadata: {name: client}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+             {name: c, image: 'orlop.dev/example/hello:v1', args: [sleep, '3600']}]}}\n---\n\
+             {apiVersion: v1, kind: Pod, metadata: {name: echo, labels: {app: echo}}, spec: {terminationGracePeriodSeconds: 0, containers: [\
+             {name: c, image: 'orlop.dev/example/busybox:v1', command: [nc, -ll, -p, '7000', -e, cat]}]}}\n---\n\
+             {apiVersion: v1, kind: Service, metadata: {name: echo}, spec: {type: NodePort, selector: {app: echo}, ports: [{port: 80, targetPort: 7000, nodePort: 30080}]}}",
+        )
+        .text();
+        p.kubectl(&["wait", "--for=condition=Ready", "pod/client", "pod/echo", "--timeout=60s"]).text();
+        let cluster_ip = path(&p, &["service", "echo"], "{.spec.clusterIP}");
+        let pod_ip = path(&p, &["pod", "echo"], "{.status.podIP}");
+        let mut script = RULES.replace(":8080", ":7000").replace("10.96.0.10", &cluster_ip);
+        for endpoint in ["10.42.1.10", "10.42.2.10"] {
+            script = script.replace(endpoint, &pod_ip);
+        }
+        for kind in KINDS {
+            run(p.beside(1, "bash").args(["-c", &script, "bash", kind])).text();
+            assert_eq!(rules(&p, kind), (true, true), "{kind}");
+        }
+        // Through netfilter, which nothing of ours is before yet.
+        let node = p.json["nodes"][0]["address"].as_str().unwrap().to_owned();
+        let dial = || {
+            let stream = TcpStream::connect(format!("{node}:30080")).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream
+        };
+        let mut lasting = dial();
+        echo(&mut lasting, "by netfilter");
+
+        let roles = Roles::serve(
+            p.json["gateway"].as_str().unwrap(),
+            p.kubectl_command("kubectl"),
+            &object("ClusterRole"),
+        );
+        p.apply(&object("ServiceAccount").to_string()).text();
+        let mut pod = pod(&p, &bpffs, &format!("http://{}", roles.address));
+        pod["spec"]["containers"][0]["args"].as_array_mut().unwrap().push("--cleanup-kube-proxy".into());
+
+        // What it cannot do it says, and removes nothing of that; the manifest gives no more than that takes.
+        for (without, said) in [
+            ("SYS_CHROOT", "a container needs SYS_CHROOT"),
+            ("NET_RAW", "iptables-legacy: iptables-legacy-save: "),
+            (
+                "hostPID",
+                "neither iptables-save nor nft is to be found here, and process 1 has no other files",
+            ),
+        ] {
+            let mut pod = pod.clone();
+            pod["spec"]["hostPID"] = (without != "hostPID").into();
+            let rights = &mut pod["spec"]["containers"][0]["securityContext"]["capabilities"]["add"];
+            rights.as_array_mut().unwrap().retain(|right| right != without);
+            start(&p, &pod);
+            until(&format!("it misses {without}"), Duration::from_secs(20), || {
+                let log = p.kubectl(&["-n", "kube-system", "logs", "orlop-dataplane"]).stdout;
+                if log.contains(said) { Ok(()) } else { Err(log) }
+            });
+            end(&p);
+            assert_eq!(rules(&p, "iptables-legacy"), (true, true), "without {without}");
+            echo(&mut lasting, without);
+        }
+
+        start(&p, &pod);
+        for kind in KINDS {
+            until(&format!("{kind} is clean"), Duration::from_secs(20), || {
+                let log = || p.kubectl(&["-n", "kube-system", "logs", "orlop-dataplane"]).stdout;
+                if rules(&p, kind) == (false, true) { Ok(()) } else { Err(log()) }
+            });
+        }
+        echo(&mut lasting, "by nobody but the kernel's memory");
+        echo(&mut dial(), "by ours");
+        connect(&p, &format!("{cluster_ip}:80")).unwrap();
+
+        let kept = "nft list ruleset | grep -ci orlop-established; iptables-legacy-save | grep -c ORLOP";
+        let kept = || run(p.beside(1, "sh").args(["-c", kept])).stdout;
+        assert!(!kept().starts_with('0') && !kept().ends_with("\n0\n"), "{}", kept());
+        remove(&p, pod, &bpffs);
+        assert_eq!(kept(), "0\n0\n", "reset leaves nothing");
+    });
 }

@@ -244,6 +244,7 @@ const PURE: &[&str] = &[
     "dataplane/src/kube_proxy/iptables",
     "dataplane/src/kube_proxy/ipvs",
     "dataplane/src/kube_proxy/nftables",
+    "dataplane/src/kube_proxy/place",
     "dataplane/src/kube_proxy/reserve",
     "dataplane/src/sweep/plan",
     "dataplane/src/select",

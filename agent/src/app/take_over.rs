@@ -44,6 +44,9 @@ fn tell(report: &Report, known: &Report) {
     for what in report.kept.iter().filter(|what| !known.kept.contains(what)) {
         tracing::warn!(what, "kept what kube-proxy had left");
     }
+    for what in report.unseen.iter().filter(|what| !known.unseen.contains(what)) {
+        tracing::warn!(what, "not looked for among what kube-proxy may have left");
+    }
     for error in report.failures.iter().filter(|error| !known.failures.contains(error)) {
         tracing::warn!(error, "kube-proxy's rules cannot be removed");
     }

@@ -5,14 +5,13 @@
 //! nft list tables ─▶ nftables::plan ─▶ nft -f
 //! ipvsadm, ipset, ip ─▶ ipvs::plan ─▶ the same
 //! ```
-//! Idempotent: what is not there is not missed. Programs that are not installed are not asked. Connections that kube-proxy
-//! began are netfilter's until they end: the packet programs leave packets alone that are in the middle of a connection
-//! they do not know.
+//! Idempotent: what is not there is not missed. What cannot be looked at, because no program for it is installed, is named.
+//! Connections that kube-proxy began are netfilter's until they end: the packet programs leave packets alone that are in
+//! the middle of a connection they do not know.
 //! Not for: deciding when (only once our programs stand where its rules did), or ending kube-proxy itself.
 
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::io;
+use std::path::Path;
 
 use crate::loader;
 use crate::maps::{MapError, seen};
@@ -21,7 +20,14 @@ mod conntrack;
 pub mod iptables;
 pub mod ipvs;
 pub mod nftables;
+mod place;
+mod programs;
 pub mod reserve;
+
+pub use programs::{ON_HOST, on_host};
+
+use place::Blind;
+use programs::Programs;
 
 /// Keeps our programs from giving out ports that connections of netfilter's to services answer to. Says how many those are.
 ///
@@ -54,6 +60,8 @@ pub struct Report {
     pub kept: Vec<String>,
     /// What could not be read or removed.
     pub failures: Vec<String>,
+    /// What was not looked at for want of a program, while other things were.
+    pub unseen: Vec<String>,
 }
 
 impl Report {
@@ -70,14 +78,23 @@ const TRIES: usize = 3;
 /// Removes kube-proxy's rules from the network namespace of the calling thread. Every step is tried.
 #[must_use]
 pub fn clean_up() -> Report {
+    let programs = Programs::look();
     let mut report = Report::default();
-    for family in ["iptables", "ip6tables"] {
-        for variant in variants(family) {
-            iptables(&variant, &mut report);
-        }
+    for variant in variants(&programs) {
+        iptables(&programs, &variant, &mut report);
     }
-    nftables(nftables::plan, "nftables: the tables kube-proxy", &mut report);
-    ipvs(&mut report);
+    nftables(&programs, nftables::plan, "nftables: the tables kube-proxy", &mut report);
+    ipvs(&programs, &mut report);
+    match place::blind(|program| programs.is_there(program)) {
+        None => {}
+        Some(Blind::Partly(sets)) => {
+            report.unseen.extend(sets.iter().map(|set| format!("{set} {}", programs.places())));
+        }
+        Some(Blind::Wholly) => report.failures.push(format!(
+            "neither iptables-save nor nft is to be found {}: end kube-proxy by its own `kube-proxy --cleanup`, or install them",
+            programs.places()
+        )),
+    }
     report
 }
 
@@ -86,13 +103,15 @@ pub fn clean_up() -> Report {
 /// # Errors
 /// In words, when it is there and cannot be removed.
 pub fn uninstall() -> Result<(), String> {
+    let programs = Programs::look();
     let mut report = Report::default();
-    nftables(nftables::uninstall, "nftables: the tables of a take-over", &mut report);
-    for variant in ["iptables", "ip6tables"].iter().flat_map(|family| variants(family)) {
-        let script = output(&format!("{variant}-save"), &[], "")
+    nftables(&programs, nftables::uninstall, "nftables: the tables of a take-over", &mut report);
+    for variant in variants(&programs) {
+        let script = programs
+            .output(&format!("{variant}-save"), &[], "")
             .and_then(|saved| iptables::uninstall(&saved).map_err(|error| error.to_string()));
         let done = script.and_then(|script| match script {
-            Some(script) => restore(&variant, &script),
+            Some(script) => restore(&programs, &variant, &script),
             None => Ok(()),
         });
         report.failures.extend(done.err().map(|error| format!("{variant}: {error}")));
@@ -100,23 +119,18 @@ pub fn uninstall() -> Result<(), String> {
     if report.failures.is_empty() { Ok(()) } else { Err(report.failures.join("; ")) }
 }
 
-/// The programs that a family has: the kernel has two sets of rules, each with its own.
-fn variants(family: &str) -> Vec<String> {
-    let named = ["legacy", "nft"].map(|kind| format!("{family}-{kind}"));
-    let mut found: Vec<_> = named.into_iter().filter(|name| is_there(&format!("{name}-save"))).collect();
-    if found.is_empty() && is_there(&format!("{family}-save")) {
-        found.push(family.to_owned());
-    }
-    found
+fn variants(programs: &Programs) -> Vec<String> {
+    let of_family = |family| place::variants(family, |program| programs.is_there(program));
+    ["iptables", "ip6tables"].into_iter().flat_map(of_family).collect()
 }
 
-fn iptables(variant: &str, report: &mut Report) {
+fn iptables(programs: &Programs, variant: &str, report: &mut Report) {
     let mut kept = Vec::new();
     let mut failed = None;
     for _ in 0..TRIES {
         failed = None;
         kept.clear();
-        let saved = output(&format!("{variant}-save"), &[], "");
+        let saved = programs.output(&format!("{variant}-save"), &[], "");
         let plans = saved.and_then(|saved| iptables::plan(&saved).map_err(|error| error.to_string()));
         let plans = match plans {
             Ok(plans) => plans,
@@ -130,7 +144,7 @@ fn iptables(variant: &str, report: &mut Report) {
             if plan.script.is_empty() {
                 continue;
             }
-            match restore(variant, &plan.script) {
+            match restore(programs, variant, &plan.script) {
                 Ok(()) => report.removed.push(format!("{variant}: its chains of the table {}", plan.table)),
                 Err(error) => failed = Some(format!("{variant}: table {}: {error}", plan.table)),
             }
@@ -143,16 +157,16 @@ fn iptables(variant: &str, report: &mut Report) {
     report.failures.extend(failed);
 }
 
-fn restore(variant: &str, script: &str) -> Result<(), String> {
-    output(&format!("{variant}-restore"), &["--noflush", "-w", "5"], script).map(drop)
+fn restore(programs: &Programs, variant: &str, script: &str) -> Result<(), String> {
+    programs.output(&format!("{variant}-restore"), &["--noflush", "-w", "5"], script).map(drop)
 }
 
-fn nftables(plan: fn(&str) -> Option<String>, what: &str, report: &mut Report) {
-    if !is_there("nft") {
+fn nftables(programs: &Programs, plan: fn(&str) -> Option<String>, what: &str, report: &mut Report) {
+    if !programs.is_there("nft") {
         return;
     }
-    let done = output("nft", &["list", "tables"], "").and_then(|tables| match plan(&tables) {
-        Some(script) => output("nft", &["-f", "-"], &script).map(|_| true),
+    let done = programs.output("nft", &["list", "tables"], "").and_then(|tables| match plan(&tables) {
+        Some(script) => programs.output("nft", &["-f", "-"], &script).map(|_| true),
         None => Ok(false),
     });
     match done {
@@ -161,15 +175,16 @@ fn nftables(plan: fn(&str) -> Option<String>, what: &str, report: &mut Report) {
     }
 }
 
-fn ipvs(report: &mut Report) {
+fn ipvs(programs: &Programs, report: &mut Report) {
     if !Path::new("/sys/class/net").join(ipvs::DEVICE).exists() {
         return;
     }
     let printed = || {
-        let addresses = output("ip", &["-o", "address", "show", "dev", ipvs::DEVICE], "")?;
+        let addresses = programs.output("ip", &["-o", "address", "show", "dev", ipvs::DEVICE], "")?;
         // Without sets there are no node ports; without virtual services the device is all there is.
-        let sets = if is_there("ipset") { output("ipset", &["save"], "")? } else { String::new() };
-        let services = output("ipvsadm", &["-L", "-n"], "")?;
+        let sets =
+            if programs.is_there("ipset") { programs.output("ipset", &["save"], "")? } else { String::new() };
+        let services = programs.output("ipvsadm", &["-L", "-n"], "")?;
         Ok::<_, String>((addresses, sets, services))
     };
     let (addresses, sets, services) = match printed() {
@@ -181,42 +196,9 @@ fn ipvs(report: &mut Report) {
     for command in plan.commands {
         let Some((program, arguments)) = command.split_first() else { continue };
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        match output(program, &arguments, "") {
+        match programs.output(program, &arguments, "") {
             Ok(_) => report.removed.push(format!("IPVS: {}", command.join(" "))),
             Err(error) => report.failures.push(format!("IPVS: {error}")),
         }
     }
-}
-
-/// Runs a program and gives what it prints; the error is what it says of itself.
-fn output(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
-    let run = || -> io::Result<_> {
-        let mut child = Command::new(find(program).ok_or(io::ErrorKind::NotFound)?)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let stdin = child.stdin.take();
-        // One that ended before it read all says why itself.
-        let _told = stdin.map(|mut stdin| stdin.write_all(input.as_bytes()));
-        child.wait_with_output()
-    };
-    let output = run().map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() {
-        return String::from_utf8(output.stdout).map_err(|_| format!("{program}: what it prints is no text"));
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program}: {}: {}", output.status, said.trim()))
-}
-
-fn is_there(program: &str) -> bool {
-    find(program).is_some()
-}
-
-/// As a shell would, and where system programs are if that was not said.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
