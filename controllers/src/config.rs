@@ -56,6 +56,8 @@ controllers! {
     Deployment = "deployment-controller",
     /// Publishes the pods behind Services as EndpointSlices.
     EndpointSlice = "endpointslice-controller",
+    /// Mirrors Endpoints of Services without a selector as EndpointSlices.
+    EndpointSliceMirroring = "endpointslice-mirroring-controller",
     /// Publishes the pods behind Services as Endpoints, for old clients.
     Endpoints = "endpoints-controller",
     /// Empties and removes namespaces.

@@ -23,6 +23,7 @@ mod endpointslice;
 mod error;
 mod events;
 mod gc;
+mod mirroring;
 mod namespace;
 mod node;
 mod object;
@@ -33,6 +34,7 @@ mod replicaset;
 mod run;
 mod scheduler;
 mod service;
+mod slices;
 #[cfg(test)]
 mod testing;
 mod volume;

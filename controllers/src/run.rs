@@ -12,7 +12,8 @@ use crate::cache::Cache;
 use crate::record::{self, Recorder};
 use crate::{Controller, ControllersConfig};
 use crate::{
-    deployment, endpoints, endpointslice, events, gc, namespace, node, podgc, replicaset, scheduler, volume,
+    deployment, endpoints, endpointslice, events, gc, mirroring, namespace, node, podgc, replicaset,
+    scheduler, volume,
 };
 
 /// A controller ended, which none does on its own.
@@ -67,6 +68,7 @@ fn build(
         Controller::ReplicaSet => replicaset::run(client, cache, recorder).boxed(),
         Controller::Deployment => deployment::run(client, cache, recorder).boxed(),
         Controller::EndpointSlice => endpointslice::run(client, cache, recorder).boxed(),
+        Controller::EndpointSliceMirroring => mirroring::run(client, cache, recorder).boxed(),
         Controller::Endpoints => endpoints::run(client, cache).boxed(),
         Controller::Namespace => namespace::run_finalizer(client, cache).boxed(),
         Controller::ServiceAccount => namespace::run_accounts(client, cache).boxed(),

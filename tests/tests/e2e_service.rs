@@ -211,3 +211,75 @@ fn a_pod_may_have_its_packets_translated_instead_of_its_sockets() {
         assert_eq!(seen.contains(&service), itself, "{name}: {seen}");
     }
 }
+
+/// A Service without a selector leads where Endpoints say that people wrote.
+#[test]
+#[ignore = "e2e tier"]
+fn endpoints_that_people_give_are_served() {
+    let p = Playground::start();
+    let pod = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 0, containers: [\
+             {{name: c, image: 'orlop.dev/example/hello:v1'}}]}}}}"
+        )
+    };
+    p.apply(&[pod("one"), pod("two")].join("\n---\n")).text();
+    p.kubectl(&["wait", "--for=condition=Ready", "pod/one", "pod/two", "--timeout=60s"]).text();
+    let endpoints = |pod: &str| {
+        let ip = p.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"]).text();
+        let said = p.apply(&format!(
+            "{{apiVersion: v1, kind: Endpoints, metadata: {{name: byhand, labels: {{team: a}}}}, \
+             subsets: [{{addresses: [{{ip: {ip}}}], ports: [{{name: http, port: 8080}}]}}]}}"
+        ));
+        said.text();
+    };
+    let service = |spec: &str| {
+        p.apply(&format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: byhand}}, spec: {{ports: [{{name: http, port: 80}}]{spec}}}}}"
+        ))
+        .text();
+    };
+    let slices = || {
+        let by = "{range .items[*]}{.metadata.labels.endpointslice\\.kubernetes\\.io/managed-by} {.metadata.labels.team} {.metadata.ownerReferences[0].kind}{end}";
+        let by = format!("jsonpath={by}");
+        p.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=byhand", "-o", &by]).text()
+    };
+    service("");
+    endpoints("one");
+    let url = format!("http://{}/", cluster_ip(&p, "byhand"));
+    let leads_to = |pod: &str| {
+        until(&format!("it leads to {pod}"), Duration::from_secs(10), || match ask(&p, &url)? {
+            answered if answered == pod => Ok(()),
+            other => Err(other),
+        });
+    };
+    leads_to("one");
+    assert_eq!(slices(), "endpointslicemirroring-controller.k8s.io a Endpoints");
+    endpoints("two");
+    leads_to("two");
+    for _ in 0..10 {
+        assert_eq!(ask(&p, &url).as_deref(), Ok("two"));
+    }
+    let refused = || {
+        until("nobody is there", Duration::from_secs(10), || match ask(&p, &url) {
+            Err(_) => Ok(()),
+            Ok(pod) => Err(pod),
+        });
+        until("no slice is left", Duration::from_secs(10), || match slices() {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        });
+    };
+    p.kubectl(&["delete", "endpoints", "byhand"]).text();
+    refused();
+    endpoints("one");
+    leads_to("one");
+    // With a selector the Service is another controller's.
+    service(", selector: {app: none}");
+    until("the slices are the other controller's", Duration::from_secs(10), || match slices() {
+        own if own.starts_with("endpointslice-controller.k8s.io") => Ok(()),
+        other => Err(other),
+    });
+    p.kubectl(&["delete", "service", "byhand"]).text();
+    refused();
+}

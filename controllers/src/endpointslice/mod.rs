@@ -8,18 +8,17 @@ use std::time::Duration;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, PostParams};
-use kube::{Api, Client};
+use kube::Client;
 
 use crate::cache::Cache;
-use crate::error::{SyncError, Trying, is_conflict, is_not_found, message, reason};
-use crate::object::{Key, controller_reference, labels, name, namespace};
+use crate::error::{SyncError, is_conflict, message};
+use crate::object::{Key, controller_reference, labels, namespace};
 use crate::queue::Queue;
 use crate::record::Recorder;
 use crate::service::{self, Backend};
+use crate::slices::{self, plan::Write};
 
-use plan::{MANAGED_BY, MANAGER, SERVICE, Write};
+use plan::MANAGER;
 
 const PARALLEL: usize = 8;
 
@@ -32,29 +31,14 @@ struct EndpointSlices {
 /// Publishes until dropped.
 pub(crate) async fn run(client: Client, cache: Arc<Cache>, recorder: Recorder) {
     let queue = Arc::new(Queue::default());
-    subscribe(&cache, &queue);
+    follow_services(&cache, &queue);
+    slices::follow(&cache, &queue, MANAGER);
     cache.services.synced().await;
     cache.pods.synced().await;
     cache.nodes.synced().await;
     cache.endpoint_slices.synced().await;
     let controller = EndpointSlices { client, cache, recorder: recorder.named("endpoint-slice-controller") };
     queue.work("endpointslice-controller", PARALLEL, |key| controller.sync(key)).await;
-}
-
-fn subscribe(cache: &Arc<Cache>, queue: &Arc<Queue<Key>>) {
-    follow_services(cache, queue);
-    // A slice that somebody else changed or removed is put right.
-    let add = Arc::clone(queue);
-    cache.endpoint_slices.on_change(move |old, new| {
-        let ours = |slice: &&Arc<EndpointSlice>| {
-            labels(&slice.metadata).get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
-        };
-        if let Some(slice) = new.or(old).filter(ours)
-            && let Some(service) = labels(&slice.metadata).get(SERVICE)
-        {
-            add.add(Key::new(namespace(&slice.metadata), service));
-        }
-    });
 }
 
 /// Adds a Service whenever it, or a pod that it selects, changes.
@@ -94,10 +78,7 @@ impl EndpointSlices {
         if !service::is_ours(&service) {
             return Ok(None);
         }
-        let known = self.cache.endpoint_slices.select(&key.namespace, |slice| {
-            let labels = labels(&slice.metadata);
-            labels.get(SERVICE) == Some(&key.name) && labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER)
-        });
+        let known = slices::of_service(&self.cache, &key, MANAGER);
         let zone = |node: &str| {
             let node = self.cache.nodes.get(&Key::new("", node))?;
             labels(&node.metadata).get("topology.kubernetes.io/zone").cloned()
@@ -116,7 +97,9 @@ impl EndpointSlices {
                 now: Timestamp::now(),
             }));
         }
-        let results = join_all(writes.into_iter().map(|write| self.write(&key, write))).await;
+        let results =
+            join_all(writes.into_iter().map(|write| slices::write(&self.client, &self.cache, &key, write)))
+                .await;
         let failed = results.into_iter().find_map(Result::err);
         let Some(error) = failed else { return Ok(None) };
         if let SyncError::Api { source, .. } = &error
@@ -126,30 +109,5 @@ impl EndpointSlices {
             self.recorder.warning(&*service, "FailedToUpdateEndpointSlices", text);
         }
         Err(error)
-    }
-
-    async fn write(&self, key: &Key, write: Write) -> Result<(), SyncError> {
-        let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
-        let params = PostParams::default();
-        match write {
-            Write::Create(slice) => match api.create(&params, &slice).await {
-                Ok(slice) => self.cache.endpoint_slices.absorb(slice),
-                Err(error)
-                    if reason(&error) == "Forbidden" && message(&error).contains("being terminated") => {}
-                error => drop(error.trying(|| format!("create an endpoint slice of service {key}"))?),
-            },
-            Write::Replace(slice) => {
-                let slice_name = name(&slice.metadata).to_owned();
-                match api.replace(&slice_name, &params, &slice).await {
-                    Ok(slice) => self.cache.endpoint_slices.absorb(slice),
-                    error => drop(error.trying(|| format!("replace endpoint slice {slice_name}"))?),
-                }
-            }
-            Write::Delete(slice) => match api.delete(name(&slice.metadata), &DeleteParams::default()).await {
-                Err(error) if is_not_found(&error) => {}
-                answer => drop(answer.trying(|| format!("delete endpoint slice {}", name(&slice.metadata)))?),
-            },
-        }
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 //! Endpoints stay in the slice that holds them; new ones fill slices with room, then a new slice. Backends with
 //! different port numbers (named ports) live in different slices.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,11 +13,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use crate::object::{annotation, labels, name};
 use crate::service::{Backend, Port, inherited_labels};
+use crate::slices::plan::{MANAGED_BY, SERVICE, TRIGGERED, Write, has_ports, of_family, reuse};
 
-pub(super) const SERVICE: &str = "kubernetes.io/service-name";
-pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(super) const MANAGER: &str = "endpointslice-controller.k8s.io";
-const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const MAX: usize = 100;
 
 /// What slices are planned from.
@@ -34,14 +32,6 @@ pub(super) struct Wanted<'a> {
     pub(super) now: Timestamp,
 }
 
-/// One write.
-#[derive(Debug)]
-pub(super) enum Write {
-    Create(Box<EndpointSlice>),
-    Replace(Box<EndpointSlice>),
-    Delete(Arc<EndpointSlice>),
-}
-
 /// The writes that publish what is wanted.
 pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Write> {
     let mut groups: BTreeMap<Vec<Port>, HashMap<String, Endpoint>> = BTreeMap::new();
@@ -53,8 +43,7 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Write> {
         // A slice without endpoints tells that the Service is known and has none.
         groups.insert(Vec::new(), HashMap::new());
     }
-    let mut known: Vec<_> = wanted.known.iter().filter(|slice| slice.address_type == wanted.family).collect();
-    known.sort_by_key(|slice| name(&slice.metadata).to_owned());
+    let mut known = of_family(wanted.known, wanted.family);
     let mut writes = Vec::new();
     for (ports, endpoints) in groups {
         let ports = api_ports(&ports);
@@ -63,35 +52,15 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Vec<Write> {
         fill(wanted, &ports, endpoints, same, &mut writes);
     }
     writes.extend(known.into_iter().map(|slice| Write::Delete(Arc::clone(slice))));
-    reuse(writes)
+    reuse(writes, take)
 }
 
-/// A slice that would go takes the content of one that would come: one write, and no moment with both or none.
-fn reuse(writes: Vec<Write>) -> Vec<Write> {
-    let (mut doomed, mut kept) = (VecDeque::new(), Vec::new());
-    for write in writes {
-        match write {
-            Write::Delete(slice) => doomed.push_back(slice),
-            other => kept.push(other),
-        }
-    }
-    let turn = |write| match write {
-        Write::Create(new) => match doomed.pop_front() {
-            Some(old) => {
-                let mut slice = Arc::unwrap_or_clone(old);
-                (slice.endpoints, slice.ports) = (new.endpoints, new.ports);
-                slice.metadata.labels = new.metadata.labels;
-                let annotations = slice.metadata.annotations.get_or_insert_default();
-                annotations.extend(new.metadata.annotations.into_iter().flatten());
-                Write::Replace(Box::new(slice))
-            }
-            None => Write::Create(new),
-        },
-        other => other,
-    };
-    let mut writes: Vec<_> = kept.into_iter().map(turn).collect();
-    writes.extend(doomed.into_iter().map(Write::Delete));
-    writes
+/// What stands in the place of a slice that goes keeps that one's annotations.
+fn take(slice: &mut EndpointSlice, new: EndpointSlice) {
+    (slice.endpoints, slice.ports) = (new.endpoints, new.ports);
+    slice.metadata.labels = new.metadata.labels;
+    let annotations = slice.metadata.annotations.get_or_insert_default();
+    annotations.extend(new.metadata.annotations.into_iter().flatten());
 }
 
 /// Puts the endpoints of one set of ports into its slices.
@@ -161,16 +130,6 @@ fn api_ports(ports: &[Port]) -> Vec<EndpointPort> {
         app_protocol: port.app_protocol.clone(),
     };
     ports.iter().map(convert).collect()
-}
-
-/// Whether a slice has these ports; an empty name and no name are the same.
-fn has_ports(slice: &EndpointSlice, ports: &[EndpointPort]) -> bool {
-    let own = slice
-        .ports
-        .iter()
-        .flatten()
-        .map(|port| EndpointPort { name: Some(port.name.clone().unwrap_or_default()), ..port.clone() });
-    own.eq(ports.iter().cloned())
 }
 
 /// The slice with new endpoints and labels; nothing if it is that already.
