@@ -296,7 +296,8 @@ fn what_kube_proxy_left_is_removed_by_the_programs_of_the_host() {
              {name: c, image: 'orlop.dev/example/hello:v1', args: [sleep, '3600']}]}}\n---\n\
              {apiVersion: v1, kind: Pod, metadata: {name: echo, labels: {app: echo}}, spec: {terminationGracePeriodSeconds: 0, containers: [\
              {name: c, image: 'orlop.dev/example/busybox:v1', command: [nc, -ll, -p, '7000', -e, cat]}]}}\n---\n\
-             {apiVersion: v1, kind: Service, metadata: {name: echo}, spec: {type: NodePort, selector: {app: echo}, ports: [{port: 80, targetPort: 7000, nodePort: 30080}]}}",
+             {apiVersion: v1, kind: Service, metadata: {name: echo}, spec: {type: NodePort, selector: {app: echo}, \
+             ports: [{port: 80, targetPort: 7000, nodePort: 30080}]}}",
         )
         .text();
         p.kubectl(&["wait", "--for=condition=Ready", "pod/client", "pod/echo", "--timeout=60s"]).text();
