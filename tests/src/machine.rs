@@ -14,11 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    Output,
-    playground::{given, run},
-    until,
-};
+use crate::{Output, playground::run, until};
 
 const BOOT: Duration = Duration::from_secs(240);
 const COMMAND: Duration = Duration::from_secs(120);
@@ -27,14 +23,16 @@ const END: &str = "orlop-end ";
 
 /// The machine, on or off.
 pub struct Machine {
+    /// Its kernel, its initrd and what its disk is a copy of.
+    made: PathBuf,
     dir: tempfile::TempDir,
     on: Option<(Child, UnixStream)>,
 }
 
 impl Machine {
-    /// A new one, off. It will have these files in `/opt/orlop`.
+    /// A new one as it was `made`, off. It will have these files in `/opt/orlop`.
     #[must_use]
-    pub fn new(files: &[PathBuf]) -> Self {
+    pub fn new(made: PathBuf, files: &[PathBuf]) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let payload = dir.path().join("payload");
         fs::create_dir(&payload).expect("make a directory");
@@ -44,17 +42,15 @@ impl Machine {
         run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&payload, &image]).arg("400M"))
             .text();
         fs::remove_dir_all(&payload).expect("remove what is in the image");
-        let copied = run(Command::new("cp")
-            .arg("--sparse=always")
-            .args([given("ORLOP_MACHINE").join("disk"), dir.path().join("disk")]));
+        let copied =
+            run(Command::new("cp").arg("--sparse=always").args([made.join("disk"), dir.path().join("disk")]));
         assert!(copied.ok, "{}", copied.stderr);
-        Self { dir, on: None }
+        Self { made, dir, on: None }
     }
 
     /// Presses the button, and waits for a shell.
     pub fn boot(&mut self) {
         assert!(self.on.is_none(), "it is on");
-        let made = given("ORLOP_MACHINE");
         let (dir, port) = (self.dir.path(), self.dir.path().join("port"));
         let drive = |file: &str| format!("file={},format=raw,if=virtio", dir.join(file).display());
         // Whatever becomes of the test, nothing stays behind.
@@ -62,7 +58,7 @@ impl Machine {
         qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"]);
         qemu.args(["-display", "none", "-nic", "none", "-no-reboot"]);
-        qemu.arg("-kernel").arg(made.join("kernel")).arg("-initrd").arg(made.join("initrd"));
+        qemu.arg("-kernel").arg(self.made.join("kernel")).arg("-initrd").arg(self.made.join("initrd"));
         let words = "console=ttyS0 root=/dev/vda rw quiet panic=-1 mitigations=off systemd.show_status=0";
         qemu.args(["-append", words, "-drive", &drive("disk")]);
         qemu.args(["-drive", &format!("{},readonly=on", drive("payload.img"))]);
@@ -95,6 +91,11 @@ impl Machine {
 
     /// Types lines for the shell; what they print, and whether they ended with 0.
     pub fn run(&mut self, lines: &str) -> Output {
+        self.run_for(lines, COMMAND)
+    }
+
+    /// The same, of what may take longer.
+    pub fn run_for(&mut self, lines: &str, limit: Duration) -> Output {
         let (_, port) = self.on.as_mut().expect("it is on");
         let typed = format!("(\n{lines}\n) </dev/null 2>&1; echo \"{END}$?\"\n");
         port.write_all(typed.as_bytes()).expect("type");
@@ -106,7 +107,7 @@ impl Machine {
                 let (ok, stdout) = (status.trim() == "0", stdout.to_owned());
                 return Output { ok, stdout, stderr: String::new() };
             }
-            assert!(start.elapsed() < COMMAND, "{lines}: no end; so far {said}; {}", self.console());
+            assert!(start.elapsed() < limit, "{lines}: no end; so far {said}; {}", self.console());
             let (_, port) = self.on.as_mut().expect("it is on");
             read(port, &mut said);
         }

@@ -74,12 +74,13 @@ const RENEWED: &str =
 #[ignore = "e2e tier"]
 fn a_machine_with_systemd() {
     let bin = given("ORLOP_BIN");
-    let mut m = Machine::new(&[
+    let files = [
         bin.join("orlop"),
         bin.join("orlop-shim"),
         which("kubectl"),
         given("ORLOP_IMAGES").join("busybox-v1"),
-    ]);
+    ];
+    let mut m = Machine::new(given("ORLOP_MACHINE"), &files);
     m.boot();
     install(&mut m);
     without_a_network(&mut m);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::progress::step;
-use crate::run::{cargo, root, run, target_dir};
+use crate::run::{cargo, output, root, run, target_dir};
 
 /// What the shipped binaries are built for.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
@@ -82,9 +82,24 @@ pub(crate) fn debian_images() -> Result<PathBuf> {
     step("build Debian images (debootstrap)", |_| crate::image::debian::build(&target_dir().join("debian")))
 }
 
-/// The machine that whole-machine tests boot; quick when it is there.
-pub(crate) fn machine() -> Result<PathBuf> {
-    step("build a Debian machine (debootstrap)", |_| crate::machine::build(&target_dir().join("debian")))
+/// A machine that whole-machine tests boot; quick when it is there.
+pub(crate) fn machine(recipe: crate::machine::Recipe) -> Result<PathBuf> {
+    step("build a Debian machine (debootstrap)", |_| {
+        crate::machine::build(&target_dir().join("debian"), recipe)
+    })
+}
+
+/// The executable of the root tier's tests of services, with the kernel programs in it.
+pub(crate) fn services_test() -> Result<PathBuf> {
+    const NAME: &str = "root_services";
+    let mut build = cargo(["test", "--locked", "--workspace", "--test", NAME, "--no-run"]);
+    build.args(["--message-format", "json-render-diagnostics"]).env("ORLOP_EBPF_OBJECT", ebpf()?);
+    let said = step("build the tests of services", |_| output(&mut build))?;
+    let built = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let executable = built
+        .filter(|message| message["target"]["name"] == NAME)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executable.context("cargo names no executable of root_services")
 }
 
 /// Copies the binaries to `dir`, replacing what runs there (a running file is renamed over, not written into).

@@ -1,14 +1,14 @@
-# Makes a machine of Debian for qemu: machine.sh <mirror> <directory for the kernel, its initrd and the disk>.
+# Makes a machine of Debian for qemu: machine.sh <mirror> <directory for the kernel, its initrd and the disk> <suite> <packages>.
 # Runs in a mount namespace of its own; works in a tmpfs that goes with it.
 set -eu
-mirror=$1 out=$2 work=$2/work suite=bookworm
+mirror=$1 out=$2 work=$2/work suite=$3 packages=$4
 mkdir "$work"
 mount -t tmpfs -o size=4g,mode=755 orlop-machine "$work"
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 root=$work/root
 
 debootstrap --variant=minbase \
-  --include=systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,apparmor,linux-image-cloud-amd64 "$suite" "$root" "$mirror"
+  --include=systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,linux-image-cloud-amd64,"$packages" "$suite" "$root" "$mirror"
 rm -rf "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
 cp "$root"/boot/vmlinuz-* "$out/kernel"
 cp "$root"/boot/initrd.img-* "$out/initrd"

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::progress::step;
 use crate::run::{cargo, is_root};
-use crate::{build, setup};
+use crate::{build, machine, setup};
 
 /// A group of tests with the same needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -17,11 +17,14 @@ pub(crate) enum Tier {
     Unit,
     /// Pod network against the kernel, in namespaces of its own: root.
     Netns,
-    /// Containers, eBPF, image pulls: root, BPF, cgroups.
+    /// Containers, eBPF, image pulls: root, BPF, cgroups. What of it takes another kernel than this one is run by the next.
     Root,
     /// Whole nodes and real clients: root, kubectl.
     E2e,
 }
+
+/// Tests of `root_services` that `e2e_machine_services` runs in a machine with another kernel.
+const ELSEWHERE: &str = "machine::";
 
 /// What a tier's runs added up to.
 #[derive(Clone, Copy, Default)]
@@ -82,7 +85,9 @@ fn run_tier(tier: Tier, filter: Option<&str>) -> Result<Counts> {
             let built = build::build()?;
             build::images_with(&built)?;
             envs.push(("ORLOP_DEBIAN_IMAGES", build::debian_images()?));
-            envs.push(("ORLOP_MACHINE", build::machine()?));
+            envs.push(("ORLOP_MACHINE", build::machine(machine::NODE)?));
+            envs.push(("ORLOP_MACHINE_SERVICES", build::machine(machine::SERVICES)?));
+            envs.push(("ORLOP_TEST_SERVICES", build::services_test()?));
             envs.push(("ORLOP_BIN", built.orlop.parent().context("binary without a directory")?.to_owned()));
             envs.push(("ORLOP_IMAGES", crate::run::target_dir().join("images")));
             envs.push(("ORLOP_OLD_KUBECTL", setup::old_kubectl_path()));
@@ -100,6 +105,9 @@ fn run_tier(tier: Tier, filter: Option<&str>) -> Result<Counts> {
         if tier != Tier::Unit {
             // These share one machine: two at once would disturb each other's timing, not each other's names.
             command.args(["--ignored", "--test-threads=2"]);
+        }
+        if tier == Tier::Root {
+            command.args(["--skip", ELSEWHERE]);
         }
         let run = counted(&mut command)?;
         counts = Counts { passed: counts.passed + run.passed, failed: counts.failed + run.failed };

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use orlop_abi::{
     Backend, Connection, ConnectionKey, Drop, FRONTEND_DIRECT, FRONTEND_LOCAL, FRONTEND_MASQUERADE, FRONTEND_MASQUERADE_OUTSIDE, FRONTEND_SHORTCUT, FlowEvent, Frontend,
-    Ip, PROTO_TCP,
+    Ip, PROTO_UDP,
 };
 
 use super::{
@@ -27,9 +27,9 @@ pub const CLIENT_PORTS: (u16, u16) = (1024, u16::MAX - 1024);
 pub fn begin(ctx: &TcContext, work: &mut Work, side: Side) -> i32 {
     let headers = &work.headers;
     let key = &headers.key;
-    let tcp = key.proto == u32::from(PROTO_TCP);
+    let has_beginning = key.proto != u32::from(PROTO_UDP);
     // A later fragment whose first was not translated begins nothing, either.
-    if tcp && headers.flags & (SYN | ACK) != SYN || headers.fragment == Fragment::Later {
+    if has_beginning && headers.flags & (SYN | ACK) != SYN || headers.fragment == Fragment::Later {
         return NEXT;
     }
     let Some(frontend) = choose::frontend(&key.destination, key.destination_port, key.proto as u8, false) else {

@@ -1,6 +1,6 @@
 //! Connections under way: what their packets become, and when one is over.
 //!
-//! An established TCP connection stays with its backend whatever becomes of the service; UDP moves on when its backend no
+//! An established connection of TCP or SCTP stays with its backend whatever becomes of the service; UDP moves on when its backend no
 //! longer serves, so that nothing needs to be flushed.
 
 use core::ffi::{c_long, c_void};
@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_prandom_u32, bpf_loop},
 };
-use orlop_abi::{Connection, ConnectionKey, FragmentKey, Ip, PROTO_TCP, PROTO_UDP, Ports, Way};
+use orlop_abi::{Connection, ConnectionKey, FragmentKey, Ip, PROTO_UDP, Ports, Way};
 
 use super::{
     parse::{ACK, FIN, Fragment, Headers, RST, SYN},
@@ -24,7 +24,7 @@ use crate::{
 pub const NOWHERE: Way = Way { asked: 0, device: 0, hardware: [[0; 6]; 2] };
 
 /// Seconds after which a silent connection makes room for one with the same addresses and ports.
-const TCP_SECONDS: u32 = 24 * 3600;
+const STREAM_SECONDS: u32 = 24 * 3600;
 pub const UDP_SECONDS: u32 = 120;
 /// Seconds after which a packet that opens a connection is no repetition of the first, where no answer is seen.
 const OPENING_SECONDS: u32 = 120;
@@ -76,10 +76,10 @@ fn over(headers: &Headers, connection: &Connection) -> bool {
         // A connection of netfilter's to the same backend got the same port, after ours was over: now it is netfilter's.
         return headers.flags & (SYN | ACK) == SYN | ACK && closed(headers.key.proto, connection);
     }
-    if headers.key.proto == u32::from(PROTO_TCP) {
+    if headers.key.proto != u32::from(PROTO_UDP) {
         return headers.flags & (SYN | ACK) == SYN && dead(headers.key.proto, connection);
     }
-    if headers.key.proto == u32::from(PROTO_UDP) && headers.fragment != Fragment::Later {
+    if headers.fragment != Fragment::Later {
         let silent = now().wrapping_sub(connection.seen) > UDP_SECONDS;
         return silent || !serves(connection) && any_serves(&headers.key);
     }
@@ -104,8 +104,8 @@ fn serves(connection: &Connection) -> bool {
 #[inline(always)]
 fn dead(proto: u32, connection: &Connection) -> bool {
     let silence = match connection.flags & Connection::DIRECT {
-        0 if proto == u32::from(PROTO_TCP) => TCP_SECONDS,
-        0 => UDP_SECONDS,
+        0 if proto == u32::from(PROTO_UDP) => UDP_SECONDS,
+        0 => STREAM_SECONDS,
         _ => OPENING_SECONDS,
     };
     if connection.flags & Connection::CLOSED != 0 || now().wrapping_sub(connection.seen) > silence {

@@ -9,8 +9,8 @@
 //! ```
 //! A packet that goes to another node as it came is not rewritten: [`direct`] packs it, and [`landing`] unpacks it there.
 //! What pods send is judged here, with the address it is really for; what is sent to them, where it leaves for them.
-//! A packet that belongs to no service is left alone, as is one in the middle of a TCP connection that we did not see
-//! begin: it may be netfilter's, from before we came.
+//! A packet that belongs to no service is left alone, as is one in the middle of a connection of TCP or SCTP that we did not
+//! see begin: it may be netfilter's, from before we came.
 
 mod across;
 mod begin;

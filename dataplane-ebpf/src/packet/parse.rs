@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use orlop_abi::{ConnectionKey, MAPPED, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 
-use super::ETHERNET;
+use super::{ETHERNET, sctp};
 
 pub const IPV4: u16 = 0x0800_u16.to_be();
 pub const IPV6: u16 = 0x86dd_u16.to_be();
@@ -62,7 +62,7 @@ pub struct Headers {
     pub v4: bool,
     /// Another node sent it on, in a packet of its own.
     pub carried: bool,
-    /// Flags of TCP; 0 for others.
+    /// Flags of TCP, or what they would be of SCTP; 0 of UDP.
     pub flags: u8,
     /// TTL or hop limit.
     pub ttl: u8,
@@ -96,13 +96,13 @@ pub struct Ipv6 {
     pub destination: [u32; 4],
 }
 
-/// The first bytes of every transport header; the last is the flags of TCP.
+/// The first bytes of a transport header: of TCP up to its flags, of SCTP up to the type of the first chunk.
 #[repr(C)]
 pub struct Transport {
     pub source: u16,
     pub destination: u16,
     sequence: [u8; 8],
-    offset: u8,
+    offset_or_chunk: u8,
     pub flags: u8,
 }
 
@@ -298,15 +298,18 @@ fn ports(ctx: &TcContext, headers: &mut Headers) -> Option<()> {
     if headers.kind != Kind::Transport || headers.fragment == Fragment::Later {
         return Some(());
     }
-    if headers.key.proto == u32::from(PROTO_TCP) {
-        let transport: Transport = at(ctx, headers.transport)?;
-        headers.key.source_port = transport.source;
-        headers.key.destination_port = transport.destination;
-        headers.flags = transport.flags;
-    } else {
+    if headers.key.proto == u32::from(PROTO_UDP) {
         let both: [u16; 2] = at(ctx, headers.transport)?;
         headers.key.source_port = both[0];
         headers.key.destination_port = both[1];
+        return Some(());
     }
+    let transport: Transport = at(ctx, headers.transport)?;
+    headers.key.source_port = transport.source;
+    headers.key.destination_port = transport.destination;
+    headers.flags = match headers.key.proto as u8 {
+        PROTO_TCP => transport.flags,
+        _ => sctp::flags(transport.offset_or_chunk),
+    };
     Some(())
 }

@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 
 use super::{
     ETHERNET,
-    parse::Headers,
+    parse::{ACK, FIN, Headers, RST, SYN},
     rewrite::{Refused, store},
 };
 
@@ -68,6 +68,22 @@ fn carry(mut register: u32, bytes: u32) -> u32 {
         register = carried & mask | register & !mask;
     }
     register
+}
+
+/// What a packet means for its association, in TCP's words: its first chunk says so (RFC 9260, 6.10: those that begin or end an
+/// association stand alone, or first).
+#[inline(always)]
+pub const fn flags(chunk: u8) -> u8 {
+    match chunk {
+        // INIT, INIT ACK.
+        1 => SYN,
+        2 => SYN | ACK,
+        // ABORT.
+        6 => RST,
+        // SHUTDOWN, SHUTDOWN ACK, SHUTDOWN COMPLETE.
+        7 | 8 | 14 => FIN,
+        _ => ACK,
+    }
 }
 
 /// Puts the checksum right for other ports. One that a device is still to fill in is zero, and stays so.

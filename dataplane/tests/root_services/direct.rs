@@ -136,7 +136,7 @@ fn build(room: &Room, mode: LoadBalancing) -> Street {
         ip address add 192.0.2.10/24 dev up0 && ip address add 2001:db8:1::10/64 dev up0 nodad
         machine() { # name, device, last number
             ip netns add $1 && ip -n $1 link set lo up
-            ip link add $2 netns $1 type veth peer name to-$1 netns street
+            ip -n $1 link add $2 type veth peer name to-$1 netns street
             ip -n street link set to-$1 master br0 up && ip -n $1 link set $2 up
             ip -n $1 address add 192.0.2.$3/24 dev $2 && ip -n $1 address add 2001:db8:1::$3/64 dev $2 nodad
             ip -n $1 route add default via 192.0.2.10 && ip -n $1 route add default via 2001:db8:1::10

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use orlop_dataplane::model::Protocol;
 
 /// Flags of TCP.
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
 
 /// The first packet of a connection: a SYN, a datagram, an INIT.
 pub(crate) fn first(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
@@ -18,19 +20,27 @@ pub(crate) fn later(protocol: Protocol, source: SocketAddr, destination: SocketA
     packet(protocol, ACK, source, destination)
 }
 
-fn packet(protocol: Protocol, flags: u8, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+/// One of TCP with these flags, or of SCTP with what stands for them.
+pub(crate) fn packet(protocol: Protocol, flags: u8, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
     let mut transport = match protocol {
         Protocol::Tcp => {
             [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]].concat()
         }
         Protocol::Udp => [&ports[..], &[0, 12, 0, 0], b"who?"].concat(),
-        Protocol::Sctp => [
-            &ports[..],
-            &[0, 0, 0, 0, 0, 0, 0, 0],
-            &[1, 0, 0, 20, 1, 2, 3, 4, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1],
-        ]
-        .concat(),
+        Protocol::Sctp => {
+            let chunk: &[u8] = match flags {
+                // INIT and its answer, which has its cookie left out.
+                SYN => &[1, 0, 0, 20, 1, 2, 3, 4, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1],
+                flags if flags == SYN | ACK => &[2, 0, 0, 20, 1, 2, 3, 4, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1],
+                // SACK, SHUTDOWN COMPLETE, ABORT.
+                ACK => &[3, 0, 0, 16, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0],
+                FIN => &[14, 0, 0, 4],
+                RST => &[6, 0, 0, 4],
+                other => panic!("flags {other}"),
+            };
+            [&ports[..], &[0, 0, 0, 0, 0, 0, 0, 0], chunk].concat()
+        }
     };
     let sum = match protocol {
         Protocol::Sctp => crc32c(&transport).to_le_bytes().to_vec(),

@@ -10,11 +10,14 @@ use std::time::Duration;
 use crate::town;
 
 /// Traffic under way; [`finish`](Self::finish) says whether any of it suffered.
-#[derive(Default)]
 pub(crate) struct Traffic {
+    open: Open,
     stop: Arc<AtomicBool>,
     running: Vec<(String, JoinHandle<Counted>)>,
 }
+
+/// Makes a connection whose server has said who it is.
+type Open = fn(SocketAddr) -> io::Result<TcpStream>;
 
 /// How often it worked, and what went wrong.
 type Counted = (usize, Vec<String>);
@@ -22,10 +25,21 @@ type Counted = (usize, Vec<String>);
 /// So often it has to have worked to mean something.
 const ENOUGH: usize = 20;
 
+impl Default for Traffic {
+    fn default() -> Self {
+        Self::of(open)
+    }
+}
+
 impl Traffic {
+    /// None yet, of this kind.
+    pub(crate) fn of(open: Open) -> Self {
+        Self { open, stop: Arc::default(), running: Vec::new() }
+    }
+
     /// Opens so many connections from a place to a server of the town, and keeps bytes going there and back.
     pub(crate) fn lasting(&mut self, place: Option<&'static str>, to: &str, count: usize) {
-        let to: SocketAddr = to.parse().unwrap();
+        let (open, to) = (self.open, to.parse().unwrap());
         for _ in 0..count {
             let stream = somewhere(place, move || open(to)).join().unwrap();
             let stream = stream.unwrap_or_else(|error| panic!("{place:?} to {to}: {error}"));
@@ -41,7 +55,7 @@ impl Traffic {
 
     /// Opens one connection after the other from a place.
     pub(crate) fn beginning(&mut self, place: Option<&'static str>, to: &str) {
-        let to: SocketAddr = to.parse().unwrap();
+        let (open, to) = (self.open, to.parse().unwrap());
         let stop = Arc::clone(&self.stop);
         let running = somewhere(place, move || {
             let (mut count, mut errors) = (0, Vec::new());
@@ -80,7 +94,7 @@ fn somewhere<T: Send + 'static>(
     }
 }
 
-/// A connection whose server has said who it is.
+/// One of TCP.
 fn open(to: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
     stream.set_read_timeout(Some(Duration::from_secs(3)))?;

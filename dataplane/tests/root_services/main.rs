@@ -13,6 +13,7 @@
 
 mod across;
 mod agent;
+mod beginnings;
 mod churn;
 mod connect;
 mod direct;
@@ -26,6 +27,7 @@ mod install;
 mod large;
 mod lines;
 mod listen;
+mod machine;
 mod mapped;
 mod net;
 mod packets;

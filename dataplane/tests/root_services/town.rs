@@ -130,7 +130,8 @@ pub(crate) fn tcp_server(place: &str, at: &str) {
     });
 }
 
-fn serve(mut stream: TcpStream, name: &str) {
+/// Says who it is and whom it sees, then answers with what it is sent.
+pub(crate) fn serve(mut stream: TcpStream, name: &str) {
     let Ok(peer) = stream.peer_addr() else { return };
     if stream.write_all(format!("{name} {}\n", peer.ip()).as_bytes()).is_err() {
         return;
