@@ -41,6 +41,9 @@ fn tell(report: &Report, known: &Report) {
     for what in &report.removed {
         tracing::info!(what, "removed what kube-proxy had left");
     }
+    for what in report.waiting.iter().filter(|what| !known.waiting.contains(what)) {
+        tracing::info!(what, "waits with what kube-proxy had left");
+    }
     for what in report.kept.iter().filter(|what| !known.kept.contains(what)) {
         tracing::warn!(what, "kept what kube-proxy had left");
     }

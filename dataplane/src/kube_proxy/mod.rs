@@ -1,9 +1,9 @@
 //! Taking kube-proxy's place while connections run: removes what it left in netfilter and IPVS, and nothing else.
 //!
 //! ```text
-//! iptables-save ─▶ iptables::plan ─▶ iptables-restore --noflush     (each variant, each family, table by table)
 //! nft list tables ─▶ nftables::plan ─▶ nft -f
-//! ipvsadm, ipset, ip ─▶ ipvs::plan ─▶ the same
+//! ipvsadm, ipset, ip ─▶ ipvs::plan ─▶ the same                      (what has no connections; the rest when nothing has any)
+//! iptables-save ─▶ iptables::plan ─▶ iptables-restore --noflush     (each variant, each family, table by table)
 //! ```
 //! Idempotent: what is not there is not missed. What cannot be looked at, because no program for it is installed, is named.
 //! Connections that kube-proxy began are netfilter's until they end: the packet programs leave packets alone that are in
@@ -12,6 +12,8 @@
 
 use std::io;
 use std::path::Path;
+
+use rustix::net::{self, AddressFamily, SocketType};
 
 use crate::loader;
 use crate::maps::{MapError, seen};
@@ -56,6 +58,8 @@ pub enum ReserveError {
 pub struct Report {
     /// What was removed.
     pub removed: Vec<String>,
+    /// What stays for now, and why.
+    pub waiting: Vec<String>,
     /// What stays, and why.
     pub kept: Vec<String>,
     /// What could not be read or removed.
@@ -68,23 +72,34 @@ impl Report {
     /// Whether nothing is left to do.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.removed.is_empty() && self.failures.is_empty()
+        self.removed.is_empty() && self.waiting.is_empty() && self.failures.is_empty()
     }
 }
 
 /// Somebody else may change the rules between reading and writing.
 const TRIES: usize = 3;
 
-/// Removes kube-proxy's rules from the network namespace of the calling thread. Every step is tried.
+/// Removes kube-proxy's rules from the network namespace of the calling thread. Every step is tried; but what masquerades for
+/// IPVS stays as long as that has connections, or does not say.
 #[must_use]
 pub fn clean_up() -> Report {
     let programs = Programs::look();
     let mut report = Report::default();
-    for variant in variants(&programs) {
-        iptables(&programs, &variant, &mut report);
-    }
     nftables(&programs, nftables::plan, "nftables: the tables kube-proxy", &mut report);
-    ipvs(&programs, &mut report);
+    match virtual_services(&programs, &mut report) {
+        Ok(last) => {
+            for variant in variants(&programs) {
+                iptables(&programs, &variant, &mut report);
+            }
+            for command in last {
+                // A set that a chain uses which stays for somebody else.
+                if let Err(error) = do_one(&programs, &command, &mut report) {
+                    report.kept.push(error);
+                }
+            }
+        }
+        Err(error) => report.failures.extend(error),
+    }
     match place::blind(|program| programs.is_there(program)) {
         None => {}
         Some(Blind::Partly(sets)) => {
@@ -175,30 +190,49 @@ fn nftables(programs: &Programs, plan: fn(&str) -> Option<String>, what: &str, r
     }
 }
 
-fn ipvs(programs: &Programs, report: &mut Report) {
-    if !Path::new("/sys/class/net").join(ipvs::DEVICE).exists() {
-        return;
+/// Removes the virtual services that have no connections. What is to be done when the rules beside them are gone; an error if
+/// those must not go yet, which says so if it is one.
+fn virtual_services(programs: &Programs, report: &mut Report) -> Result<Vec<Vec<String>>, Option<String>> {
+    if !has_device() {
+        return Ok(Vec::new());
     }
     let printed = || {
         let addresses = programs.output("ip", &["-o", "address", "show", "dev", ipvs::DEVICE], "")?;
         // Without sets there are no node ports; without virtual services the device is all there is.
         let sets =
             if programs.is_there("ipset") { programs.output("ipset", &["save"], "")? } else { String::new() };
-        let services = programs.output("ipvsadm", &["-L", "-n"], "")?;
-        Ok::<_, String>((addresses, sets, services))
+        let list = |more: &[&str]| programs.output("ipvsadm", &[&["-L", "-n"], more].concat(), "");
+        Ok::<_, String>((addresses, sets, list(&[])?, list(&["-c"])?))
     };
-    let (addresses, sets, services) = match printed() {
-        Ok(printed) => printed,
-        Err(error) => return report.failures.push(format!("IPVS: {error}")),
-    };
-    let plan = ipvs::plan(&ipvs::Seen { addresses: &addresses, sets: &sets, services: &services });
-    report.kept.extend(plan.waiting.iter().map(|at| format!("IPVS: {at} until its connections have ended")));
-    for command in plan.commands {
-        let Some((program, arguments)) = command.split_first() else { continue };
-        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        match programs.output(program, &arguments, "") {
-            Ok(_) => report.removed.push(format!("IPVS: {}", command.join(" "))),
-            Err(error) => report.failures.push(format!("IPVS: {error}")),
+    let (addresses, sets, services, connections) =
+        printed().map_err(|error| Some(format!("IPVS: {error}")))?;
+    let plan = ipvs::plan(&ipvs::Seen {
+        addresses: &addresses,
+        sets: &sets,
+        services: &services,
+        connections: &connections,
+    });
+    report
+        .waiting
+        .extend(plan.waiting.iter().map(|at| format!("IPVS: {at} until its connections have ended")));
+    for command in plan.idle {
+        if let Err(error) = do_one(programs, &command, report) {
+            report.failures.push(error);
         }
     }
+    if plan.waiting.is_empty() { Ok(plan.last) } else { Err(None) }
+}
+
+/// Asked of the namespace, not of `/sys`, which may be another's.
+fn has_device() -> bool {
+    let socket = net::socket(AddressFamily::INET, SocketType::DGRAM, None);
+    socket.is_ok_and(|socket| net::netdevice::name_to_index(socket, ipvs::DEVICE).is_ok())
+}
+
+fn do_one(programs: &Programs, command: &[String], report: &mut Report) -> Result<(), String> {
+    let Some((program, arguments)) = command.split_first() else { return Ok(()) };
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    programs.output(program, &arguments, "").map_err(|error| format!("IPVS: {error}"))?;
+    report.removed.push(format!("IPVS: {}", command.join(" ")));
+    Ok(())
 }

@@ -12,6 +12,7 @@ use crate::town;
 /// Traffic under way; [`finish`](Self::finish) says whether any of it suffered.
 pub(crate) struct Traffic {
     open: Open,
+    pause: Duration,
     stop: Arc<AtomicBool>,
     running: Vec<(String, JoinHandle<Counted>)>,
 }
@@ -27,26 +28,26 @@ const ENOUGH: usize = 20;
 
 impl Default for Traffic {
     fn default() -> Self {
-        Self::of(open)
+        Self::of(open, Duration::from_millis(2))
     }
 }
 
 impl Traffic {
-    /// None yet, of this kind.
-    pub(crate) fn of(open: Open) -> Self {
-        Self { open, stop: Arc::default(), running: Vec::new() }
+    /// None yet, of this kind and with such pauses in it.
+    pub(crate) fn of(open: Open, pause: Duration) -> Self {
+        Self { open, pause, stop: Arc::default(), running: Vec::new() }
     }
 
     /// Opens so many connections from a place to a server of the town, and keeps bytes going there and back.
     pub(crate) fn lasting(&mut self, place: Option<&'static str>, to: &str, count: usize) {
-        let (open, to) = (self.open, to.parse().unwrap());
+        let (open, pause, to) = (self.open, self.pause, to.parse().unwrap());
         for _ in 0..count {
             let stream = somewhere(place, move || open(to)).join().unwrap();
             let stream = stream.unwrap_or_else(|error| panic!("{place:?} to {to}: {error}"));
             let stop = Arc::clone(&self.stop);
             let running = thread::spawn(move || {
                 let mut rounds = 0;
-                let error = exchange(stream, &stop, &mut rounds).err();
+                let error = exchange(stream, &stop, pause, &mut rounds).err();
                 (rounds, error.map(|error| error.to_string()).into_iter().collect())
             });
             self.running.push((format!("lasting from {place:?} to {to}"), running));
@@ -55,14 +56,14 @@ impl Traffic {
 
     /// Opens one connection after the other from a place.
     pub(crate) fn beginning(&mut self, place: Option<&'static str>, to: &str) {
-        let (open, to) = (self.open, to.parse().unwrap());
+        let (open, pause, to) = (self.open, self.pause, to.parse().unwrap());
         let stop = Arc::clone(&self.stop);
         let running = somewhere(place, move || {
             let (mut count, mut errors) = (0, Vec::new());
             while !stop.load(Ordering::Relaxed) {
                 count += 1;
                 errors.extend(open(to).err().map(|error| format!("connection {count}: {error}")));
-                thread::sleep(Duration::from_millis(1));
+                thread::sleep(pause);
             }
             (count, errors)
         });
@@ -95,7 +96,7 @@ fn somewhere<T: Send + 'static>(
 }
 
 /// One of TCP.
-fn open(to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn open(to: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
     stream.set_read_timeout(Some(Duration::from_secs(3)))?;
     stream.set_nodelay(true)?;
@@ -103,13 +104,13 @@ fn open(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn exchange(mut stream: TcpStream, stop: &AtomicBool, rounds: &mut usize) -> io::Result<()> {
+fn exchange(mut stream: TcpStream, stop: &AtomicBool, pause: Duration, rounds: &mut usize) -> io::Result<()> {
     let mut buffer = [0; 64];
     while !stop.load(Ordering::Relaxed) {
         stream.write_all(&[b'x'; 64])?;
         stream.read_exact(&mut buffer)?;
         *rounds += 1;
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep(pause);
     }
     Ok(())
 }

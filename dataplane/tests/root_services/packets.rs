@@ -18,7 +18,7 @@ use crate::room::{Room, isolated, sh};
 use crate::script::{bpftool, set};
 use crate::town::{self, ask, dial, tcp_server, udp_client, udp_server};
 
-const SERVICES: &str = "
+pub(crate) const SERVICES: &str = "
 - service: {name: web, type: LoadBalancer, cluster_ips: [10.96.0.10, '2001:db8:43::10'], ports: [{name: http, port: 80, node_port: 30080}], external_ips: [198.51.100.10], lb_ingress: [{ip: 198.51.100.11}], source_ranges: [192.0.2.7/32]}
   endpoints:
   - {ip: 10.42.1.10, node: node-a, ports: {http: 8080}}

@@ -9,6 +9,7 @@ use orlop_dataplane::loader::Devices;
 use orlop_dataplane::maps::KernelMaps;
 use orlop_dataplane::reconcile::State;
 
+use super::PAUSE;
 use super::sockets::{address_of, connect, many, server};
 use crate::lines::Traffic;
 use crate::packets;
@@ -16,13 +17,13 @@ use crate::room::{Room, isolated, sh};
 use crate::script::set;
 use crate::town::{self, at, first_line};
 
-const NODE_PORT: &str = "192.0.2.10:30132";
+pub(crate) const NODE_PORT: &str = "192.0.2.10:30132";
 const NODE_PORT_6: &str = "[2001:db8:1::10]:30132";
-const CLUSTER_IP: &str = "10.96.0.20:2905";
+pub(crate) const CLUSTER_IP: &str = "10.96.0.20:2905";
 const CLUSTER_IP_6: &str = "[2001:db8:43::20]:2905";
 
 /// The service with these endpoints, which are `pod` and `other`.
-fn service(endpoints: &[&str]) -> String {
+pub(crate) fn service(endpoints: &[&str]) -> String {
     let mut yaml = "- service: {name: sig, type: NodePort, cluster_ips: [10.96.0.20, '2001:db8:43::20'], ports: [{name: s, protocol: SCTP, port: 2905, node_port: 30132}]}\n  endpoints:\n".to_owned();
     for place in endpoints {
         let (node, net) = if *place == "pod" { ("node-a", 1) } else { ("node-b", 2) };
@@ -36,14 +37,28 @@ fn service(endpoints: &[&str]) -> String {
 fn start(room: &Room) -> (State<KernelMaps>, Devices) {
     sh("modprobe sctp");
     town::build();
-    // What a pod's server answers from the street it sends by way of its node.
     let (mut state, devices) = packets::install(room);
     set(&mut state, &service(&["pod", "other"]));
+    serve();
+    (state, devices)
+}
+
+/// Starts the servers of the service's endpoints.
+pub(crate) fn serve() {
     for (place, net) in [("pod", 1), ("other", 2)] {
         server(place, &format!("10.42.{net}.10:2906"));
         server(place, &format!("[2001:db8:42:{net}::10]:2906"));
     }
-    (state, devices)
+}
+
+/// An association from wherever the thread is, whose server has said who it is.
+pub(crate) fn open_in_town(to: SocketAddr) -> io::Result<TcpStream> {
+    // The address that this place has is the one that it can bind.
+    let from = ["client", "pod"].map(|place| address_of(Some(place), to.is_ipv4()));
+    let connected = from.into_iter().map(|from| connect(from, to));
+    let mut stream = connected.reduce(Result::or).ok_or(io::ErrorKind::NotFound)??;
+    first_line(&mut stream)?;
+    Ok(stream)
 }
 
 fn open(place: Option<&'static str>, to: &str) -> io::Result<TcpStream> {
@@ -182,14 +197,7 @@ fn a_socket_has_associations_with_many() {
 fn associations_stay_while_endpoints_come_and_go() {
     isolated("machine::sctp::associations_stay_while_endpoints_come_and_go", |room| {
         let (mut state, _devices) = start(&room);
-        let mut traffic = Traffic::of(|to| {
-            // The thread is in a place of the town: the one whose address it can use.
-            let from = ["client", "pod"].map(|place| address_of(Some(place), to.is_ipv4()));
-            let mut stream =
-                from.into_iter().find_map(|from| connect(from, to).ok()).ok_or(io::ErrorKind::TimedOut)?;
-            first_line(&mut stream)?;
-            Ok(stream)
-        });
+        let mut traffic = Traffic::of(open_in_town, PAUSE);
         for (place, to) in [("client", NODE_PORT), ("client", NODE_PORT_6), ("pod", CLUSTER_IP)] {
             traffic.lasting(Some(place), to, 4);
             traffic.beginning(Some(place), to);
