@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use orlop_dataplane::loader::Devices;
 use orlop_dataplane::maps::KernelMaps;
@@ -219,6 +220,8 @@ fn associations_stay_while_endpoints_come_and_go() {
             }
             set(&mut state, &service(&["pod", "other"]));
         }
+        // An acknowledgement may wait for a fifth of a second.
+        thread::sleep(Duration::from_secs(8));
         traffic.finish();
     });
 }
