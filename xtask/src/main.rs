@@ -55,7 +55,7 @@ enum Command {
     Test {
         /// unit, netns, root, e2e.
         tiers: Vec<tests::Tier>,
-        /// Only tests whose name contains this.
+        /// Only tests whose name contains this, or those of a file that is named so (`e2e_dns`).
         #[arg(long)]
         filter: Option<String>,
     },

@@ -23,6 +23,9 @@ pub(crate) enum Tier {
     E2e,
 }
 
+/// Files of tests by tier.
+const FILES: [&str; 3] = ["netns_*", "root_*", "e2e_*"];
+
 /// Tests of `root_services` that `e2e_machine_services` runs in a machine with another kernel.
 const ELSEWHERE: &str = "machine::";
 
@@ -62,12 +65,20 @@ pub(crate) fn run(tiers: &[Tier], filter: Option<&str>) -> Result<()> {
 }
 
 fn run_tier(tier: Tier, filter: Option<&str>) -> Result<Counts> {
+    // A filter that is a file's name stands for all tests in it.
+    let (file, filter) = match filter {
+        Some(name) if FILES.iter().any(|files| name.starts_with(files.trim_end_matches('*'))) => {
+            (Some(name), None)
+        }
+        _ => (None, filter),
+    };
+    let [netns, root, e2e] = FILES.map(|files| ["--test", file.unwrap_or(files)]);
     // Always the whole workspace: one set of features, so that no tier builds the libraries anew.
     let runs: &[&[&str]] = match tier {
         Tier::Unit => &[&["--all-targets"], &["--doc"]],
-        Tier::Netns => &[&["--test", "netns_*"]],
-        Tier::Root => &[&["--test", "root_*"]],
-        Tier::E2e => &[&["--test", "e2e_*"]],
+        Tier::Netns => &[&netns],
+        Tier::Root => &[&root],
+        Tier::E2e => &[&e2e],
     };
     let mut envs = Vec::new();
     match tier {

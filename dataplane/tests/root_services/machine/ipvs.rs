@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use orlop_dataplane::kube_proxy::{clean_up, reserve, uninstall};
+use orlop_dataplane::loader::{Loaded, load_all};
 use orlop_dataplane::model::Settings;
 
 use super::{PAUSE, sctp};
@@ -68,11 +69,15 @@ fn ipvs_goes_and_no_connection_with_it() {
         assert!(ask(&datagrams, 1).unwrap().starts_with("pod "));
         let (mut half, answer) = half_closed();
 
-        let (maps, _devices) = packets::load(&room);
+        // As the loop does at a first start.
+        let Loaded { maps, mut devices } = load_all(&room.bpffs, &room.cgroup).unwrap();
+        devices.hold(true);
         reserve(&room.bpffs).unwrap();
+        town::attach(&mut devices, &["br0", "pod0"]);
         let mut state = packets::write(maps, Settings::default());
         set(&mut state, &format!("{SERVICES}{}", sctp::service(&["pod", "other"])));
         println!("{} ports of netfilter's connections", reserve(&room.bpffs).unwrap());
+        devices.hold(false);
         thread::sleep(Duration::from_secs(1));
         assert!(ask(&datagrams, 2).unwrap().starts_with("pod "));
 
