@@ -74,10 +74,15 @@ impl Machine {
         self.wait_for_shell();
     }
 
-    /// What is typed before the shell is there is lost.
+    /// What is typed before the port is open is lost, and now and then the port with it.
     fn wait_for_shell(&mut self) {
         let start = Instant::now();
         let mut said = String::new();
+        while !said.contains("orlop-port") {
+            assert!(start.elapsed() < BOOT, "the port stays shut; the console says {}", self.console());
+            let (_, port) = self.on.as_mut().expect("it is on");
+            read(port, &mut said);
+        }
         while !said.contains("orlop-shell") {
             assert!(start.elapsed() < BOOT, "no shell; the console says {}", self.console());
             let (_, port) = self.on.as_mut().expect("it is on");

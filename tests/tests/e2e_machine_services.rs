@@ -11,7 +11,7 @@ use orlop_tests::{machine::Machine, playground::given};
 fn sctp_and_ipvs_on_a_machine_that_has_them() {
     let mut m = Machine::new(given("ORLOP_MACHINE_SERVICES"), &[given("ORLOP_TEST_SERVICES")]);
     m.boot();
-    let tests = "/opt/orlop/root_services-* --ignored --test-threads=2 machine::";
+    let tests = "/opt/orlop/root_services-* --ignored --test-threads=1 machine::";
     let said = m.run_for(tests, Duration::from_secs(900));
     println!("{}", said.stdout);
     assert!(said.ok && said.stdout.contains(" 0 failed;") && !said.stdout.contains(" 0 passed;"));

@@ -27,12 +27,12 @@ for unit in systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer dp
 done
 printf '[Journal]\nStorage=volatile\n' > "$root/etc/systemd/journald.conf"
 
-# A shell for whoever is at the other end of the second serial port.
+# A shell for whoever is at the other end of the second serial port. It says when it is there.
 cat > "$root/etc/systemd/system/port.service" <<X
 [Unit]
 StartLimitIntervalSec=0
 [Service]
-ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; cat /dev/ttyS1 | exec bash > /dev/ttyS1 2>&1'
+ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; echo orlop-port > /dev/ttyS1; cat /dev/ttyS1 | exec bash > /dev/ttyS1 2>&1'
 Environment=HOME=/root KUBECONFIG=/var/lib/orlop/admin.kubeconfig
 Restart=always
 RestartSec=0.2
