@@ -82,6 +82,8 @@ fn compile(root: &Path, toolchain: &Toolchain, linker: &Path, target: &Path) -> 
     command
         .env("RUSTC", &toolchain.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
+        // Compiled in pieces it is another program, which the verifier walks through in another way.
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("LD_LIBRARY_PATH", libraries(toolchain)?);
     run(&mut command)
