@@ -26,6 +26,8 @@ pub const NOWHERE: Way = Way { asked: 0, device: 0, hardware: [[0; 6]; 2] };
 /// Seconds after which a silent connection makes room for one with the same addresses and ports.
 const STREAM_SECONDS: u32 = 24 * 3600;
 pub const UDP_SECONDS: u32 = 120;
+/// The same for a stream whose endpoint has left its service.
+const GONE_SECONDS: u32 = 3600;
 /// Seconds after which a packet that opens a connection is no repetition of the first, where no answer is seen.
 const OPENING_SECONDS: u32 = 120;
 /// Tries to find a port that is free towards this backend.
@@ -126,6 +128,22 @@ fn dead(proto: u32, connection: &Connection) -> bool {
     }
 }
 
+/// Whether the port of a connection may be another's. One whose endpoint has left the service lives on, and the endpoint may be back,
+/// with another number: such a connection must have been silent for long.
+#[inline(always)]
+fn is_free(proto: u32, connection: &Connection) -> bool {
+    let long = if proto == u32::from(PROTO_UDP) { UDP_SECONDS } else { GONE_SECONDS };
+    let silent = now().wrapping_sub(connection.seen) > long;
+    dead(proto, connection) && (silent || closed(proto, connection) || half_forgotten(proto, connection))
+}
+
+/// Its other way had to make room.
+#[inline(always)]
+fn half_forgotten(proto: u32, connection: &Connection) -> bool {
+    // SAFETY: only whether it is there counts.
+    unsafe { CONNECTIONS.get(&other_way(proto, connection)) }.is_none()
+}
+
 /// Either side has closed it.
 #[inline(always)]
 fn closed(proto: u32, connection: &Connection) -> bool {
@@ -213,7 +231,7 @@ fn takes_over(key: &ConnectionKey, back: &Connection) -> bool {
         && held.destination == back.destination
         && held.source_port == back.source_port
         && held.destination_port == back.destination_port;
-    (same || dead(key.proto, held)) && CONNECTIONS.insert(key, back, 0).is_ok()
+    (same || is_free(key.proto, held)) && CONNECTIONS.insert(key, back, 0).is_ok()
 }
 
 /// Remembers a connection whose answers do not come by. `false` if there is no room.

@@ -14,6 +14,7 @@ use orlop_dataplane::model::{Node, Settings};
 use orlop_dataplane::netns;
 use orlop_dataplane::reconcile::State;
 
+use crate::lines::Traffic;
 use crate::room::{Room, isolated, sh};
 use crate::script::{bpftool, set};
 use crate::town::{self, ask, dial, tcp_server, udp_client, udp_server};
@@ -102,6 +103,35 @@ fn answers(place: &str, to: &str) -> BTreeSet<String> {
 
 fn said(words: &[&str]) -> BTreeSet<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+#[ignore = "root tier"]
+fn a_connection_keeps_its_port_while_its_endpoint_leaves_and_is_back() {
+    isolated("packets::a_connection_keeps_its_port_while_its_endpoint_leaves_and_is_back", |room| {
+        town::build();
+        serve();
+        let (maps, _devices) = load(&room);
+        let mut state = write(maps, Settings { masquerade_ports: (61_000, 61_001), ..Settings::default() });
+        let web = |endpoints: &str| {
+            format!(
+                "- service: {{name: web, type: NodePort, cluster_ips: [10.96.0.10], ports: [{{name: http, port: 80, node_port: 30080}}]}}
+  endpoints: [{endpoints}]"
+            )
+        };
+        let there = web("{ip: 10.42.1.10, node: node-a, ports: {http: 8080}}");
+        set(&mut state, &there);
+        let mut traffic = Traffic::default();
+        traffic.lasting(Some("client"), "192.0.2.10:30080", 1);
+        // It is another one, as far as numbers tell: others get theirs meanwhile.
+        set(&mut state, &web("{ip: 10.42.2.10, node: node-b, ports: {http: 8080}}"));
+        set(&mut state, &there);
+        for _ in 0..20 {
+            assert_eq!(dial("client", "192.0.2.10:30080").unwrap(), "pod 192.0.2.10");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        traffic.finish();
+    });
 }
 
 #[test]
